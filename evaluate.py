@@ -1,0 +1,32 @@
+"""Compare optimizers, learned and hand-designed, on the same problems. See `python evaluate.py --help`."""
+
+from pathlib import Path
+
+import hydra
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich import print
+
+from l2o.errors import in_one_line
+from l2o.export import load
+from l2o.loggers import log_comparison
+from l2o.plotting import plot_curves
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
+@in_one_line
+def main(cfg: DictConfig) -> None:
+    output = Path(cfg.output_dir)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    learned = {name: load(path) for name, path in cfg.learned.items() if path}
+    rules = learned | dict(instantiate(cfg.optimizers))
+    comparison = instantiate(cfg.evaluation)(rules, instantiate(cfg.optimizee), device)
+    comparison.save(output)
+    figure = plot_curves(comparison, output / "curves.png", cfg.name)
+    log_comparison(instantiate(cfg.logger).values(), comparison, figure)
+    print(comparison.table(), f"figure: {figure}", sep="\n")
+
+
+if __name__ == "__main__":
+    in_one_line(main)()

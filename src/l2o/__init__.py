@@ -1,0 +1,9 @@
+"""Learned optimizers: train them by gradient descent, then use them like any other."""
+
+from l2o.export import load, save
+from l2o.optimizees import Classifier, Optimizee, Quadratic
+from l2o.optimizers import LSTM, SGD, Adam, Momentum, RMSprop, UpdateRule
+
+__version__ = "0.1.0"
+__all__ = ["LSTM", "SGD", "Adam", "Classifier", "Momentum", "Optimizee", "Quadratic", "RMSprop", "UpdateRule", "load",
+           "save"]  # fmt: skip

@@ -1,0 +1,126 @@
+"""What a comparison of optimizers has found: as files, as a table.
+
+Shapes: B tasks, T steps of an episode.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+LAST_STEPS = 6
+"""A minibatch's loss is noisy: a final loss is the mean over the last six steps."""
+
+
+def final_loss(losses: Tensor) -> Tensor:
+    """(T, B) -> (B,): the mean over the last six steps; a task that broke down counts as inf."""
+    return losses[-LAST_STEPS:].mean(0).nan_to_num(nan=torch.inf)
+
+
+class Entry(NamedTuple):
+    """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), the learning rate if it has one."""
+
+    losses: Tensor
+    metrics: dict[str, Tensor]
+    baseline: bool
+    lr: float | None = None
+    tuning: dict[str, float] | None = None
+
+    def band(self) -> dict[str, Tensor]:
+        """Mean, median, 10 % and 90 % quantile over tasks, each (T,)."""
+        losses = self.losses.nan_to_num(nan=torch.inf)
+        p10, median, p90 = (losses.quantile(q, dim=1, interpolation="nearest") for q in (0.1, 0.5, 0.9))
+        return {"mean": losses.mean(1), "median": median, "p10": p10, "p90": p90}
+
+    def steps_to(self, target: float) -> int | None:
+        """The first step at which the mean over tasks and the six steps up to it is at or below `target`."""
+        mean = self.losses.nan_to_num(nan=torch.inf).mean(1)
+        width = min(LAST_STEPS, len(mean))
+        reached = (mean.unfold(0, width, 1).mean(1) <= target).nonzero()
+        return int(reached[0]) + width if len(reached) else None
+
+
+class Comparison(NamedTuple):
+    """Optimizers by name, on the same problems and minibatches."""
+
+    entries: Mapping[str, Entry]
+    table_steps: Sequence[int] = (20, 50, 100)
+
+    @property
+    def best_baseline(self) -> str | None:
+        """The baseline with the lowest mean final loss."""
+        finals = {name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline}
+        return min(finals, key=finals.__getitem__) if finals else None
+
+    def summary(self) -> dict[str, Any]:
+        """Everything that the table shows and more, ready for JSON."""
+        best = self.best_baseline
+        target = final_loss(self.entries[best].losses).mean().item() if best else None
+        return {
+            "best_baseline": best,
+            "num_tasks": next(iter(self.entries.values())).losses.shape[1],
+            "num_steps": next(iter(self.entries.values())).losses.shape[0],
+            "optimizers": {name: self._row(entry, target) for name, entry in self.entries.items()},
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write `curves.csv` and `summary.json`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "summary.json").write_text(json.dumps(_finite(self.summary()), indent=2, allow_nan=False) + "\n")
+        with open(folder / "curves.csv", "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["optimizer", "step", "mean", "median", "p10", "p90"])
+            for name, entry in self.entries.items():
+                rows = torch.stack(list(entry.band().values()), 1).tolist()
+                writer.writerows([name, step, *(f"{value:.6g}" for value in row)] for step, row in enumerate(rows, 1))
+
+    def table(self) -> Table:
+        """For the terminal: loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss."""
+        summary = self.summary()
+        rows = summary["optimizers"]
+        steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)
+        metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
+        table = Table(title=f"mean over {summary['num_tasks']} fresh problems", title_justify="left")
+        target = f"steps to {summary['best_baseline']}'s final loss" if summary["best_baseline"] else "steps"
+        for heading in ("optimizer", "lr", *(f"step {step}" for step in steps), "final loss", target, *metrics):
+            table.add_column(heading, justify="left" if heading == "optimizer" else "right")
+        for name, row in rows.items():
+            table.add_row(
+                name,
+                "–" if row["lr"] is None else f"{row['lr']:.3g}",
+                *(f"{row['loss_at'][step]:.4g}" for step in steps),
+                f"{row['final_loss']:.4g} ± {row['standard_error']:.2g}",
+                "–" if row["steps_to_best_baseline"] is None else str(row["steps_to_best_baseline"]),
+                *(f"{row['metrics'][metric]:.4g}" for metric in metrics),
+            )
+        return table
+
+    def _row(self, entry: Entry, target: float | None) -> dict[str, Any]:
+        band, final = entry.band(), final_loss(entry.losses)
+        num_steps = len(entry.losses)
+        return {
+            "final_loss": final.mean().item(),
+            "standard_error": (final.std() / math.sqrt(len(final))).item() if len(final) > 1 else math.nan,
+            "final_median": final.median().item(),
+            "mean_loss": band["mean"].mean().item(),
+            "relative_to_best_baseline": final.mean().item() / target if target else None,
+            "steps_to_best_baseline": None if target is None else entry.steps_to(target),
+            "lr": entry.lr,
+            "loss_at": {str(s): band["mean"][s - 1].item() for s in [*self.table_steps, num_steps] if s <= num_steps},
+            "metrics": {name: value.mean().item() for name, value in entry.metrics.items()},
+            "tuning": entry.tuning,
+        }
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither inf nor nan: null stands for both."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

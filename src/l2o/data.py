@@ -1,0 +1,99 @@
+"""Datasets as tensors: a whole dataset lives on the device, minibatches are gathered there.
+
+Shapes: N images, `shape` of one image. Images stay uint8 in memory where the file has uint8, and become floats in
+[0, 1] when a minibatch is gathered.
+"""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+class Dataset(NamedTuple):
+    """A classification problem: x_* (N, *shape) uint8 or float, y_* (N,) int64 labels 0 … num_classes − 1."""
+
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        return 1 + int(max(self.y_train.max(), self.y_test.max()))
+
+    def to(self, device: torch.device | str) -> Self:
+        return self._replace(**{name: getattr(self, name).to(device) for name in ARRAYS})
+
+    @staticmethod
+    def images(x: Tensor) -> Tensor:
+        """Floats of the default dtype; uint8 becomes [0, 1]."""
+        dtype = torch.get_default_dtype()
+        return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
+
+
+def digits(test_fraction: float = 0.2) -> Dataset:
+    """scikit-learn's 1797 handwritten digits, 8×8, in [0, 1]; comes with the library, nothing is downloaded.
+
+    The split is fixed: the last `test_fraction` of the images, which other people wrote, are the test split.
+    """
+    from sklearn.datasets import load_digits
+
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
+    x, y = load_digits(return_X_y=True)
+    split = round(len(x) * (1 - test_fraction))
+    images, labels = (x / 16).astype(np.float32).reshape(-1, 8, 8), y.astype(np.int64)
+    return checked("digits", images[:split], labels[:split], images[split:], labels[split:])
+
+
+def from_torchvision(name: str, root: str = "~/.cache/l2o", download: bool = True) -> Dataset:
+    """A torchvision dataset, downloaded on first use: MNIST, FashionMNIST or CIFAR10; images as torchvision has them."""
+    load = getattr(torchvision.datasets, name)
+    folder = str(Path(root).expanduser())
+    try:
+        train, test = (load(folder, train=train, download=download) for train in (True, False))
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"{name} could not be loaded into {root} ({str(error).splitlines()[0]}). Without a network, "
+                         "use dataset=npz dataset.path=FILE.npz or the bundled dataset=digits") from error  # fmt: skip
+    arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
+    return checked(name, *arrays)
+
+
+def from_npz(path: str) -> Dataset:
+    """Arrays x_train, y_train, x_test, y_test of an .npz file. Raises ValueError for anything else."""
+    if not Path(path).is_file():
+        raise ValueError(f"no dataset at '{path}': dataset.path must be an .npz file with {', '.join(ARRAYS)}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ARRAYS if name in file.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"'{path}' is no intact .npz file ({error}): write it anew with numpy.savez") from error
+    missing = [name for name in ARRAYS if name not in arrays]
+    if missing:
+        raise ValueError(f"'{path}' lacks {', '.join(missing)}: it needs {', '.join(ARRAYS)}")
+    return checked(path, *(arrays[name] for name in ARRAYS))
+
+
+def checked(name: str, *arrays: np.ndarray) -> Dataset:
+    """Arrays as a `Dataset`, or a ValueError that says which array is wrong and how."""
+    for x, y, split in ((*arrays[:2], "train"), (*arrays[2:], "test")):
+        if x.ndim < 2 or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
+            raise ValueError(f"{name}: x_{split} must be uint8 or float images (N, …), got {x.dtype} {x.shape}")
+        if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
+            raise ValueError(f"{name}: y_{split} must be ({len(x)},) integers, got {y.dtype} {y.shape}")
+        if len(x) == 0 or x.shape[1:] != arrays[0].shape[1:]:
+            raise ValueError(f"{name}: x_{split} must hold images of x_train's shape, got {x.shape}")
+        if x.dtype != np.uint8 and not np.isfinite(x).all():
+            raise ValueError(f"{name}: x_{split} has values that are not finite")
+        if y.min() < 0 or y.max() > arrays[1].max():
+            raise ValueError(f"{name}: labels must be 0 … C − 1; y_{split} has {y.min()} … {y.max()}")
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+    return Dataset(tensors[0], tensors[1].long(), tensors[2], tensors[3].long())

@@ -1,0 +1,123 @@
+"""A trained rule as files: `config.json` (its class and arguments) and `model.safetensors` (φ).
+
+A file names a rule by its class's name and can only mean a class that is already imported: loading runs no code of the
+file's author. A rule of one's own is loaded after `import`ing the module that defines it.
+"""
+
+import inspect
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from l2o.optimizers.base import UpdateRule
+from l2o.optimizers.preprocessing import Preprocessing
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def save(rule: UpdateRule, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
+    """Write a rule into a folder; `card` (what it was trained on, results) goes into its config. Never half a file."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
+    config = {"format": 1, "rule": describe(rule), "card": card or {}}
+    _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
+    _replace(folder / CONFIG, lambda path: Path(path).write_text(json.dumps(config, indent=2) + "\n"))
+    return folder
+
+
+def load(path: str | Path) -> UpdateRule:
+    """The rule in an exported folder, or the best one in a training checkpoint (`.ckpt`).
+
+    Raises ValueError, in one line, for anything else: missing, truncated, foreign.
+    """
+    path = Path(path)
+    return _load_checkpoint(path) if path.suffix == ".ckpt" else _load_folder(path)
+
+
+def describe(module: nn.Module) -> dict[str, Any]:
+    """Class name and constructor arguments, nested; arguments are read from the attributes of the same names."""
+    arguments = list(inspect.signature(type(module).__init__).parameters)[1:]
+    values = {name: getattr(module, name) for name in arguments}
+    return {"class": type(module).__name__} | {
+        name: describe(value) if isinstance(value, nn.Module) else value for name, value in values.items()
+    }
+
+
+def build(description: dict[str, Any]) -> UpdateRule:
+    """The untrained rule that `describe` described."""
+    rule = _build(description, UpdateRule)
+    assert isinstance(rule, UpdateRule)
+    return rule
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A training checkpoint's contents, or a ValueError: missing, truncated, or written by something else."""
+    if not Path(path).is_file():
+        raise ValueError(f"no checkpoint at '{path}'")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"'{path}' is damaged or no checkpoint ({reason}): use another one") from error
+    if not isinstance(checkpoint, dict) or "l2o" not in checkpoint:
+        raise ValueError(f"'{path}' is no checkpoint of l2o's train.py")
+    return checkpoint
+
+
+def _load_checkpoint(path: Path) -> UpdateRule:
+    saved = read_checkpoint(path)["l2o"]
+    return _with_weights(build(json.loads(saved["rule"])), saved["best_phi"], path)
+
+
+def _load_folder(folder: Path) -> UpdateRule:
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"no trained optimizer at '{folder}': expected a folder with {CONFIG} and {WEIGHTS}, or a .ckpt")
+    try:
+        rule = build(json.loads((folder / CONFIG).read_text())["rule"])
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"the trained optimizer in '{folder}' cannot be read: {error}") from error
+    return _with_weights(rule, weights, folder)
+
+
+def _with_weights(rule: UpdateRule, weights: dict[str, torch.Tensor], path: Path) -> UpdateRule:
+    try:
+        rule.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in '{path}' do not fit its own config: {' '.join(str(error).split())}") from error
+    return rule.eval()
+
+
+def _build(description: dict[str, Any], kind: type[nn.Module]) -> nn.Module:
+    name = description.get("class")
+    known = {cls.__name__: cls for cls in _subclasses(kind) if not inspect.isabstract(cls)}
+    if name not in known:
+        raise ValueError(f"unknown {kind.__name__} '{name}': known are {', '.join(sorted(known))}; "
+                         "import the module that defines it first")  # fmt: skip
+    arguments = {key: value for key, value in description.items() if key != "class"}
+    parts = {key: _build(value, Preprocessing) for key, value in arguments.items() if isinstance(value, dict)}
+    return known[name](**arguments | parts)
+
+
+def _subclasses(kind: type) -> set[type]:
+    return {sub for child in kind.__subclasses__() for sub in {child} | _subclasses(child)}
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write beside `path`, then rename: whoever reads sees the old file or the new one."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
+        temporary = file.name
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,224 @@
+"""Meta-training: the update rule's own parameters φ are trained by an ordinary optimizer.
+
+Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from l2o import export, seeds
+from l2o.comparison import final_loss
+from l2o.evaluation import learning_curves
+from l2o.meta_gradient import MetaGradient, TruncatedBPTT
+from l2o.optimizees.base import Optimizee
+from l2o.optimizers.base import UpdateRule
+from l2o.seeds import Stream
+from l2o.unroll import Episode, start_episode
+from l2o.windows import Windows
+
+log = logging.getLogger(__name__)
+
+CHANCE = 0.95
+"""A final loss above this part of the loss at θ_0 counts as no progress at all."""
+
+
+class Diverged(RuntimeError):
+    """Too many windows in a row had a loss or a meta-gradient that is not finite."""
+
+
+class MetaLearner(pl.LightningModule):
+    """Trains an update rule on an optimizee: one `training_step` = one window of K steps = one meta-update.
+
+    All B tasks of an episode go in lockstep; an epoch is `episodes_per_epoch` episodes of T steps. The meta learning
+    rate falls along a half cosine to `final_lr_fraction` of itself (1 keeps it constant). Every epoch φ is evaluated on
+    the same `validation_tasks` fresh problems, and the φ with the best final loss is kept as `best_phi`.
+    """
+
+    def __init__(
+        self,
+        rule: UpdateRule,
+        optimizee: Optimizee,
+        meta_gradient: MetaGradient | None = None,
+        horizon: int = 100,
+        window: int = 20,
+        num_tasks: int = 8,
+        episodes_per_epoch: int = 10,
+        meta_optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, lr=1e-3),
+        final_lr_fraction: float = 0.01,
+        clip_norm: float | None = 1.0,
+        validation_tasks: int = 16,
+        max_skipped: int = 20,
+        seed: int = 0,
+    ):
+        super().__init__()
+        _check_sizes(horizon=horizon, window=window, num_tasks=num_tasks, episodes_per_epoch=episodes_per_epoch,
+                     validation_tasks=validation_tasks, max_skipped=max_skipped)  # fmt: skip
+        if horizon % window:
+            raise ValueError(f"a window must divide the horizon: {window} does not divide {horizon}. "
+                             f"Set learner.window to {math.gcd(window, horizon)}, or change learner.horizon")  # fmt: skip
+        if not any(parameter.requires_grad for parameter in rule.parameters()):
+            raise ValueError(f"{type(rule).__name__} has no parameters to train: choose a learned optimizer, e.g. lstm")
+        self.automatic_optimization = False
+        self.rule, self.optimizee = rule, optimizee
+        self.meta_gradient = meta_gradient or TruncatedBPTT()
+        self.horizon, self.window, self.num_tasks = horizon, window, num_tasks
+        self.windows_per_epoch = episodes_per_epoch * horizon // window
+        self.meta_optimizer, self.final_lr_fraction, self.clip_norm = meta_optimizer, final_lr_fraction, clip_norm
+        self.validation_tasks, self.max_skipped, self.seed = validation_tasks, max_skipped, seed
+        self.episode: Episode | None = None
+        self.windows = self.episodes = self.skipped = self.skipped_in_a_row = 0
+        self.best_loss, self.best_phi = math.inf, self._phi()
+        self._last_time = math.nan
+
+    # ------------------------------------------------------------------------------------------------ training
+
+    def train_dataloader(self) -> Windows:
+        return Windows(self.windows_per_epoch, lambda: self.windows)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.meta_optimizer(self.rule.parameters())
+        total = max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self._decay, total))]
+
+    def on_fit_start(self) -> None:
+        self.optimizee.to(self.device)
+        generator = torch.Generator(self.device)
+        if self.episode is not None:  # resumed
+            generator.set_state(self._generator_state)
+            self.episode = _moved(self.episode, self.device)
+        self.generator = generator
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        episode = self.episode or self._start_episode()
+        losses, gradient, episode = self.meta_gradient(self.rule, self.optimizee, episode, self.window, self.generator)
+        # One all-reduce, the same for every estimator; a rank that is not finite makes the mean so on every rank.
+        flat = torch.cat([losses.mean().view(1), *(part.flatten() for part in gradient)])
+        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
+        if math.isfinite(flat.sum().item()):  # the window's only synchronisation
+            self._update(flat[1:])
+            self.skipped_in_a_row = 0
+            self.episode = episode if episode.step < self.horizon else None
+        else:
+            self._skip()
+        self.windows += 1
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        self._log_window(flat[0])
+
+    def _start_episode(self) -> Episode:
+        self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.episodes))
+        self.episodes += 1
+        return start_episode(self.rule, self.optimizee, self.num_tasks, self.generator)
+
+    def _update(self, flat: Tensor) -> None:
+        parameters = list(self.rule.parameters())
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.optimizers().step()  # type: ignore[union-attr]
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        self.episode = None
+        if self.skipped_in_a_row >= self.max_skipped:
+            raise Diverged(
+                f"{self.skipped_in_a_row} windows in a row had a loss or a meta-gradient that is not finite. Try a "
+                "smaller learner.meta_optimizer.lr or optimizer.output_scale; optimizer.preprocessing tames large gradients"
+            )
+
+    def _decay(self, total: int, window: int) -> float:
+        progress = min(1.0, window / total)
+        return self.final_lr_fraction + (1 - self.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def _log_window(self, loss: Tensor) -> None:
+        now = time.perf_counter()
+        speed, self._last_time = self.window / (now - self._last_time), now
+        bar = {"train/loss": loss, "steps_per_s": 0.0 if math.isnan(speed) else speed}
+        self.log_dict(bar, prog_bar=True, batch_size=1)
+        steps = self.windows * self.window
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log_dict({"meta_steps": float(self.windows), "inner_steps": float(steps), "train/skipped": float(self.skipped),
+                       "episodes": float(self.episodes), "train/meta_lr": lr}, batch_size=1)  # fmt: skip
+
+    # ---------------------------------------------------------------------------------------------- validation
+
+    def val_dataloader(self) -> list[int]:
+        return [0]
+
+    def on_validation_start(self) -> None:
+        if torch.is_inference_mode_enabled():
+            raise ValueError("validation needs gradients of the optimizee: leave trainer.inference_mode=false")
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        generator = seeds.generator(self.seed, Stream.VALIDATION, device=self.device)
+        curves = learning_curves(self.rule, self.optimizee, self.validation_tasks, self.horizon, generator)
+        final = final_loss(curves.losses).mean().item()
+        if final < self.best_loss:
+            self.best_loss, self.best_phi = final, self._phi()
+        self.initial_loss = curves.initial.mean().item()
+        self.log("val/final_loss", min(final, 1e9), prog_bar=True, batch_size=1)
+        self.log_dict({"val/mean_loss": curves.losses.mean().nan_to_num(nan=1e9, posinf=1e9),
+                       "val/best_final_loss": min(self.best_loss, 1e9)}, batch_size=1)  # fmt: skip
+
+    def on_train_end(self) -> None:
+        if self.best_loss > CHANCE * getattr(self, "initial_loss", math.inf):
+            log.warning(
+                "The optimizer has not learned to make progress: its final loss on validation problems is %.4g, and %.4g "
+                "before the first step. Try a learner.meta_optimizer.lr three times smaller (or larger, if the training "
+                "loss hardly moved), another seed, or more epochs", self.best_loss, self.initial_loss,
+            )  # fmt: skip
+
+    def best_rule(self) -> UpdateRule:
+        """The rule with the φ of the best final validation loss, on the CPU; the learner's own φ is left alone."""
+        rule = export.build(export.describe(self.rule))
+        rule.load_state_dict(self.best_phi)
+        return rule.eval()
+
+    def _phi(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu().clone() for name, value in self.rule.state_dict().items()}
+
+    # --------------------------------------------------------------------------------------------- checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["l2o"] = {
+            "rule": json.dumps(export.describe(self.rule)),
+            "episode": self.episode._asdict() if self.episode else None,
+            "generator": self.generator.get_state(),
+            **{name: getattr(self, name) for name in SAVED},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["l2o"]
+        if json.loads(saved["rule"]) != export.describe(self.rule):
+            raise ValueError(f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
+                             f"{json.dumps(export.describe(self.rule))}: give the overrides that it was trained with")  # fmt: skip
+        self.episode = Episode(**saved["episode"]) if saved["episode"] else None
+        self._generator_state = saved["generator"]
+        for name in SAVED:
+            setattr(self, name, saved[name])
+
+
+SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi")
+
+
+def _moved(episode: Episode, device: torch.device) -> Episode:
+    move = lambda tensors: {key: value.to(device) for key, value in tensors.items()}  # noqa: E731
+    return Episode(move(episode.task), episode.theta.to(device), episode.loss.to(device), episode.grad.to(device),
+                   move(episode.state), episode.step)  # fmt: skip
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"learner.{name} must be at least 1, got {value}")

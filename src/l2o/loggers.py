@@ -1,0 +1,67 @@
+"""Where curves, tables and figures go."""
+
+import logging
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import wandb
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from l2o.comparison import Comparison
+
+log = logging.getLogger(__name__)
+
+AXES = {"train/*": "meta_steps", "val/*": "episodes", "curves/*": "step"}
+"""The x axis of every group of curves in W&B."""
+
+
+def wandb_logger(save_dir: str, timeout: float = 10.0, **settings: Any) -> WandbLogger:
+    """A W&B logger that never asks and never blocks: online where a key is set and the server answers within `timeout`
+    seconds, else offline (`wandb sync` sends the run later)."""
+    if rank_zero_only.rank != 0:  # Lightning gives the other ranks a logger that does nothing
+        return WandbLogger(save_dir=save_dir, **settings)
+    mode = "offline" if _offline(timeout) else "online"
+    run = wandb.init(dir=save_dir, mode=mode, settings=wandb.Settings(silent=True), **settings)
+    for metrics, axis in AXES.items():
+        run.define_metric(axis, hidden=True)
+        run.define_metric(metrics, step_metric=axis)
+    return WandbLogger(save_dir=save_dir, experiment=run)
+
+
+def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figure: Path) -> None:
+    """Put the final curves, table and figure into every W&B run, the figure into TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("figure", [str(figure)])
+            summary = comparison.summary()["optimizers"]
+            columns = ["final_loss", "standard_error", "steps_to_best_baseline", "lr"]
+            rows = [[name, *(row[column] for column in columns)] for name, row in summary.items()]
+            logger.log_table("table", columns=["optimizer", *columns], data=rows)
+            means = {name: entry.band()["mean"].tolist() for name, entry in comparison.entries.items()}
+            for step, losses in enumerate(zip(*means.values(), strict=True), 1):
+                logger.experiment.log({"step": step} | {f"curves/{n}": v for n, v in zip(means, losses, strict=True)})
+        elif isinstance(logger, TensorBoardLogger):
+            from matplotlib.image import imread
+
+            logger.experiment.add_image("figure", imread(figure), dataformats="HWC")
+
+
+def _offline(timeout: float) -> bool:
+    mode = os.environ.get("WANDB_MODE")
+    if mode:
+        return mode != "online"
+    if not wandb.login(prompt=False, verify=False):  # looks for a key, without asking for one
+        return True
+    address = urlsplit(wandb.setup().settings.base_url)
+    try:
+        port = address.port or (443 if address.scheme == "https" else 80)
+        socket.create_connection((address.hostname or "", port), timeout).close()
+    except OSError as error:
+        log.warning("W&B does not answer (%s): this run is kept offline, send it later with `wandb sync`", error)
+        return True
+    return False

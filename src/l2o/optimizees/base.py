@@ -1,0 +1,65 @@
+"""What is optimized: a distribution of functions f(θ), batched over tasks.
+
+Shapes: B tasks, P coordinates of one optimizee.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+from torch.func import vmap
+
+from l2o.optimizees.layout import Layout
+
+Batch = dict[str, Tensor]
+"""What a loss reads; the leading axis of every tensor: tasks."""
+
+
+class Optimizee(ABC):
+    """A distribution of functions; one draw is one task.
+
+    A subclass gives `layout`, `sample` and `loss`; a stochastic f also gives `sample_batch`. All randomness comes from
+    the generator that is passed in, on the generator's device.
+    """
+
+    layout: Layout
+
+    @abstractmethod
+    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
+        """Draw B tasks: θ_0 (B, P) and what stays fixed in each task."""
+
+    @abstractmethod
+    def loss(self, theta: Tensor, batch: Batch) -> Tensor:
+        """f(θ) of ONE task: θ (P,), batch without its leading axis -> ()."""
+
+    def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        """The data of one evaluation of f for each of the B tasks; by default f is deterministic and reads the task."""
+        return task
+
+    def losses(self, theta: Tensor, batch: Batch) -> Tensor:
+        """f of every task: θ (B, P) -> (B,). Override where a native batch is faster than vmap."""
+        if len(theta) == 1:  # vmap over one task only costs
+            return self.loss(theta[0], {key: value[0] for key, value in batch.items()})[None]
+        return vmap(self.loss)(theta, batch)
+
+    def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """f(θ) (B,) and ∇f(θ) (B, P), in one forward and backward.
+
+        Where θ requires a gradient, so do both results (second-order meta-gradients); else both are detached.
+        """
+        second_order = theta.requires_grad
+        with torch.enable_grad():
+            theta = theta if second_order else theta.detach().requires_grad_()
+            losses = self.losses(theta, batch)
+            # The tasks are independent, so the gradient of the sum holds every task's own gradient.
+            (grad,) = torch.autograd.grad(losses.sum(), theta, create_graph=second_order)
+        return (losses, grad) if second_order else (losses.detach(), grad)
+
+    def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:
+        """What else to report at θ (B, P), each (B,): test loss, accuracy, …"""
+        return {}
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move the data to a device, in place; by default there is none."""
+        return self

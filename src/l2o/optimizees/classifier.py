@@ -1,0 +1,88 @@
+"""Training a classifier: any network, any dataset, a fresh random minibatch for every evaluation.
+
+Shapes: B tasks, P parameters of the network, N images of a minibatch, C classes.
+"""
+
+from typing import Self
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.func import functional_call, vmap
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from l2o.data import Dataset
+from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.layout import Layout
+
+
+class Classifier(Optimizee):
+    """f(θ) = cross-entropy of network(x; θ) on a random minibatch of the train split, θ_0 ~ N(0, init_std²).
+
+    The network is any `nn.Module` from images (N, *shape) to logits (N, C); only its shapes are used, never its own
+    initial parameters. Raises ValueError where it does not fit the dataset or keeps state between calls.
+    """
+
+    def __init__(self, network: nn.Module, dataset: Dataset, batch_size: int = 128, init_std: float = 0.01):
+        if batch_size < 1 or init_std < 0:
+            raise ValueError(f"batch_size must be >= 1 and init_std >= 0, got {batch_size} and {init_std}")
+        _refuse_hidden_state(network)
+        self.network, self.dataset, self.batch_size, self.init_std = network, dataset, batch_size, init_std
+        self.layout = Layout.of_module(network)
+        self._check_fit()
+
+    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
+        theta = torch.randn(num_tasks, self.layout.size, generator=generator, device=generator.device)
+        return self.init_std * theta, {}
+
+    def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        shape = num_tasks, self.batch_size
+        index = torch.randint(len(self.dataset.y_train), shape, generator=generator, device=generator.device)
+        return {"x": self.dataset.images(self.dataset.x_train[index]), "y": self.dataset.y_train[index]}
+
+    def loss(self, theta: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(self._logits(theta, batch["x"]), batch["y"])
+
+    @torch.no_grad()
+    def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:
+        """Loss and accuracy on the whole test split, each (B,)."""
+        images, labels = self.dataset.images(self.dataset.x_test), self.dataset.y_test
+
+        def on_test_split(theta: Tensor) -> tuple[Tensor, Tensor]:
+            logits = self._logits(theta, images)
+            return F.cross_entropy(logits, labels), (logits.argmax(-1) == labels).float().mean()
+
+        loss, accuracy = vmap(on_test_split, chunk_size=1)(theta)  # the split may be large: one task at a time
+        return {"test_loss": loss, "test_accuracy": accuracy}
+
+    def to(self, device: torch.device | str) -> Self:
+        self.network.to(device)
+        self.dataset = self.dataset.to(device)
+        return self
+
+    def _logits(self, theta: Tensor, x: Tensor) -> Tensor:
+        return functional_call(self.network, self.layout.unravel(theta), (x,))
+
+    def _check_fit(self) -> None:
+        images, classes = self.dataset.images(self.dataset.x_train[:2]), self.dataset.num_classes
+        try:
+            with torch.no_grad():
+                logits = self._logits(torch.zeros(self.layout.size), images)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the network does not take this dataset's images of shape {tuple(images.shape[1:])}: {error}. "
+                "Choose dataset=… or the network's in_features to match"
+            ) from error
+        if logits.ndim != 2 or logits.shape[1] < classes:
+            raise ValueError(f"the network gives {tuple(logits.shape[1:])} outputs but the labels go up to {classes - 1}")
+
+
+def _refuse_hidden_state(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if isinstance(module, _NormBase) and module.track_running_stats:
+            raise ValueError(f"'{name}' keeps running statistics, which are no function of θ: "
+                             "build it with track_running_stats=False")  # fmt: skip
+        if isinstance(module, _DropoutNd) and module.p > 0 and module.training:
+            raise ValueError(f"'{name}' is active dropout, which draws outside the episode's generator: "
+                             "set p=0 or call .eval() on it")  # fmt: skip

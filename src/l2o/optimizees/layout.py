@@ -1,0 +1,47 @@
+"""Where each named part of θ lies in the flat vector.
+
+Shapes: P coordinates of one optimizee; `...` any leading axes (tasks).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+
+class Layout:
+    """Names, shapes and slices of the parts of a flat parameter vector (P,), in order."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]):
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.slices: dict[str, slice] = {}
+        start = 0
+        for name, shape in self.shapes.items():
+            self.slices[name] = slice(start, start + prod(shape))
+            start += prod(shape)
+        self.size = start
+
+    @classmethod
+    def of_module(cls, module: nn.Module) -> "Layout":
+        """The layout of a network's parameters, in the order of `named_parameters`."""
+        return cls({name: parameter.shape for name, parameter in module.named_parameters()})
+
+    def unravel(self, theta: Tensor) -> dict[str, Tensor]:
+        """(..., P) -> name: (..., *shape); views, nothing is copied."""
+        return {
+            name: theta[..., self.slices[name]].reshape(*theta.shape[:-1], *shape)
+            for name, shape in self.shapes.items()
+        }
+
+    def ravel(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """name: (..., *shape) -> (..., P)."""
+        flat = [parts[name].reshape(*parts[name].shape[: parts[name].ndim - len(shape)], -1)
+                for name, shape in self.shapes.items()]  # fmt: skip
+        return torch.cat(flat, dim=-1)
+
+    def select(self, pattern: str) -> Tensor:
+        """The coordinates (int64) of all parts whose whole name matches the regular expression `pattern`."""
+        chosen = [torch.arange(s.start, s.stop) for name, s in self.slices.items() if re.fullmatch(pattern, name)]
+        return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long)

@@ -1,0 +1,61 @@
+"""What optimizes: an update rule m(∇, h, φ), learned or hand-designed.
+
+Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from l2o.optimizees.layout import Layout
+
+State = dict[str, Tensor]
+"""What an update rule remembers; axis 0 tasks, axis 1 P or 1 (Adam's step count: (B, 1))."""
+
+
+class UpdateRule(nn.Module, ABC):
+    """[g_t, h_{t+1}] = m(∇_t, h_t, φ), then θ_{t+1} = θ_t + g_t (Andrychowicz et al. 2016, equation 3).
+
+    φ are the module's parameters. The arguments of a subclass's constructor are kept as attributes of the same names:
+    that is how a trained rule is exported and built again.
+    """
+
+    coordinatewise: bool
+    """Each coordinate's update depends on that coordinate alone: it may be chunked, replayed, sharded."""
+
+    @abstractmethod
+    def init_state(self, theta: Tensor, layout: Layout) -> State:
+        """h_0 for θ_0 (B, P)."""
+
+    @abstractmethod
+    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        """∇_t, θ_t (B, P) -> g_t (B, P), h_{t+1}. Pure: neither argument is changed.
+
+        In first order θ arrives detached: the paper's meta-gradient has no path through what the rule reads.
+        """
+
+    def replay_gradient(
+        self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
+    ) -> list[Tensor]:
+        """Σ_t ⟨λ_t, ∂g_t/∂φ⟩ over the K steps of a window, replayed from recorded gradients.
+
+        grads ∇_t and cotangents λ_t are (K, B, P); state and theta are those of the window's first step. One gradient
+        for each of `parameters()`, in their order. Needs no optimizee; a subclass may have a faster way.
+        """
+        parameters = list(self.parameters())
+        with torch.enable_grad():
+            objective = theta.new_zeros(())
+            for grad, cotangent in zip(grads, cotangents, strict=True):
+                update, state = self(grad, state, theta, layout)
+                theta = theta + update.detach()  # the trajectory that was recorded, without recording it
+                objective = objective + (update * cotangent).sum()
+        return gradients(objective, parameters)
+
+
+def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """∂objective/∂φ, with zeros for parameters that the objective does not depend on."""
+    if not objective.requires_grad:
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    return list(torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True))

@@ -1,0 +1,404 @@
+// Coordinatewise LSTM: one step, and the weight gradient of K steps (backpropagation through time).
+//
+//   gates = W_ih x + b_ih + W_hh h + b_hh          rows i, f, g, o (torch.nn.LSTMCell)
+//   c' = s(f) c + s(i) tanh(g)     h' = s(o) tanh(c')     out = w . h'_top + b
+//
+// N coordinates share the weights. A block of B coordinates goes through all K steps and back inside the cache. Inside a
+// block every quantity is a row of B numbers (NV vectors), one row per feature or unit, so that all arithmetic runs over
+// coordinates. Gate rows are kept unit by unit (row 4j+q is gate q of unit j): the four gates of a unit leave the matrix
+// product in registers and go straight into the nonlinearities.
+//
+// Determinism: coordinates are cut into chunks by N alone, each chunk sums its own weight gradient, and chunks are added
+// in order. Threads only pick chunks, so the bits do not depend on their number. Threads live for one call: nothing
+// survives into a fork, and nothing spins while torch works.
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#if defined(__AVX512F__)
+#define VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define VECTOR_BYTES 32
+#else
+#define VECTOR_BYTES 16
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+namespace {
+
+using std::int64_t;
+constexpr int64_t B = 64;            // coordinates in a block
+constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
+constexpr double LOG2_E = 1.44269504088896341;
+constexpr int64_t REDUCTION = 128;   // coordinates x steps per pass of the outer products: what the first cache holds
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int TILE = 4;  // 4 x TILE accumulators: 32 vector registers
+#else
+constexpr int TILE = 2;  // 16 registers
+#endif
+
+// 2^y - 1 = 2^n (m + 1) - 1 with n the integer nearest to y and m = 2^r - 1 = r (q_0 + q_1 r + ...) for r = y - n, a
+// minimax fit for float (relative error 2e-8) and the Taylor series for double. Adding MAGIC leaves n + the exponent's
+// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1.
+template <class T> struct Real;
+template <> struct Real<float> {
+    typedef float V __attribute__((vector_size(VECTOR_BYTES), may_alias));
+    typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
+    static constexpr float MAGIC = 12582912.0f + 127, LIMIT = 126;
+    static constexpr int32_t MANTISSA = 23;
+    static constexpr float Q[] = {0.6931472f, 0.2402265f, 0.055503566f, 0.009618082f, 0.0013391094f, 0.00015453361f};
+};
+template <> struct Real<double> {
+    typedef double V __attribute__((vector_size(VECTOR_BYTES), may_alias));
+    typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
+    static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 1022;
+    static constexpr int64_t MANTISSA = 52;
+    static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02, 9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04, 1.525273380405984e-05, 1.321548679014431e-06,
+                                   1.017808600923970e-07, 7.054911620801123e-09, 4.445538271870812e-10, 2.567843599348821e-11, 1.369148885390412e-12};
+};
+template <class T> using Vec = typename Real<T>::V;
+template <class T> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;  // vectors in a row
+
+template <class T> INLINE Vec<T> exp2m1(Vec<T> y) {  // a nan fails both comparisons and stays
+    using R = Real<T>;
+    using V = Vec<T>;
+    const V limit = V{} + R::LIMIT;
+    y = limit < y ? limit : y;
+    y = -limit > y ? -limit : y;
+    const V shifted = y + R::MAGIC, r = y - (shifted - R::MAGIC);
+    constexpr int last = sizeof(R::Q) / sizeof(T) - 1;
+    V q = V{} + R::Q[last];
+    for (int k = last - 1; k >= 0; --k) q = q * r + R::Q[k];
+    const V scale = (V)((typename R::I)shifted << R::MANTISSA);
+    return scale * (q * r) + (scale - T(1));
+}
+
+// sum_k pack[4k + q] rows[k], added to four rows of TILE vectors.
+template <class T> INLINE void multiply(Vec<T> (&sum)[4][TILE], const T* pack, const Vec<T>* rows, int64_t n) {
+    for (int64_t k = 0; k < n; ++k, pack += 4, rows += NV<T>)
+        for (int q = 0; q < 4; ++q)
+            for (int v = 0; v < TILE; ++v) sum[q][v] += pack[q] * rows[v];
+}
+
+template <class T> struct Layer {
+    int64_t inputs, units;
+    std::vector<T> forward, bias;  // [unit][input or unit][gate], [unit][gate]
+    std::vector<T> to_x, to_h;     // transposed: [row / 4][gate row][row % 4], padded with zeros
+
+    Layer(int64_t in, int64_t h, const T* const* w) : inputs(in), units(h), forward(4 * h * (in + h)), bias(4 * h) {
+        for (int64_t j = 0; j < h; ++j)
+            for (int64_t q = 0; q < 4; ++q) {
+                const int64_t row = q * h + j;
+                const T scale = (q == 2 ? 2 : -1) * LOG2_E;  // s(a) = 1 / (1 + 2^y), tanh(a) = 1 - 2 / (1 + 2^y)
+                T* to = &forward[4 * j * (in + h) + q];
+                for (int64_t k = 0; k < in; ++k) to[4 * k] = scale * w[0][row * in + k];
+                for (int64_t k = 0; k < h; ++k) to[4 * (in + k)] = scale * w[1][row * h + k];
+                bias[4 * j + q] = scale * (w[2][row] + w[3][row]);
+            }
+    }
+    std::vector<T> transposed(const T* w, int64_t columns) const {
+        std::vector<T> pack((columns + 3) / 4 * 16 * units);
+        for (int64_t k = 0; k < columns; ++k)
+            for (int64_t j = 0; j < units; ++j)
+                for (int64_t q = 0; q < 4; ++q)
+                    pack[(k / 4 * 4 * units + 4 * j + q) * 4 + k % 4] = w[(q * units + j) * columns + k];
+        return pack;
+    }
+};
+
+// One layer for one block. The gradient keeps the activated gates [4 units] and tanh(c') [units].
+template <class T, bool KEEP>
+void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, const Vec<T>* c, Vec<T>* new_h,
+                   Vec<T>* new_c, Vec<T>* gates, Vec<T>* tanh_c) {
+    using V = Vec<T>;
+    constexpr int64_t nv = NV<T>;
+    for (int64_t j = 0; j < layer.units; ++j)
+        for (int64_t v0 = 0; v0 < nv; v0 += TILE) {
+            const T* pack = &layer.forward[4 * j * (layer.inputs + layer.units)];
+            V sum[4][TILE];
+            for (int q = 0; q < 4; ++q)
+                for (int v = 0; v < TILE; ++v) sum[q][v] = V{} + layer.bias[4 * j + q];
+            multiply<T>(sum, pack, x + v0, layer.inputs);
+            multiply<T>(sum, pack + 4 * layer.inputs, h + v0, layer.units);
+            const int64_t at = j * nv + v0;
+            V next[TILE];
+            for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
+                for (int v = 0; v < TILE; ++v) sum[q][v] = exp2m1<T>(sum[q][v]);
+            for (int v = 0; v < TILE; ++v) {
+                for (int q = 0; q < 4; ++q) sum[q][v] = (q == 2 ? sum[q][v] : V{} + T(1)) / (T(2) + sum[q][v]);
+                new_c[at + v] = sum[1][v] * c[at + v] + sum[0][v] * sum[2][v];
+            }
+            for (int v = 0; v < TILE; ++v) next[v] = exp2m1<T>(T(2 * LOG2_E) * new_c[at + v]);
+            for (int v = 0; v < TILE; ++v) {
+                next[v] = next[v] / (T(2) + next[v]);
+                new_h[at + v] = sum[3][v] * next[v];
+                if (KEEP) {
+                    for (int q = 0; q < 4; ++q) gates[4 * j * nv + q * nv + v0 + v] = sum[q][v];
+                    tanh_c[at + v] = next[v];
+                }
+            }
+        }
+}
+
+// Gates become their gradients in place, dc becomes the gradient of the previous cell; bias accumulates.
+//   dc += dh o (1 - t^2),  di = dc g i(1-i),  df = dc c f(1-f),  dg = dc i (1-g^2),  do = dh t o(1-o),  dc <- dc f
+template <class T>
+void gates_backward(int64_t units, const Vec<T>* dh, const Vec<T>* c, const Vec<T>* tanh_c, Vec<T>* gates, Vec<T>* dc,
+                    Vec<T>* bias) {
+    using V = Vec<T>;
+    constexpr int64_t nv = NV<T>;
+    for (int64_t j = 0; j < units; ++j, gates += 4 * nv, bias += 4) {
+        V total[4] = {bias[0], bias[1], bias[2], bias[3]};
+        for (int64_t v = 0; v < nv; ++v) {
+            V* const to = gates + v;
+            const int64_t at = j * nv + v;
+            const V i = to[0], f = to[nv], g = to[2 * nv], o = to[3 * nv], t = tanh_c[at], d = dh[at] * o;
+            const V e = dc[at] + d * (T(1) - t * t), ei = e * i, ef = e * f;
+            total[0] += to[0] = ei * g * (T(1) - i);
+            total[1] += to[nv] = ef * c[at] * (T(1) - f);
+            total[2] += to[2 * nv] = ei * (T(1) - g * g);
+            total[3] += to[3 * nv] = d * t * (T(1) - o);
+            dc[at] = ef;
+        }
+        for (int q = 0; q < 4; ++q) bias[q] = total[q];
+    }
+}
+
+// dx (or dh) = W^T dgates, written or added.
+template <class T>
+void inputs_backward(const std::vector<T>& pack, int64_t units, const Vec<T>* gates, Vec<T>* dx, int64_t n, bool add) {
+    constexpr int64_t nv = NV<T>;
+    for (int64_t k = 0; k < n; k += 4)
+        for (int64_t v0 = 0; v0 < nv; v0 += TILE) {
+            Vec<T> sum[4][TILE] = {};
+            multiply<T>(sum, &pack[k * 4 * units], gates + v0, 4 * units);
+            for (int q = 0; q < 4 && k + q < n; ++q)
+                for (int v = 0; v < TILE; ++v) {
+                    Vec<T>& to = dx[(k + q) * nv + v0 + v];
+                    to = add ? to + sum[q][v] : sum[q][v];
+                }
+        }
+}
+
+// dW[4 rows][WIDTH columns] += sum over steps and coordinates of dgates x, one accumulator per lane.
+template <class T, int WIDTH>
+INLINE void outer_tile(Vec<T>* dw, int64_t columns, const Vec<T>* gates, const Vec<T>* x, int64_t gates_step,
+                       int64_t x_step, int64_t steps) {
+    constexpr int64_t nv = NV<T>;
+    Vec<T> sum[4][WIDTH];
+    for (int q = 0; q < 4; ++q)
+        for (int k = 0; k < WIDTH; ++k) sum[q][k] = dw[q * columns + k];
+    for (int64_t s = 0; s < steps; ++s, gates += gates_step, x += x_step)
+        for (int64_t v = 0; v < nv; ++v)
+            for (int q = 0; q < 4; ++q)
+                for (int k = 0; k < WIDTH; ++k) sum[q][k] += gates[q * nv + v] * x[k * nv + v];
+    for (int q = 0; q < 4; ++q)
+        for (int k = 0; k < WIDTH; ++k) dw[q * columns + k] = sum[q][k];
+}
+template <class T>
+void outer(Vec<T>* dw, int64_t rows, int64_t columns, const Vec<T>* gates, const Vec<T>* x, int64_t gates_step,
+           int64_t x_step, int64_t steps) {
+    for (int64_t r = 0; r < rows; r += 4, dw += 4 * columns, gates += 4 * NV<T>) {
+        int64_t k = 0;
+        for (; k + TILE <= columns; k += TILE)
+            outer_tile<T, TILE>(dw + k, columns, gates, x + k * NV<T>, gates_step, x_step, steps);
+        for (; k < columns; ++k) outer_tile<T, 1>(dw + k, columns, gates, x + k * NV<T>, gates_step, x_step, steps);
+    }
+}
+
+// (count, n) in memory <-> n rows of B coordinates. A partial block repeats its last coordinate.
+template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t count) {
+    T* to = reinterpret_cast<T*>(rows);
+    for (int64_t b = 0; b < B; ++b)
+        for (int64_t k = 0; k < n; ++k) to[k * B + b] = from[std::min(b, count - 1) * n + k];
+}
+template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t count) {
+    const T* from = reinterpret_cast<const T*>(rows);
+    for (int64_t b = 0; b < count; ++b)
+        for (int64_t k = 0; k < n; ++k) to[b * n + k] = from[k * B + b];
+}
+
+template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
+    Vec<T>* data;
+    explicit Buffer(int64_t size)
+        : data(static_cast<Vec<T>*>(::operator new(size * VECTOR_BYTES, std::align_val_t(VECTOR_BYTES)))) {}
+    Buffer(const Buffer&) = delete;
+    Buffer(Buffer&& other) : data(other.data) { other.data = nullptr; }
+    ~Buffer() { ::operator delete(data, std::align_val_t(VECTOR_BYTES)); }
+};
+
+// job(chunk, workspace) for every chunk, on at most `threads` threads; fewer where the system grants no more.
+template <class T, class Job> void parallel(int64_t chunks, int64_t threads, int64_t workspace, Job job) {
+    threads = std::max<int64_t>(1, std::min(threads, chunks));
+    std::vector<Buffer<T>> workspaces;
+    for (int64_t t = 0; t < threads; ++t) workspaces.emplace_back(workspace);
+    std::atomic<int64_t> next{0};
+    const auto work = [&](int64_t t) {
+        for (int64_t chunk; (chunk = next++) < chunks;) job(chunk, workspaces[t].data);
+    };
+    std::vector<std::thread> others;
+    others.reserve(threads);
+    try {
+        for (int64_t t = 1; t < threads; ++t) others.emplace_back(work, t);
+    } catch (const std::system_error&) {
+    }
+    work(0);
+    for (std::thread& thread : others) thread.join();
+}
+
+template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64_t L, const T* const* weights) {
+    std::vector<Layer<T>> layers;
+    for (int64_t l = 0; l < L; ++l) layers.emplace_back(l ? H : F, H, weights + 4 * l);
+    return layers;
+}
+
+template <class T>
+void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* const* weights, const T* features,
+          const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
+    using V = Vec<T>;
+    constexpr int64_t nv = NV<T>;
+    const std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
+    const T *head = weights[4 * L], bias = *weights[4 * L + 1];
+    parallel<T>((N + B - 1) / B, threads, (F + 5 * H + 1) * nv, [&](int64_t block, V* work) {
+        const int64_t n0 = block * B, count = std::min(B, N - n0);
+        V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv, *even = new_c + H * nv, *odd = even + H * nv;
+        V* total = odd + H * nv;
+        load(x, features + n0 * F, F, count);
+        for (int64_t l = 0; l < L; ++l) {
+            load(h, hidden[l] + n0 * H, H, count);
+            load(c, cell[l] + n0 * H, H, count);
+            layer_forward<T, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
+            store(new_hidden[l] + n0 * H, even, H, count);
+            store(new_cell[l] + n0 * H, new_c, H, count);
+            x = even;
+            std::swap(even, odd);
+        }
+        for (int64_t v = 0; v < nv; ++v) {
+            total[v] = V{} + bias;
+            for (int64_t j = 0; j < H; ++j) total[v] += head[j] * x[j * nv + v];
+        }
+        store(out + n0, total, 1, count);
+    });
+}
+
+template <class T>
+void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int64_t threads, const T* const* weights,
+                     const T* features, const T* const* hidden, const T* const* cell, const T* cotangent,
+                     T* const* gradient) {
+    using V = Vec<T>;
+    constexpr int64_t nv = NV<T>, lanes = VECTOR_BYTES / sizeof(T);
+    const int64_t steps_per_pass = std::max<int64_t>(1, REDUCTION / B), unit = H * nv, state = (K + 1) * unit;
+    std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
+    int64_t size = H + 1;  // the gradient of a chunk: per layer dW_ih, dW_hh (gate rows unit by unit), db; then the head
+    for (int64_t l = 0; l < L; ++l) {
+        layers[l].to_h = layers[l].transposed(weights[4 * l + 1], H);
+        if (l) layers[l].to_x = layers[l].transposed(weights[4 * l], H);
+        size += 4 * H * (layers[l].inputs + H + 1);
+    }
+    const T* head = weights[4 * L];
+    const int64_t blocks = (N + B - 1) / B, per_chunk = std::max<int64_t>(1, (blocks + MAX_CHUNKS - 1) / MAX_CHUNKS);
+    const int64_t chunks = (blocks + per_chunk - 1) / per_chunk;
+    std::vector<T> partial(chunks * size);
+
+    const auto block_gradient = [&](int64_t n0, V* total, V* work) {
+        const int64_t count = std::min(B, N - n0);
+        V *x = work, *d = x + K * F * nv, *dh = d + K * nv, *dc = dh + L * unit, *kept = dc + L * unit;
+        const auto h = [&](int64_t l, int64_t t) { return kept + l * (7 * K + 2) * unit + t * unit; };
+        const auto c = [&](int64_t l, int64_t t) { return h(l, 0) + state + t * unit; };
+        const auto tanh_c = [&](int64_t l, int64_t t) { return c(l, 0) + state + t * unit; };
+        const auto gates = [&](int64_t l, int64_t t) { return tanh_c(l, 0) + (K + 4 * t) * unit; };
+        for (int64_t l = 0; l < L; ++l) {
+            load(h(l, 0), hidden[l] + n0 * H, H, count);
+            load(c(l, 0), cell[l] + n0 * H, H, count);
+        }
+        for (int64_t t = 0; t < K; ++t) {
+            load(x + t * F * nv, features + (t * N + n0) * F, F, count);
+            T* const to = reinterpret_cast<T*>(d + t * nv);
+            std::fill(std::copy_n(cotangent + t * N + n0, count, to), to + B, T(0));
+            for (int64_t l = 0; l < L; ++l)
+                layer_forward<T, true>(layers[l], l ? h(l - 1, t + 1) : x + t * F * nv, h(l, t), c(l, t), h(l, t + 1),
+                                       c(l, t + 1), gates(l, t), tanh_c(l, t));
+        }
+        std::fill(dh, kept, V{});
+        V* const head_total = total + size - H - 1;
+        for (int64_t t = K - 1; t >= 0; --t) {
+            for (int64_t v = 0; v < nv; ++v) {
+                const V dv = d[t * nv + v];
+                head_total[H] += dv;
+                for (int64_t j = 0; j < H; ++j) {
+                    head_total[j] += dv * h(L - 1, t + 1)[j * nv + v];
+                    dh[(L - 1) * unit + j * nv + v] += dv * head[j];
+                }
+            }
+            V* to = total + size - H - 1;
+            for (int64_t l = L - 1; l >= 0; --l) {
+                gates_backward<T>(H, dh + l * unit, c(l, t), tanh_c(l, t), gates(l, t), dc + l * unit, to -= 4 * H);
+                to -= 4 * H * (layers[l].inputs + H);
+                if (t) inputs_backward<T>(layers[l].to_h, H, gates(l, t), dh + l * unit, H, false);
+                if (l) inputs_backward<T>(layers[l].to_x, H, gates(l, t), dh + (l - 1) * unit, H, true);
+            }
+        }
+        for (int64_t l = 0; l < L; ++l) {
+            const int64_t in = layers[l].inputs;
+            for (int64_t t = 0; t < K; t += steps_per_pass) {
+                const int64_t steps = std::min(steps_per_pass, K - t);
+                outer<T>(total, 4 * H, in, gates(l, t), l ? h(l - 1, t + 1) : x + t * F * nv, 4 * unit, in * nv, steps);
+                outer<T>(total + 4 * H * in, 4 * H, H, gates(l, t), h(l, t), 4 * unit, unit, steps);
+            }
+            total += 4 * H * (in + H + 1);
+        }
+    };
+    const int64_t workspace = size + (K * (F + 1) + 2 * L * H + L * (7 * K + 2) * H) * nv;
+    parallel<T>(chunks, threads, workspace, [&](int64_t chunk, V* total) {
+        std::fill_n(total, size, V{});
+        for (int64_t b = chunk * per_chunk; b < std::min(blocks, (chunk + 1) * per_chunk); ++b)
+            block_gradient(b * B, total, total + size);
+        for (int64_t w = 0; w < size; ++w)
+            for (int64_t lane = 0; lane < lanes; ++lane) partial[chunk * size + w] += total[w][lane];
+    });
+
+    for (int64_t chunk = 1; chunk < chunks; ++chunk)
+        for (int64_t w = 0; w < size; ++w) partial[w] += partial[chunk * size + w];
+    if (!chunks) partial.resize(size);
+    const T* from = partial.data();
+    for (int64_t l = 0; l < L; ++l)
+        for (int64_t p = 0; p < 3; ++p) {  // W_ih, W_hh, b_ih: back to gate by gate
+            const int64_t columns = p == 0 ? layers[l].inputs : p == 1 ? H : 1;
+            for (int64_t r = 0; r < 4 * H; ++r, from += columns)
+                std::copy_n(from, columns, gradient[4 * l + p] + (r % 4 * H + r / 4) * columns);
+        }
+    for (int64_t l = 0; l < L; ++l) std::copy_n(gradient[4 * l + 2], 4 * H, gradient[4 * l + 3]);
+    std::copy_n(from, H, gradient[4 * L]);
+    *gradient[4 * L + 1] = from[H];
+}
+
+template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
+    try {
+        call();
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}
+
+}  // namespace
+
+// Sizes, then arrays of pointers, one array per argument of the Python functions.
+#define EXPORT(T, NAME)                                                                                               \
+    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* const* w,    \
+                                   const T* const* x, const T* const* h, const T* const* c, T* const* out,            \
+                                   T* const* new_h, T* const* new_c) {                                                \
+        return guarded([&] { step<T>(N, F, H, L, threads, w, *x, h, c, *out, new_h, new_c); });                       \
+    }                                                                                                                 \
+    extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int64_t threads, \
+                                              const T* const* w, const T* const* x, const T* const* h,                \
+                                              const T* const* c, const T* const* d, T* const* gradient) {             \
+        return guarded([&] { window_gradient<T>(N, F, H, L, K, threads, w, *x, h, c, *d, gradient); });               \
+    }
+EXPORT(float, float32)
+EXPORT(double, float64)

@@ -1,0 +1,250 @@
+"""The coordinatewise LSTM's step and window gradient in C++, compiled on first use.
+
+Legend: N coordinates (all tasks'), F features of a coordinate, H hidden units, L layers, K steps.
+
+All coordinates share the weights, in `torch.nn.LSTMCell`'s conventions (gate rows i, f, g, o), with a linear head:
+
+    i, f, g, o = split(x W_ih^T + b_ih + h W_hh^T + b_hh)
+    c' = sigmoid(f) c + sigmoid(i) tanh(g),   h' = sigmoid(o) tanh(c'),   out = h'_top . w + b
+
+`weights` is always the flat list: per layer weight_ih (4H, F or H), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,);
+then the head's weight (1, H) and bias (1,).
+
+CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
+threads, which is `torch.get_num_threads()`, or fewer where the work is small.
+
+The machine's own compiler (`$CXX`, else c++, g++ or clang++) builds `lstm_kernel.cpp` once; the library is kept in
+`$XDG_CACHE_HOME/l2o` (default `~/.cache/l2o`), or for this process alone where that cannot be written. Without a
+compiler `available()` is False. The environment variable `L2O_KERNEL=0` disables the kernel.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+# -ffast-math is left out on purpose: linked into a shared library it makes the whole process flush denormals to zero.
+FLAGS = "-O3 -std=c++17 -fno-math-errno -fno-trapping-math -fno-signed-zeros -ffp-contract=fast -fPIC -shared -pthread"
+MULTIPLY_ADDS_PER_THREAD = 8_000_000  # about 0.2 ms: a thread lives for one call and takes some 30 us to start
+
+
+class CompilerError(Exception):
+    """There is no compiler, or it failed."""
+
+
+def available() -> bool:
+    """Whether the kernel can be used. Compiles it the first time; warns once where that fails; never raises."""
+    return os.environ.get("L2O_KERNEL") != "0" and _library() is not None
+
+
+def step(
+    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """One step of the LSTM and its head; the inputs are not modified.
+
+    Args:
+        weights: as in the module's docstring.
+        features: (N, F).
+        hidden: L tensors (N, H).
+        cell: L tensors (N, H).
+
+    Returns:
+        out (N,), new hidden and new cell, each L tensors (N, H).
+
+    Raises:
+        ValueError: the shapes do not fit, or a tensor is not a CPU tensor of the features' dtype.
+        RuntimeError: the kernel is not `available()`.
+        MemoryError: the workspaces do not fit into memory.
+    """
+    sizes = _sizes(weights, features, features.shape[:1], hidden, cell)
+    n, _, h, layers = sizes
+    inputs = [_contiguous(tensors) for tensors in (weights, [features], hidden, cell)]
+    out = features.new_empty(n)
+    new_hidden, new_cell = ([features.new_empty((n, h)) for _ in range(layers)] for _ in range(2))
+    threads = _threads(weights, n)
+    _call("step", features.dtype, *sizes, threads, *map(_pointers, [*inputs, [out], new_hidden, new_cell]))
+    return out, new_hidden, new_cell
+
+
+def window_gradient(
+    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+) -> list[Tensor]:
+    """Gradient of sum_t <cotangent_t, out_t> with respect to every weight.
+
+    out_1 ... out_K are the outputs of K steps from the given initial state, which is a constant; the gradient goes
+    back through all of them. Temporary memory grows with threads and K, not with N.
+
+    Args:
+        weights: as in the module's docstring.
+        features: (K, N, F).
+        hidden: L tensors (N, H), the state before the first step.
+        cell: L tensors (N, H), likewise.
+        cotangent: (K, N), dLoss/d out_t.
+
+    Returns:
+        One gradient per weight, in the weights' order and shapes.
+
+    Raises:
+        ValueError: the shapes do not fit, or a tensor is not a CPU tensor of the features' dtype.
+        RuntimeError: the kernel is not `available()`.
+        MemoryError: the workspaces do not fit into memory.
+    """
+    sizes = _sizes(weights, features, features.shape[:2], hidden, cell, cotangent)
+    steps = features.shape[0]
+    inputs = [_contiguous(tensors) for tensors in (weights, [features], hidden, cell, [cotangent])]
+    gradient = [features.new_empty(weight.shape) for weight in weights]
+    threads = _threads(weights, 3 * steps * sizes[0])
+    _call("window_gradient", features.dtype, *sizes, steps, threads, *map(_pointers, [*inputs, gradient]))
+    return gradient
+
+
+def _sizes(
+    weights: list[Tensor],
+    features: Tensor,
+    batch: torch.Size,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    *cotangent: Tensor,
+) -> tuple[int, int, int, int]:
+    """(N, F, H, L), after checking every tensor; batch is (N,) or (K, N). ValueError where something does not fit."""
+    layers, rest = divmod(len(weights) - 2, 4)
+    if layers < 1 or rest:
+        raise ValueError(f"weights: expected 4 tensors per layer and 2 of the head, got {len(weights)}")
+    n, f, h = batch[-1], features.shape[-1], weights[1].shape[-1]
+    shapes = [(*batch, f)]
+    for layer in range(layers):
+        shapes += [(4 * h, h if layer else f), (4 * h, h), (4 * h,), (4 * h,)]
+    shapes += [(1, h), (1,), *[(n, h)] * (2 * layers), *[tuple(batch)] * len(cotangent)]
+    tensors = [features, *weights, *hidden, *cell, *cotangent]
+    if [tuple(tensor.shape) for tensor in tensors] != shapes:
+        raise ValueError(f"expected shapes {shapes}, got {[tuple(tensor.shape) for tensor in tensors]}")
+    if features.dtype not in (torch.float32, torch.float64) or {(t.dtype, t.device.type) for t in tensors} != {
+        (features.dtype, "cpu")
+    }:
+        raise ValueError("expected CPU tensors, either all float32 or all float64")
+    return n, f, h, layers
+
+
+def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().contiguous() for tensor in tensors]
+
+
+def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+
+
+def _threads(weights: list[Tensor], evaluations: int) -> int:
+    work = evaluations * sum(weight.numel() for weight in weights)
+    return max(1, min(torch.get_num_threads(), work // MULTIPLY_ADDS_PER_THREAD))
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: int | ctypes.Array[ctypes.c_void_p]) -> None:
+    """Run an exported function: integers, then arrays of pointers."""
+    if not available():
+        raise RuntimeError("the compiled LSTM kernel is not available")
+    function = getattr(_library(), f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
+    converted = [ctypes.c_int64(argument) if isinstance(argument, int) else argument for argument in arguments]
+    if function(*converted):
+        raise MemoryError("the compiled LSTM kernel ran out of memory")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The loaded library, or None after a warning."""
+    try:
+        return _load()
+    except (CompilerError, OSError, ImportError, ValueError) as error:
+        logger.warning("the compiled LSTM kernel is not available: %s", str(error).partition("\n")[0])
+        return None
+
+
+def _load() -> ctypes.CDLL:
+    """Load the library from the cache, compiling it where it is not there yet."""
+    compiler = _compiler()
+    command = [*compiler, *FLAGS.split(), _native_flag(), str(SOURCE)]
+    name = f"lstm_kernel-{_fingerprint(compiler)}.so"
+    try:
+        return ctypes.CDLL(str(_cached(_cache_directory(), name, command)))
+    except (OSError, RuntimeError):  # not writable, no home, no locks, or not loadable from there
+        with tempfile.TemporaryDirectory() as directory:
+            _compile(command, Path(directory) / name)
+            return ctypes.CDLL(str(Path(directory) / name))
+
+
+def _compiler() -> list[str]:
+    """The compiler's command. CompilerError where there is none."""
+    if command := shlex.split(os.environ.get("CXX", "")):
+        return command
+    for name in ("c++", "g++", "clang++"):
+        if path := shutil.which(name):
+            return [path]
+    raise CompilerError("no C++ compiler found (c++, g++ or clang++ on PATH, or $CXX)")
+
+
+def _native_flag() -> str:
+    """The option for this very processor; its spelling depends on the architecture."""
+    return "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
+
+
+def _fingerprint(compiler: list[str]) -> str:
+    """Hash of everything that the library depends on."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    parts = [SOURCE.read_bytes(), FLAGS.encode(), shlex.join(compiler).encode(), version, _processor().encode()]
+    parts.append(sysconfig.get_platform().encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """The processor's model and instruction sets, as far as the system tells."""
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return "\n".join([platform.machine(), platform.processor(), *sorted({ln for ln in lines if ln.startswith(names)})])
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o"
+
+
+def _cached(directory: Path, name: str, command: list[str]) -> Path:
+    """The library in the cache; whoever finds it missing compiles it under a lock. OSError: cannot be written."""
+    path = directory / name
+    if path.exists():  # it was moved there complete
+        return path
+    import fcntl  # not on every system
+
+    directory.mkdir(parents=True, exist_ok=True)
+    with open(directory / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _compile(command, path)
+    return path
+
+
+def _compile(command: list[str], path: Path) -> None:
+    """Compile next to path, then move there. CompilerError with the compiler's first line where it fails."""
+    temporary = path.with_suffix(f".{os.getpid()}")
+    try:
+        result = subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=False)
+        if result.returncode:
+            reason = result.stderr.strip().partition("\n")[0]
+            raise CompilerError(f"{command[0]} failed with status {result.returncode}: {reason}")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""What a learned rule sees of a gradient."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Preprocessing(nn.Module, ABC):
+    """∇ (...) -> features (..., num_features), coordinate by coordinate."""
+
+    num_features: int
+
+    @abstractmethod
+    def forward(self, grad: Tensor) -> Tensor: ...
+
+
+class Identity(Preprocessing):
+    """The gradient itself, as in the paper's quadratics."""
+
+    num_features = 1
+
+    def forward(self, grad: Tensor) -> Tensor:
+        return grad[..., None]
+
+
+class Scale(Preprocessing):
+    """The gradient times a constant: often enough in practice (Andrychowicz et al. 2016, section 2.1)."""
+
+    num_features = 1
+
+    def __init__(self, factor: float):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, grad: Tensor) -> Tensor:
+        return self.factor * grad[..., None]
+
+
+class LogAndSign(Preprocessing):
+    """(log|∇|/p, sgn ∇) where |∇| ≥ e^−p, else (−1, e^p ∇) (Andrychowicz et al. 2016, appendix A).
+
+    Defined for every float: 0 gives (−1, 0); ±inf counts as the largest finite number; nan, which says nothing, as 0.
+    """
+
+    num_features = 2
+
+    def __init__(self, p: float = 10.0):
+        super().__init__()
+        if not p > 0:
+            raise ValueError(f"log-and-sign needs p > 0, got {p}")
+        self.p = p
+
+    def forward(self, grad: Tensor) -> Tensor:
+        grad = grad.nan_to_num(nan=0.0)
+        limits = torch.finfo(grad.dtype)
+        size = grad.abs()
+        # The clamp keeps log's derivative finite at 0 (second order); where it acts, −1 is taken instead.
+        log = size.clamp(min=limits.smallest_normal).log() / self.p
+        log = torch.where(size <= math.exp(-self.p), -1.0, log)
+        steep = math.exp(min(self.p, math.log(limits.max)))  # e^p, as far as the dtype goes
+        return torch.stack((log, (grad * steep).clamp(-1, 1)), dim=-1)  # e^p ∇ passes ±1 just where |∇| passes e^−p

@@ -1,0 +1,36 @@
+"""The paper's figures, from a comparison."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from l2o.comparison import Comparison
+
+BASELINE_COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:brown", "tab:gray")
+LEARNED_COLOURS = ("black", "tab:purple", "tab:pink", "tab:olive", "tab:cyan")
+
+
+def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Path:
+    """Mean loss over steps, logarithmic, with a band from the 10 % to the 90 % quantile; learned optimizers solid and
+    black, baselines dashed, as in Figures 4 to 7 of the paper. Returns `path`, a PNG."""
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
+    highest = 0.0
+    for name, entry in comparison.entries.items():
+        band = {key: value.where(value.isfinite(), torch.nan).numpy() for key, value in entry.band().items()}
+        steps, colour = range(1, len(entry.losses) + 1), next(colours[entry.baseline], "tab:gray")
+        label = name if entry.lr is None else f"{name} (lr {entry.lr:.2g})"
+        axes.plot(steps, band["mean"], color=colour, label=label, zorder=2 if entry.baseline else 3,
+                  linestyle="--" if entry.baseline else "-", linewidth=1.3 if entry.baseline else 2.0)  # fmt: skip
+        axes.fill_between(steps, band["p10"], band["p90"], color=colour, alpha=0.1, linewidth=0)
+        start = entry.losses[0].nan_to_num(nan=0.0, posinf=0.0)
+        highest = max(highest, start.max().item())
+    axes.set(xlabel="Step", ylabel="Loss", title=title, yscale="log", xlim=(1, None))
+    if highest > 0:  # a diverging optimizer leaves the picture at the top instead of flattening the others
+        axes.set_ylim(top=min(axes.get_ylim()[1], 2 * highest))
+    axes.grid(True, which="major", linestyle=":", linewidth=0.6)
+    axes.legend(frameon=True, fontsize="small")
+    figure.savefig(path, dpi=160)
+    return Path(path)

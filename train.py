@@ -1,0 +1,48 @@
+"""Meta-train an optimizer, compare it with tuned baselines on fresh problems, export it. See `python train.py --help`."""
+
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from rich import print
+
+from l2o.checkpoints import Checkpoints
+from l2o.errors import in_one_line
+from l2o.export import read_checkpoint
+from l2o.loggers import log_comparison
+from l2o.plotting import plot_curves
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+@in_one_line
+def main(cfg: DictConfig) -> float:
+    """Returns the best final validation loss."""
+    pl.seed_everything(cfg.seed, verbose=False)
+    output = Path(cfg.output_dir)
+    if cfg.ckpt_path:
+        read_checkpoint(cfg.ckpt_path)  # damaged: say so before anything starts
+    learner = instantiate(cfg.learner, rule=instantiate(cfg.optimizer), optimizee=instantiate(cfg.optimizee))
+    evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
+    callbacks: list[Callback] = [Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]
+    if cfg.early_stopping:
+        callbacks.append(EarlyStopping("val/final_loss", patience=cfg.early_stopping))
+    loggers = list(instantiate(cfg.logger).values())
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    for logger in loggers:
+        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    trainer.fit(learner, ckpt_path=cfg.ckpt_path)
+
+    if trainer.is_global_zero:
+        rules = {"LSTM": learner.best_rule(), **baselines}
+        comparison = evaluation(rules, learner.optimizee, trainer.strategy.root_device)
+        comparison.save(output)
+        log_comparison(loggers, comparison, plot_curves(comparison, output / "curves.png", cfg.name))
+        print(comparison.table(), f"figure: {output / 'curves.png'}", f"trained optimizer: {output / 'best'}", sep="\n")
+    return learner.best_loss
+
+
+if __name__ == "__main__":
+    in_one_line(main)()
