@@ -6,7 +6,7 @@ import hydra
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich import print
+from rich.console import Console
 
 from l2o.errors import in_one_line
 from l2o.export import load
@@ -17,6 +17,7 @@ from l2o.plotting import plot_curves
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @in_one_line
 def main(cfg: DictConfig) -> None:
+    """Writes curves.csv, summary.json and curves.png into the output folder."""
     output = Path(cfg.output_dir)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     learned = {name: load(path) for name, path in cfg.learned.items() if path}
@@ -25,7 +26,8 @@ def main(cfg: DictConfig) -> None:
     comparison.save(output)
     figure = plot_curves(comparison, output / "curves.png", cfg.name)
     log_comparison(instantiate(cfg.logger).values(), comparison, figure)
-    print(comparison.table(), f"figure: {figure}", sep="\n")
+    Console().print(comparison.table())
+    print(f"figure: {figure}")
 
 
 if __name__ == "__main__":

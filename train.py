@@ -1,4 +1,4 @@
-"""Meta-train an optimizer, compare it with tuned baselines on fresh problems, export it. See `python train.py --help`."""
+"""Meta-train an optimizer, compare it with tuned baselines on fresh problems, export it: `python train.py --help`."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ import pytorch_lightning as pl
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping
-from rich import print
+from rich.console import Console
 
 from l2o.checkpoints import Checkpoints
 from l2o.errors import in_one_line
 from l2o.export import read_checkpoint
 from l2o.loggers import log_comparison
 from l2o.plotting import plot_curves
+from l2o.progress import Progress
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -24,23 +25,25 @@ def main(cfg: DictConfig) -> float:
     output = Path(cfg.output_dir)
     if cfg.ckpt_path:
         read_checkpoint(cfg.ckpt_path)  # damaged: say so before anything starts
-    learner = instantiate(cfg.learner, rule=instantiate(cfg.optimizer), optimizee=instantiate(cfg.optimizee))
+    rule, optimizee = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.optimizee)
+    learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
     evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
-    callbacks: list[Callback] = [Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]
+    callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]
     if cfg.early_stopping:
         callbacks.append(EarlyStopping("val/final_loss", patience=cfg.early_stopping))
     loggers = list(instantiate(cfg.logger).values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    trainer.fit(learner, ckpt_path=cfg.ckpt_path)
+    trainer.fit(learner, ckpt_path=cfg.ckpt_path, weights_only=True)
 
     if trainer.is_global_zero:
         rules = {"LSTM": learner.best_rule(), **baselines}
         comparison = evaluation(rules, learner.optimizee, trainer.strategy.root_device)
         comparison.save(output)
         log_comparison(loggers, comparison, plot_curves(comparison, output / "curves.png", cfg.name))
-        print(comparison.table(), f"figure: {output / 'curves.png'}", f"trained optimizer: {output / 'best'}", sep="\n")
+        Console().print(comparison.table())
+        print(f"figure: {output / 'curves.png'}\ntrained optimizer: {output / 'best'}")
     return learner.best_loss
 
 

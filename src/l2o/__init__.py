@@ -5,5 +5,16 @@ from l2o.optimizees import Classifier, Optimizee, Quadratic
 from l2o.optimizers import LSTM, SGD, Adam, Momentum, RMSprop, UpdateRule
 
 __version__ = "0.1.0"
-__all__ = ["LSTM", "SGD", "Adam", "Classifier", "Momentum", "Optimizee", "Quadratic", "RMSprop", "UpdateRule", "load",
-           "save"]  # fmt: skip
+__all__ = [
+    "LSTM",
+    "SGD",
+    "Adam",
+    "Classifier",
+    "Momentum",
+    "Optimizee",
+    "Quadratic",
+    "RMSprop",
+    "UpdateRule",
+    "load",
+    "save",
+]

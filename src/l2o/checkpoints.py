@@ -1,6 +1,5 @@
 """What a run leaves on disk while it goes: `last.ckpt` to resume from, `best/` to use."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,12 @@ class Checkpoints(Callback):
         self._save(trainer)
         if trainer.is_global_zero and pl_module.best_loss < self.exported:
             self.exported = pl_module.best_loss
-            card = {"optimizee": type(pl_module.optimizee).__name__, "horizon": pl_module.horizon,
-                    "validation_loss": pl_module.best_loss, "seed": pl_module.seed}  # fmt: skip
+            card = {
+                "optimizee": type(pl_module.optimizee).__name__,
+                "horizon": pl_module.horizon,
+                "validation_loss": pl_module.best_loss,
+                "seed": pl_module.seed,
+            }
             export.save(pl_module.best_rule(), self.folder / "best", card)
 
     def _due(self, batch_idx: int) -> bool:
@@ -47,7 +50,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         path = self.folder / "last.ckpt"
-        trainer.save_checkpoint(path.with_suffix(".part"))
+        trainer.save_checkpoint(path.with_suffix(".part"), weights_only=False)
         if trainer.is_global_zero:
-            os.replace(path.with_suffix(".part"), path)
+            path.with_suffix(".part").replace(path)
         self.saved_at = time.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def final_loss(losses: Tensor) -> Tensor:
 
 
 class Entry(NamedTuple):
-    """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), the learning rate if it has one."""
+    """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), its learning rate if any."""
 
     losses: Tensor
     metrics: dict[str, Tensor]
@@ -55,7 +56,9 @@ class Comparison(NamedTuple):
     @property
     def best_baseline(self) -> str | None:
         """The baseline with the lowest mean final loss."""
-        finals = {name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline}
+        finals = {
+            name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline
+        }
         return min(finals, key=finals.__getitem__) if finals else None
 
     def summary(self) -> dict[str, Any]:
@@ -82,23 +85,24 @@ class Comparison(NamedTuple):
                 writer.writerows([name, step, *(f"{value:.6g}" for value in row)] for step, row in enumerate(rows, 1))
 
     def table(self) -> Table:
-        """For the terminal: loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss."""
+        """Loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss."""
         summary = self.summary()
         rows = summary["optimizers"]
         steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)
         metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
-        table = Table(title=f"mean over {summary['num_tasks']} fresh problems", title_justify="left")
-        target = f"steps to {summary['best_baseline']}'s final loss" if summary["best_baseline"] else "steps"
-        for heading in ("optimizer", "lr", *(f"step {step}" for step in steps), "final loss", target, *metrics):
-            table.add_column(heading, justify="left" if heading == "optimizer" else "right")
+        table = Table(box=SIMPLE_HEAD, padding=0, caption=f"mean over {summary['num_tasks']} fresh problems")
+        reached = f"steps to\n{summary['best_baseline']}" if summary["best_baseline"] else "steps"
+        headings = [metric.replace("_", "\n") for metric in metrics]
+        for heading in ("optimizer", "lr", *(f"step\n{step}" for step in steps), "final loss", reached, *headings):
+            table.add_column(heading, justify="left" if heading == "optimizer" else "right", no_wrap=True)
         for name, row in rows.items():
             table.add_row(
                 name,
-                "–" if row["lr"] is None else f"{row['lr']:.3g}",
-                *(f"{row['loss_at'][step]:.4g}" for step in steps),
-                f"{row['final_loss']:.4g} ± {row['standard_error']:.2g}",
+                "–" if row["lr"] is None else f"{row['lr']:.2g}",
+                *(f"{row['loss_at'][step]:.3g}" for step in steps),
+                f"{row['final_loss']:.3g} ± {row['standard_error']:.1g}",
                 "–" if row["steps_to_best_baseline"] is None else str(row["steps_to_best_baseline"]),
-                *(f"{row['metrics'][metric]:.4g}" for metric in metrics),
+                *(f"{row['metrics'][metric]:.3g}" for metric in metrics),
             )
         return table
 

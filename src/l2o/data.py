@@ -55,14 +55,16 @@ def digits(test_fraction: float = 0.2) -> Dataset:
 
 
 def from_torchvision(name: str, root: str = "~/.cache/l2o", download: bool = True) -> Dataset:
-    """A torchvision dataset, downloaded on first use: MNIST, FashionMNIST or CIFAR10; images as torchvision has them."""
+    """torchvision's MNIST, FashionMNIST or CIFAR10, downloaded on first use; images as torchvision has them."""
     load = getattr(torchvision.datasets, name)
     folder = str(Path(root).expanduser())
     try:
         train, test = (load(folder, train=train, download=download) for train in (True, False))
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"{name} could not be loaded into {root} ({str(error).splitlines()[0]}). Without a network, "
-                         "use dataset=npz dataset.path=FILE.npz or the bundled dataset=digits") from error  # fmt: skip
+        raise ValueError(
+            f"{name} could not be loaded into {root} ({str(error).splitlines()[0]}). Without a network, "
+            "use dataset=npz dataset.path=FILE.npz or the bundled dataset=digits"
+        ) from error
     arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
     return checked(name, *arrays)
 

@@ -88,8 +88,13 @@ class Evaluation:
         table_steps: Sequence[int] = (20, 50, 100),
         seed: int = 0,
     ):
-        for name, value in {"num_tasks": num_tasks, "num_steps": num_steps, "tuning_tasks": tuning_tasks,
-                            "rates_count": rates_count, "tuning_steps": tuning_steps or num_steps}.items():  # fmt: skip
+        for name, value in {
+            "num_tasks": num_tasks,
+            "num_steps": num_steps,
+            "tuning_tasks": tuning_tasks,
+            "rates_count": rates_count,
+            "tuning_steps": tuning_steps or num_steps,
+        }.items():
             if value < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1, got {value}")
         low, high = rates_range
@@ -124,15 +129,17 @@ class Evaluation:
             baseline=isinstance(rule, HandDesigned),
             lr=rule.rate if isinstance(rule, HandDesigned) else None,  # type: ignore[arg-type]
             tuning={f"{rate:.4g}": score for rate, score in zip(*map(Tensor.tolist, tuning[:2]), strict=True)}
-            if tuning else None,
-        )  # fmt: skip
+            if tuning
+            else None,
+        )
 
     def _tune(self, name: str, rule: HandDesigned, optimizee: Optimizee, device: torch.device | str) -> Tuning:
         stream = seeds.generator(self.seed, Stream.TUNING, device=device)
         tuning = tune(rule, optimizee, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
         if len(self.rates) > 1 and int(tuning.scores.argmin()) in (0, len(self.rates) - 1):
-            log.warning("%s: its best learning rate, %.4g, is the grid's last: widen evaluation.rates_range",
-                        name, tuning.best)  # fmt: skip
+            log.warning(
+                "%s: its best learning rate, %.4g, is the grid's last: widen evaluation.rates_range", name, tuning.best
+            )
         return tuning
 
 

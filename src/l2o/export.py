@@ -6,7 +6,6 @@ file's author. A rule of one's own is loaded after `import`ing the module that d
 
 import inspect
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,13 @@ def load(path: str | Path) -> UpdateRule:
 
 def describe(module: nn.Module) -> dict[str, Any]:
     """Class name and constructor arguments, nested; arguments are read from the attributes of the same names."""
-    arguments = list(inspect.signature(type(module).__init__).parameters)[1:]
+    own = type(module).__init__ is not nn.Module.__init__
+    arguments = list(inspect.signature(type(module).__init__).parameters)[1:] if own else []
+    missing = [name for name in arguments if not hasattr(module, name)]
+    if missing:
+        raise ValueError(
+            f"{type(module).__name__} cannot be saved: keep its argument {missing[0]} as an attribute of that name"
+        )
     values = {name: getattr(module, name) for name in arguments}
     return {"class": type(module).__name__} | {
         name: describe(value) if isinstance(value, nn.Module) else value for name, value in values.items()
@@ -79,7 +84,9 @@ def _load_checkpoint(path: Path) -> UpdateRule:
 
 def _load_folder(folder: Path) -> UpdateRule:
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"no trained optimizer at '{folder}': expected a folder with {CONFIG} and {WEIGHTS}, or a .ckpt")
+        raise ValueError(
+            f"no trained optimizer at '{folder}': expected a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
+        )
     try:
         rule = build(json.loads((folder / CONFIG).read_text())["rule"])
         weights = load_file(folder / WEIGHTS)
@@ -92,7 +99,9 @@ def _with_weights(rule: UpdateRule, weights: dict[str, torch.Tensor], path: Path
     try:
         rule.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"the weights in '{path}' do not fit its own config: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"the weights in '{path}' do not fit its own config: {' '.join(str(error).split())}"
+        ) from error
     return rule.eval()
 
 
@@ -100,8 +109,10 @@ def _build(description: dict[str, Any], kind: type[nn.Module]) -> nn.Module:
     name = description.get("class")
     known = {cls.__name__: cls for cls in _subclasses(kind) if not inspect.isabstract(cls)}
     if name not in known:
-        raise ValueError(f"unknown {kind.__name__} '{name}': known are {', '.join(sorted(known))}; "
-                         "import the module that defines it first")  # fmt: skip
+        raise ValueError(
+            f"unknown {kind.__name__} '{name}': known are {', '.join(sorted(known))}; "
+            "import the module that defines it first"
+        )
     arguments = {key: value for key, value in description.items() if key != "class"}
     parts = {key: _build(value, Preprocessing) for key, value in arguments.items() if isinstance(value, dict)}
     return known[name](**arguments | parts)
@@ -117,7 +128,7 @@ def _replace(path: Path, write: Any) -> None:
         temporary = file.name
     try:
         write(temporary)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -4,9 +4,7 @@ Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
 """
 
 import json
-import logging
 import math
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -24,11 +22,6 @@ from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.unroll import Episode, start_episode
 from l2o.windows import Windows
-
-log = logging.getLogger(__name__)
-
-CHANCE = 0.95
-"""A final loss above this part of the loss at θ_0 counts as no progress at all."""
 
 
 class Diverged(RuntimeError):
@@ -52,7 +45,7 @@ class MetaLearner(pl.LightningModule):
         window: int = 20,
         num_tasks: int = 8,
         episodes_per_epoch: int = 10,
-        meta_optimizer: Callable[..., torch.optim.Optimizer] = partial(torch.optim.Adam, lr=1e-3),
+        meta_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
         final_lr_fraction: float = 0.01,
         clip_norm: float | None = 1.0,
         validation_tasks: int = 16,
@@ -60,11 +53,19 @@ class MetaLearner(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        _check_sizes(horizon=horizon, window=window, num_tasks=num_tasks, episodes_per_epoch=episodes_per_epoch,
-                     validation_tasks=validation_tasks, max_skipped=max_skipped)  # fmt: skip
+        _check_sizes(
+            horizon=horizon,
+            window=window,
+            num_tasks=num_tasks,
+            episodes_per_epoch=episodes_per_epoch,
+            validation_tasks=validation_tasks,
+            max_skipped=max_skipped,
+        )
         if horizon % window:
-            raise ValueError(f"a window must divide the horizon: {window} does not divide {horizon}. "
-                             f"Set learner.window to {math.gcd(window, horizon)}, or change learner.horizon")  # fmt: skip
+            raise ValueError(
+                f"a window must divide the horizon: {window} does not divide {horizon}. "
+                f"Set learner.window to {math.gcd(window, horizon)}, or change learner.horizon"
+            )
         if not any(parameter.requires_grad for parameter in rule.parameters()):
             raise ValueError(f"{type(rule).__name__} has no parameters to train: choose a learned optimizer, e.g. lstm")
         self.automatic_optimization = False
@@ -77,7 +78,7 @@ class MetaLearner(pl.LightningModule):
         self.episode: Episode | None = None
         self.windows = self.episodes = self.skipped = self.skipped_in_a_row = 0
         self.best_loss, self.best_phi = math.inf, self._phi()
-        self._last_time = math.nan
+        self.initial_loss = math.inf
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -111,7 +112,7 @@ class MetaLearner(pl.LightningModule):
             self._skip()
         self.windows += 1
         self.lr_schedulers().step()  # type: ignore[union-attr]
-        self._log_window(flat[0])
+        self.log("train/loss", flat[0], prog_bar=True, batch_size=1)
 
     def _start_episode(self) -> Episode:
         self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.episodes))
@@ -134,22 +135,12 @@ class MetaLearner(pl.LightningModule):
         if self.skipped_in_a_row >= self.max_skipped:
             raise Diverged(
                 f"{self.skipped_in_a_row} windows in a row had a loss or a meta-gradient that is not finite. Try a "
-                "smaller learner.meta_optimizer.lr or optimizer.output_scale; optimizer.preprocessing tames large gradients"
+                "smaller learner.meta_optimizer.lr or optimizer.output_scale, or preprocessing=log_and_sign"
             )
 
     def _decay(self, total: int, window: int) -> float:
         progress = min(1.0, window / total)
         return self.final_lr_fraction + (1 - self.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    def _log_window(self, loss: Tensor) -> None:
-        now = time.perf_counter()
-        speed, self._last_time = self.window / (now - self._last_time), now
-        bar = {"train/loss": loss, "steps_per_s": 0.0 if math.isnan(speed) else speed}
-        self.log_dict(bar, prog_bar=True, batch_size=1)
-        steps = self.windows * self.window
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({"meta_steps": float(self.windows), "inner_steps": float(steps), "train/skipped": float(self.skipped),
-                       "episodes": float(self.episodes), "train/meta_lr": lr}, batch_size=1)  # fmt: skip
 
     # ---------------------------------------------------------------------------------------------- validation
 
@@ -168,16 +159,13 @@ class MetaLearner(pl.LightningModule):
             self.best_loss, self.best_phi = final, self._phi()
         self.initial_loss = curves.initial.mean().item()
         self.log("val/final_loss", min(final, 1e9), prog_bar=True, batch_size=1)
-        self.log_dict({"val/mean_loss": curves.losses.mean().nan_to_num(nan=1e9, posinf=1e9),
-                       "val/best_final_loss": min(self.best_loss, 1e9)}, batch_size=1)  # fmt: skip
-
-    def on_train_end(self) -> None:
-        if self.best_loss > CHANCE * getattr(self, "initial_loss", math.inf):
-            log.warning(
-                "The optimizer has not learned to make progress: its final loss on validation problems is %.4g, and %.4g "
-                "before the first step. Try a learner.meta_optimizer.lr three times smaller (or larger, if the training "
-                "loss hardly moved), another seed, or more epochs", self.best_loss, self.initial_loss,
-            )  # fmt: skip
+        self.log_dict(
+            {
+                "val/mean_loss": curves.losses.mean().nan_to_num(nan=1e9, posinf=1e9),
+                "val/best_final_loss": min(self.best_loss, 1e9),
+            },
+            batch_size=1,
+        )
 
     def best_rule(self) -> UpdateRule:
         """The rule with the φ of the best final validation loss, on the CPU; the learner's own φ is left alone."""
@@ -201,21 +189,29 @@ class MetaLearner(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["l2o"]
         if json.loads(saved["rule"]) != export.describe(self.rule):
-            raise ValueError(f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
-                             f"{json.dumps(export.describe(self.rule))}: give the overrides that it was trained with")  # fmt: skip
+            raise ValueError(
+                f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
+                f"{json.dumps(export.describe(self.rule))}: give the overrides that it was trained with"
+            )
         self.episode = Episode(**saved["episode"]) if saved["episode"] else None
         self._generator_state = saved["generator"]
         for name in SAVED:
             setattr(self, name, saved[name])
 
 
-SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi")
+SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi", "initial_loss")
 
 
 def _moved(episode: Episode, device: torch.device) -> Episode:
     move = lambda tensors: {key: value.to(device) for key, value in tensors.items()}  # noqa: E731
-    return Episode(move(episode.task), episode.theta.to(device), episode.loss.to(device), episode.grad.to(device),
-                   move(episode.state), episode.step)  # fmt: skip
+    return Episode(
+        move(episode.task),
+        episode.theta.to(device),
+        episode.loss.to(device),
+        episode.grad.to(device),
+        move(episode.state),
+        episode.step,
+    )
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -23,7 +23,7 @@ AXES = {"train/*": "meta_steps", "val/*": "episodes", "curves/*": "step"}
 def wandb_logger(save_dir: str, timeout: float = 10.0, **settings: Any) -> WandbLogger:
     """A W&B logger that never asks and never blocks: online where a key is set and the server answers within `timeout`
     seconds, else offline (`wandb sync` sends the run later)."""
-    if rank_zero_only.rank != 0:  # Lightning gives the other ranks a logger that does nothing
+    if getattr(rank_zero_only, "rank", 0) != 0:  # Lightning gives the other ranks a logger that does nothing
         return WandbLogger(save_dir=save_dir, **settings)
     mode = "offline" if _offline(timeout) else "online"
     run = wandb.init(dir=save_dir, mode=mode, settings=wandb.Settings(silent=True), **settings)

@@ -65,8 +65,9 @@ class TruncatedBPTT(MetaGradient):
             weighted = grads[1:, :, part] * (weights / num_tasks)[:, None, None]
             cotangents = weighted.flip(0).cumsum(0).flip(0)  # λ_0 … λ_{K−1}
             state = {key: value if value.shape[1] == 1 else value[:, part] for key, value in episode.state.items()}
-            share = rule.replay_gradient(grads[:-1, :, part], cotangents, state, episode.theta[:, part], optimizee.layout)
-            torch._foreach_add_(gradient, share)
+            theta = episode.theta[:, part]
+            share = rule.replay_gradient(grads[:-1, :, part], cotangents, state, theta, optimizee.layout)
+            gradient = [total + added for total, added in zip(gradient, share, strict=True)]
         return losses, gradient, after
 
     def _second_order(
@@ -95,4 +96,3 @@ class TruncatedBPTT(MetaGradient):
         bytes_each = num_tasks * num_steps * 8 * (state_size + 1) * episode.theta.element_size()
         size = max(1, self.max_replay_bytes // bytes_each)
         return [slice(start, start + size) for start in range(0, num_coordinates, size)]
-

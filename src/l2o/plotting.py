@@ -22,8 +22,15 @@ def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Pa
         band = {key: value.where(value.isfinite(), torch.nan).numpy() for key, value in entry.band().items()}
         steps, colour = range(1, len(entry.losses) + 1), next(colours[entry.baseline], "tab:gray")
         label = name if entry.lr is None else f"{name} (lr {entry.lr:.2g})"
-        axes.plot(steps, band["mean"], color=colour, label=label, zorder=2 if entry.baseline else 3,
-                  linestyle="--" if entry.baseline else "-", linewidth=1.3 if entry.baseline else 2.0)  # fmt: skip
+        axes.plot(
+            steps,
+            band["mean"],
+            color=colour,
+            label=label,
+            zorder=2 if entry.baseline else 3,
+            linestyle="--" if entry.baseline else "-",
+            linewidth=1.3 if entry.baseline else 2.0,
+        )
         axes.fill_between(steps, band["p10"], band["p90"], color=colour, alpha=0.1, linewidth=0)
         start = entry.losses[0].nan_to_num(nan=0.0, posinf=0.0)
         highest = max(highest, start.max().item())

@@ -1,4 +1,4 @@
-"""The train loader: window numbers. Its position is the learner's own count, so that a resumed run goes on mid-epoch."""
+"""The train loader: window numbers. Its position is the learner's own count, so a resumed run goes on mid-epoch."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -75,14 +75,18 @@ class Classifier(Optimizee):
                 "Choose dataset=… or the network's in_features to match"
             ) from error
         if logits.ndim != 2 or logits.shape[1] < classes:
-            raise ValueError(f"the network gives {tuple(logits.shape[1:])} outputs but the labels go up to {classes - 1}")
+            raise ValueError(f"the network gives {tuple(logits.shape[1:])} outputs but labels go up to {classes - 1}")
 
 
 def _refuse_hidden_state(network: nn.Module) -> None:
     for name, module in network.named_modules():
         if isinstance(module, _NormBase) and module.track_running_stats:
-            raise ValueError(f"'{name}' keeps running statistics, which are no function of θ: "
-                             "build it with track_running_stats=False")  # fmt: skip
+            raise ValueError(
+                f"'{name}' keeps running statistics, which are no function of θ: "
+                "build it with track_running_stats=False"
+            )
         if isinstance(module, _DropoutNd) and module.p > 0 and module.training:
-            raise ValueError(f"'{name}' is active dropout, which draws outside the episode's generator: "
-                             "set p=0 or call .eval() on it")  # fmt: skip
+            raise ValueError(
+                f"'{name}' is active dropout, which draws outside the episode's generator: "
+                "set p=0 or call .eval() on it"
+            )

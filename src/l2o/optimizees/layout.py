@@ -37,8 +37,10 @@ class Layout:
 
     def ravel(self, parts: Mapping[str, Tensor]) -> Tensor:
         """name: (..., *shape) -> (..., P)."""
-        flat = [parts[name].reshape(*parts[name].shape[: parts[name].ndim - len(shape)], -1)
-                for name, shape in self.shapes.items()]  # fmt: skip
+        flat = [
+            parts[name].reshape(*parts[name].shape[: parts[name].ndim - len(shape)], -1)
+            for name, shape in self.shapes.items()
+        ]
         return torch.cat(flat, dim=-1)
 
     def select(self, pattern: str) -> Tensor:

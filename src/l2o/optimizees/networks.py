@@ -1,6 +1,7 @@
 """The networks of the paper's problems, as plain modules. Their shapes are all that a `Classifier` uses of them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -8,13 +9,13 @@ ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def mlp(in_features: int, hidden: Sequence[int], out_features: int, activation: str = "sigmoid") -> nn.Sequential:
-    """Flatten -> [Linear -> activation] for each size in `hidden` -> Linear: images (N, …) -> logits (N, out_features)."""
+    """Flatten, Linear and activation for each size in `hidden`, Linear: images (N, …) -> logits (N, out_features)."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     sizes = [in_features, *hidden]
     if min(*sizes, out_features) < 1:
         raise ValueError(f"every layer needs at least one unit, got {sizes} -> {out_features}")
     layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))

@@ -5,5 +5,17 @@ from l2o.optimizers.hand_designed import SGD, Adam, HandDesigned, Momentum, RMSp
 from l2o.optimizers.lstm import LSTM
 from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing, Scale
 
-__all__ = ["LSTM", "SGD", "Adam", "HandDesigned", "Identity", "LogAndSign", "Momentum", "Preprocessing", "RMSprop",
-           "Scale", "State", "UpdateRule"]  # fmt: skip
+__all__ = [
+    "LSTM",
+    "SGD",
+    "Adam",
+    "HandDesigned",
+    "Identity",
+    "LogAndSign",
+    "Momentum",
+    "Preprocessing",
+    "RMSprop",
+    "Scale",
+    "State",
+    "UpdateRule",
+]

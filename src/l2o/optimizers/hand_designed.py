@@ -82,9 +82,7 @@ class RMSprop(HandDesigned):
 class Adam(HandDesigned):
     """m ← β₁ m + (1 − β₁) ∇, v ← β₂ v + (1 − β₂) ∇²; g = −lr m̂ / (√v̂ + ε), hats: bias-corrected (Kingma & Ba 2015)."""
 
-    def __init__(
-        self, lr: float | Tensor | None = None, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-    ):
+    def __init__(self, lr: float | Tensor | None = None, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
         super().__init__(lr)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 

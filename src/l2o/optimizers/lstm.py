@@ -39,8 +39,10 @@ class LSTM(UpdateRule):
         self.cells = nn.ModuleList(nn.LSTMCell(size, hidden_size) for size in sizes[:-1])
         self.head = nn.Linear(sizes[-1], 1)
         for cell in self.cells:
-            nn.init.constant_(cell.bias_ih[hidden_size : 2 * hidden_size], forget_bias)  # gates: i, f, g, o
-            nn.init.constant_(cell.bias_hh[hidden_size : 2 * hidden_size], 0.0)
+            _, forget_ih, _, _ = cell.get_parameter("bias_ih").data.chunk(4)  # gates: i, f, g, o
+            _, forget_hh, _, _ = cell.get_parameter("bias_hh").data.chunk(4)
+            forget_ih.fill_(forget_bias)
+            forget_hh.zero_()
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         zeros = lambda: theta.new_zeros(*theta.shape, self.hidden_size)  # noqa: E731
@@ -51,8 +53,8 @@ class LSTM(UpdateRule):
         hidden, cell = self._layers(state)
         step = lstm_kernel.step if self._kernel_serves(features) else self._step
         out, hidden, cell = step(self._weights(), features, hidden, cell)
-        state = {f"{part}_{layer}": tensor.view(*grad.shape, self.hidden_size)
-                 for part, tensors in (("hidden", hidden), ("cell", cell)) for layer, tensor in enumerate(tensors)}  # fmt: skip
+        parts = {f"hidden_{layer}": h for layer, h in enumerate(hidden)} | {f"cell_{i}": c for i, c in enumerate(cell)}
+        state = {name: part.view(*grad.shape, self.hidden_size) for name, part in parts.items()}
         return self.output_scale * out.view_as(grad), state
 
     def replay_gradient(
@@ -80,7 +82,7 @@ class LSTM(UpdateRule):
         return pick("hidden"), pick("cell")
 
     def _weights(self) -> list[Tensor]:
-        return list(self.cells.parameters()) + list(self.head.parameters())
+        return [*self.cells.parameters(), *self.head.parameters()]
 
     def _kernel_serves(self, features: Tensor) -> bool:
         """Where no graph is wanted, on a CPU, the compiled kernel does the same in a quarter of the time."""

@@ -28,6 +28,11 @@
 #define VECTOR_BYTES 16
 #endif
 #define INLINE inline __attribute__((always_inline))
+#ifdef __has_builtin
+#if __has_builtin(__builtin_shufflevector)  // clang, gcc from 12
+#define SHUFFLE __builtin_shufflevector
+#endif
+#endif
 
 namespace {
 
@@ -64,10 +69,9 @@ template <> struct Real<double> {
 template <class T> using Vec = typename Real<T>::V;
 template <class T> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;  // vectors in a row
 
-template <class T> INLINE Vec<T> exp2m1(Vec<T> y) {  // a nan fails both comparisons and stays
+template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {  // a nan fails both comparisons and stays
     using R = Real<T>;
     using V = Vec<T>;
-    const V limit = V{} + R::LIMIT;
     y = limit < y ? limit : y;
     y = -limit > y ? -limit : y;
     const V shifted = y + R::MAGIC, r = y - (shifted - R::MAGIC);
@@ -87,6 +91,7 @@ template <class T> INLINE void multiply(Vec<T> (&sum)[4][TILE], const T* pack, c
 
 template <class T> struct Layer {
     int64_t inputs, units;
+    T limit = Real<T>::LIMIT;      // a variable: of a constant clamp gcc makes a comparison and a blend, not a minimum
     std::vector<T> forward, bias;  // [unit][input or unit][gate], [unit][gate]
     std::vector<T> to_x, to_h;     // transposed: [row / 4][gate row][row % 4], padded with zeros
 
@@ -117,6 +122,7 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
                    Vec<T>* new_c, Vec<T>* gates, Vec<T>* tanh_c) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T>;
+    const V limit = V{} + layer.limit;
     for (int64_t j = 0; j < layer.units; ++j)
         for (int64_t v0 = 0; v0 < nv; v0 += TILE) {
             const T* pack = &layer.forward[4 * j * (layer.inputs + layer.units)];
@@ -128,12 +134,12 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
             const int64_t at = j * nv + v0;
             V next[TILE];
             for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
-                for (int v = 0; v < TILE; ++v) sum[q][v] = exp2m1<T>(sum[q][v]);
+                for (int v = 0; v < TILE; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
             for (int v = 0; v < TILE; ++v) {
                 for (int q = 0; q < 4; ++q) sum[q][v] = (q == 2 ? sum[q][v] : V{} + T(1)) / (T(2) + sum[q][v]);
                 new_c[at + v] = sum[1][v] * c[at + v] + sum[0][v] * sum[2][v];
             }
-            for (int v = 0; v < TILE; ++v) next[v] = exp2m1<T>(T(2 * LOG2_E) * new_c[at + v]);
+            for (int v = 0; v < TILE; ++v) next[v] = exp2m1<T>(T(2 * LOG2_E) * new_c[at + v], limit);
             for (int v = 0; v < TILE; ++v) {
                 next[v] = next[v] / (T(2) + next[v]);
                 new_h[at + v] = sum[3][v] * next[v];
@@ -211,16 +217,37 @@ void outer(Vec<T>* dw, int64_t rows, int64_t columns, const Vec<T>* gates, const
     }
 }
 
+// to[c][r] = from[r][c], with the given distances between rows.
+template <class T>
+void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
+    int64_t whole_rows = 0, whole_columns = 0;
+#ifdef SHUFFLE
+    typedef T Q __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
+    whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+    for (int64_t r = 0; r < whole_rows; r += 4)
+        for (int64_t c = 0; c < whole_columns; c += 4) {
+            const auto row = [&](int64_t k) { return *reinterpret_cast<const Q*>(from + (r + k) * from_row + c); };
+            const auto column = [&](int64_t k) -> Q& { return *reinterpret_cast<Q*>(to + (c + k) * to_row + r); };
+            const Q a = SHUFFLE(row(0), row(1), 0, 4, 1, 5), b = SHUFFLE(row(2), row(3), 0, 4, 1, 5);
+            const Q d = SHUFFLE(row(0), row(1), 2, 6, 3, 7), e = SHUFFLE(row(2), row(3), 2, 6, 3, 7);
+            column(0) = SHUFFLE(a, b, 0, 1, 4, 5), column(1) = SHUFFLE(a, b, 2, 3, 6, 7);
+            column(2) = SHUFFLE(d, e, 0, 1, 4, 5), column(3) = SHUFFLE(d, e, 2, 3, 6, 7);
+        }
+#endif
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
+            to[c * to_row + r] = from[r * from_row + c];
+}
+
 // (count, n) in memory <-> n rows of B coordinates. A partial block repeats its last coordinate.
 template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t count) {
-    T* to = reinterpret_cast<T*>(rows);
-    for (int64_t b = 0; b < B; ++b)
-        for (int64_t k = 0; k < n; ++k) to[k * B + b] = from[std::min(b, count - 1) * n + k];
+    T* const to = reinterpret_cast<T*>(rows);
+    transpose(from, n, count, n, to, B);
+    if (count < B)
+        for (int64_t k = 0; k < n; ++k) std::fill(to + k * B + count, to + (k + 1) * B, to[k * B + count - 1]);
 }
 template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t count) {
-    const T* from = reinterpret_cast<const T*>(rows);
-    for (int64_t b = 0; b < count; ++b)
-        for (int64_t k = 0; k < n; ++k) to[b * n + k] = from[k * B + b];
+    transpose(reinterpret_cast<const T*>(rows), B, n, count, to, n);
 }
 
 template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
@@ -327,14 +354,14 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int6
         std::fill(dh, kept, V{});
         V* const head_total = total + size - H - 1;
         for (int64_t t = K - 1; t >= 0; --t) {
-            for (int64_t v = 0; v < nv; ++v) {
-                const V dv = d[t * nv + v];
-                head_total[H] += dv;
-                for (int64_t j = 0; j < H; ++j) {
-                    head_total[j] += dv * h(L - 1, t + 1)[j * nv + v];
-                    dh[(L - 1) * unit + j * nv + v] += dv * head[j];
+            const V *dt = d + t * nv, *top = h(L - 1, t + 1);
+            V* dtop = dh + (L - 1) * unit;
+            for (int64_t v = 0; v < nv; ++v) head_total[H] += dt[v];
+            for (int64_t j = 0; j < H; ++j)
+                for (int64_t v = 0; v < nv; ++v, ++top, ++dtop) {
+                    head_total[j] += dt[v] * *top;
+                    *dtop += dt[v] * head[j];
                 }
-            }
             V* to = total + size - H - 1;
             for (int64_t l = L - 1; l >= 0; --l) {
                 gates_backward<T>(H, dh + l * unit, c(l, t), tanh_c(l, t), gates(l, t), dc + l * unit, to -= 4 * H);
@@ -353,13 +380,18 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int6
             total += 4 * H * (in + H + 1);
         }
     };
-    const int64_t workspace = size + (K * (F + 1) + 2 * L * H + L * (7 * K + 2) * H) * nv;
+    const int64_t workspace = size + std::max(B, (K * (F + 1) + 2 * L * H + L * (7 * K + 2) * H) * nv);
     parallel<T>(chunks, threads, workspace, [&](int64_t chunk, V* total) {
         std::fill_n(total, size, V{});
         for (int64_t b = chunk * per_chunk; b < std::min(blocks, (chunk + 1) * per_chunk); ++b)
             block_gradient(b * B, total, total + size);
-        for (int64_t w = 0; w < size; ++w)
-            for (int64_t lane = 0; lane < lanes; ++lane) partial[chunk * size + w] += total[w][lane];
+        T* const lane_rows = reinterpret_cast<T*>(total + size);
+        for (int64_t w0 = 0; w0 < size; w0 += B) {
+            const int64_t count = std::min(B, size - w0);
+            transpose(reinterpret_cast<const T*>(total + w0), lanes, count, lanes, lane_rows, B);
+            for (int64_t lane = 0; lane < lanes; ++lane)
+                for (int64_t w = 0; w < count; ++w) partial[chunk * size + w0 + w] += lane_rows[lane * B + w];
+        }
     });
 
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
