@@ -29,8 +29,9 @@ def main(cfg: DictConfig) -> float:
     learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
     evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
     callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]
-    if cfg.early_stopping:
-        callbacks.append(EarlyStopping("val/final_loss", patience=cfg.early_stopping))
+    if cfg.early_stopping:  # first, so that a checkpoint holds what it has counted
+        stopping = EarlyStopping("val/final_loss", patience=cfg.early_stopping, check_on_train_epoch_end=False)
+        callbacks.insert(0, stopping)
     loggers = list(instantiate(cfg.logger).values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     for logger in loggers:

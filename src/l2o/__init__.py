@@ -1,5 +1,6 @@
 """Learned optimizers: train them by gradient descent, then use them like any other."""
 
+from l2o.evaluation import learning_curves
 from l2o.export import load, save
 from l2o.optimizees import Classifier, Optimizee, Quadratic
 from l2o.optimizers import LSTM, SGD, Adam, Momentum, RMSprop, UpdateRule
@@ -15,6 +16,7 @@ __all__ = [
     "Quadratic",
     "RMSprop",
     "UpdateRule",
+    "learning_curves",
     "load",
     "save",
 ]

@@ -8,10 +8,11 @@ from typing import ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from l2o.learner import Diverged
 
-EXPECTED = (ValueError, OSError, Diverged, HydraException, OmegaConfBaseException)
+EXPECTED = (ValueError, OSError, Diverged, HydraException, OmegaConfBaseException, MisconfigurationException)
 """Errors whose message alone tells a user what to do. Everything else is a bug and keeps its traceback."""
 
 

@@ -111,7 +111,6 @@ class MetaLearner(pl.LightningModule):
         else:
             self._skip()
         self.windows += 1
-        self.lr_schedulers().step()  # type: ignore[union-attr]
         self.log("train/loss", flat[0], prog_bar=True, batch_size=1)
 
     def _start_episode(self) -> Episode:
@@ -127,6 +126,7 @@ class MetaLearner(pl.LightningModule):
         if self.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.optimizers().step()  # type: ignore[union-attr]
+        self.lr_schedulers().step()  # type: ignore[union-attr]
 
     def _skip(self) -> None:
         self.skipped += 1

@@ -16,7 +16,9 @@ class LSTM(UpdateRule):
     """g = output_scale · (w · h_top + b): one small LSTM for all coordinates, one state for each.
 
     All coordinates of all tasks are rows of one matrix (N, F). `num_layers=0` is a linear map of the features. The
-    forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0).
+    forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0). The head starts at
+    `head_init` times torch's default: at 0 an untrained rule stands still, where random first updates would drive θ into
+    saturation and meta-training back to standing still for good.
     """
 
     coordinatewise = True
@@ -28,13 +30,14 @@ class LSTM(UpdateRule):
         num_layers: int = 2,
         output_scale: float = 1.0,
         forget_bias: float = 1.0,
+        head_init: float = 1.0,
     ):
         super().__init__()
         if hidden_size < 1 or num_layers < 0:
             raise ValueError(f"hidden_size must be >= 1 and num_layers >= 0, got {hidden_size} and {num_layers}")
         self.preprocessing = preprocessing or Identity()
         self.hidden_size, self.num_layers = hidden_size, num_layers
-        self.output_scale, self.forget_bias = output_scale, forget_bias
+        self.output_scale, self.forget_bias, self.head_init = output_scale, forget_bias, head_init
         sizes = [self.preprocessing.num_features, *[hidden_size] * num_layers]
         self.cells = nn.ModuleList(nn.LSTMCell(size, hidden_size) for size in sizes[:-1])
         self.head = nn.Linear(sizes[-1], 1)
@@ -43,6 +46,8 @@ class LSTM(UpdateRule):
             _, forget_hh, _, _ = cell.get_parameter("bias_hh").data.chunk(4)
             forget_ih.fill_(forget_bias)
             forget_hh.zero_()
+        for parameter in self.head.parameters():
+            parameter.data.mul_(head_init)
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         zeros = lambda: theta.new_zeros(*theta.shape, self.hidden_size)  # noqa: E731

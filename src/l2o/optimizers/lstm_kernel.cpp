@@ -37,10 +37,10 @@
 namespace {
 
 using std::int64_t;
+constexpr double LOG2_E = 1.44269504088896341;
 constexpr int64_t B = 64;            // coordinates in a block
 constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
-constexpr double LOG2_E = 1.44269504088896341;
-constexpr int64_t REDUCTION = 128;   // coordinates x steps per pass of the outer products: what the first cache holds
+constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int TILE = 4;  // 4 x TILE accumulators: 32 vector registers
 #else
@@ -63,11 +63,26 @@ template <> struct Real<double> {
     typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
     static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 1022;
     static constexpr int64_t MANTISSA = 52;
-    static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02, 9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04, 1.525273380405984e-05, 1.321548679014431e-06,
-                                   1.017808600923970e-07, 7.054911620801123e-09, 4.445538271870812e-10, 2.567843599348821e-11, 1.369148885390412e-12};
+    static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02,
+                                   9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04,
+                                   1.525273380405984e-05, 1.321548679014431e-06, 1.017808600923970e-07,
+                                   7.054911620801123e-09, 4.445538271870810e-10, 2.567843599348820e-11,
+                                   1.369148885390412e-12};
 };
 template <class T> using Vec = typename Real<T>::V;
 template <class T> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;  // vectors in a row
+
+// Load once, into a register: gcc would read the value from memory again at each of its uses, and be bound by loads.
+template <class V> INLINE V loaded(V value) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(value));
+#elif defined(__x86_64__)
+    asm("" : "+x"(value));
+#elif defined(__aarch64__)
+    asm("" : "+w"(value));
+#endif
+    return value;
+}
 
 template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {  // a nan fails both comparisons and stays
     using R = Real<T>;
@@ -200,9 +215,14 @@ INLINE void outer_tile(Vec<T>* dw, int64_t columns, const Vec<T>* gates, const V
     for (int q = 0; q < 4; ++q)
         for (int k = 0; k < WIDTH; ++k) sum[q][k] = dw[q * columns + k];
     for (int64_t s = 0; s < steps; ++s, gates += gates_step, x += x_step)
-        for (int64_t v = 0; v < nv; ++v)
-            for (int q = 0; q < 4; ++q)
-                for (int k = 0; k < WIDTH; ++k) sum[q][k] += gates[q * nv + v] * x[k * nv + v];
+        for (int64_t v = 0; v < nv; ++v) {
+            Vec<T> row[WIDTH];
+            for (int k = 0; k < WIDTH; ++k) row[k] = loaded(x[k * nv + v]);
+            for (int q = 0; q < 4; ++q) {
+                const Vec<T> gate = loaded(gates[q * nv + v]);
+                for (int k = 0; k < WIDTH; ++k) sum[q][k] += gate * row[k];
+            }
+        }
     for (int q = 0; q < 4; ++q)
         for (int k = 0; k < WIDTH; ++k) dw[q * columns + k] = sum[q][k];
 }
