@@ -74,7 +74,7 @@ def from_npz(path: str) -> Dataset:
     if not Path(path).is_file():
         raise ValueError(f"no dataset at '{path}': dataset.path must be an .npz file with {', '.join(ARRAYS)}")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS if name in file.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"'{path}' is no intact .npz file ({error}): write it anew with numpy.savez") from error

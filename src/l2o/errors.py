@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import ParamSpec, TypeVar
 
 from hydra.errors import HydraException, InstantiationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from l2o.learner import Diverged
 

@@ -97,13 +97,15 @@ class Evaluation:
         }.items():
             if value < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1, got {value}")
+        if select_by not in ("final", "sum"):
+            raise ValueError(f"evaluation.select_by must be final or sum, got {select_by!r}")
         low, high = rates_range
         if not 0 < low <= high:
             raise ValueError(f"evaluation.rates_range must be two positive learning rates, got {list(rates_range)}")
         self.num_tasks, self.num_steps = num_tasks, num_steps
         self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps or num_steps
         self.rates = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), rates_count)
-        self.select_by, self.table_steps, self.seed = select_by, table_steps, seed
+        self.select_by, self.table_steps, self.seed = select_by, table_steps, seeds.checked(seed)
 
     def __call__(
         self, rules: Mapping[str, UpdateRule], optimizee: Optimizee, device: torch.device | str = "cpu"

@@ -23,6 +23,9 @@ from l2o.seeds import Stream
 from l2o.unroll import Episode, start_episode
 from l2o.windows import Windows
 
+HUGE = 1e9
+"""Stands for a validation loss that is larger still, or not finite."""
+
 
 class Diverged(RuntimeError):
     """Too many windows in a row had a loss or a meta-gradient that is not finite."""
@@ -158,14 +161,10 @@ class MetaLearner(pl.LightningModule):
         if final < self.best_loss:
             self.best_loss, self.best_phi = final, self._phi()
         self.initial_loss = curves.initial.mean().item()
-        self.log("val/final_loss", min(final, 1e9), prog_bar=True, batch_size=1)
-        self.log_dict(
-            {
-                "val/mean_loss": curves.losses.mean().nan_to_num(nan=1e9, posinf=1e9),
-                "val/best_final_loss": min(self.best_loss, 1e9),
-            },
-            batch_size=1,
-        )
+        values = {"val/mean_loss": curves.losses.mean().item(), "val/best_final_loss": self.best_loss}
+        for name, value in ({"val/final_loss": final} | values).items():
+            number = value if value < HUGE else HUGE  # loggers and early stopping want numbers
+            self.log(name, number, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
 
     def best_rule(self) -> UpdateRule:
         """The rule with the φ of the best final validation loss, on the CPU; the learner's own φ is left alone."""

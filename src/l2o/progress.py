@@ -42,11 +42,12 @@ class Progress(Callback):
         pl_module.log_dict({name: float(value) for name, value in counters.items()}, batch_size=1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.max_epochs and trainer.current_epoch + 1 == max(1, trainer.max_epochs // 4):
+        if trainer.is_global_zero and trainer.current_epoch + 1 == (trainer.max_epochs or 0) // 4:
             _warn_at_chance(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        _warn_at_chance(pl_module)
+        if trainer.is_global_zero:
+            _warn_at_chance(pl_module)
 
 
 def _warn_at_chance(learner: pl.LightningModule) -> None:

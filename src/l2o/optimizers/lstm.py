@@ -17,8 +17,8 @@ class LSTM(UpdateRule):
 
     All coordinates of all tasks are rows of one matrix (N, F). `num_layers=0` is a linear map of the features. The
     forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0). The head starts at
-    `head_init` times torch's default: at 0 an untrained rule stands still, where random first updates would drive θ into
-    saturation and meta-training back to standing still for good.
+    `head_init` times torch's default: at 0 an untrained rule stands still, where random first updates would drive θ
+    into saturation and meta-training back to standing still for good.
     """
 
     coordinatewise = True

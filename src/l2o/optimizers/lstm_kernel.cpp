@@ -3,14 +3,14 @@
 //   gates = W_ih x + b_ih + W_hh h + b_hh          rows i, f, g, o (torch.nn.LSTMCell)
 //   c' = s(f) c + s(i) tanh(g)     h' = s(o) tanh(c')     out = w . h'_top + b
 //
-// N coordinates share the weights. A block of B coordinates goes through all K steps and back inside the cache. Inside a
-// block every quantity is a row of B numbers (NV vectors), one row per feature or unit, so that all arithmetic runs over
-// coordinates. Gate rows are kept unit by unit (row 4j+q is gate q of unit j): the four gates of a unit leave the matrix
-// product in registers and go straight into the nonlinearities.
+// N coordinates share the weights. A block of B coordinates goes through all K steps and back inside the cache. In a
+// block every quantity is a row of B numbers (NV vectors), one row per feature or unit: all arithmetic runs over
+// coordinates. Gate rows are kept unit by unit (row 4j+q is gate q of unit j), so that the four gates of a unit leave
+// the matrix product in registers and go straight into the nonlinearities.
 //
-// Determinism: coordinates are cut into chunks by N alone, each chunk sums its own weight gradient, and chunks are added
-// in order. Threads only pick chunks, so the bits do not depend on their number. Threads live for one call: nothing
-// survives into a fork, and nothing spins while torch works.
+// Determinism: coordinates are cut into chunks by N alone, each chunk sums its own weight gradient, and chunks are
+// added in order. Threads only pick chunks, so the bits do not depend on their number. Threads live for one call:
+// nothing survives into a fork, and nothing spins while torch works.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -270,6 +270,10 @@ template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t coun
     transpose(reinterpret_cast<const T*>(rows), B, n, count, to, n);
 }
 
+template <class T> void prefetch(const T* from, int64_t size) {  // past an array's end this does nothing
+    for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+}
+
 template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
     Vec<T>* data;
     explicit Buffer(int64_t size)
@@ -313,12 +317,15 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* 
     const T *head = weights[4 * L], bias = *weights[4 * L + 1];
     parallel<T>((N + B - 1) / B, threads, (F + 5 * H + 1) * nv, [&](int64_t block, V* work) {
         const int64_t n0 = block * B, count = std::min(B, N - n0);
-        V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv, *even = new_c + H * nv, *odd = even + H * nv;
-        V* total = odd + H * nv;
+        V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv;
+        V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
         load(x, features + n0 * F, F, count);
         for (int64_t l = 0; l < L; ++l) {
             load(h, hidden[l] + n0 * H, H, count);
             load(c, cell[l] + n0 * H, H, count);
+            const int64_t next = (l + 1) % L, at = (next ? n0 : n0 + B) * H;  // what is fetched during the arithmetic
+            for (const T* from : {new_hidden[l] + n0 * H, new_cell[l] + n0 * H}) prefetch(from, B * H);
+            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch(from, B * H);
             layer_forward<T, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
             store(new_hidden[l] + n0 * H, even, H, count);
             store(new_cell[l] + n0 * H, new_c, H, count);
@@ -341,7 +348,7 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int6
     constexpr int64_t nv = NV<T>, lanes = VECTOR_BYTES / sizeof(T);
     const int64_t steps_per_pass = std::max<int64_t>(1, REDUCTION / B), unit = H * nv, state = (K + 1) * unit;
     std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
-    int64_t size = H + 1;  // the gradient of a chunk: per layer dW_ih, dW_hh (gate rows unit by unit), db; then the head
+    int64_t size = H + 1;  // a chunk's gradient: per layer dW_ih, dW_hh, db (gate rows unit by unit), then the head's
     for (int64_t l = 0; l < L; ++l) {
         layers[l].to_h = layers[l].transposed(weights[4 * l + 1], H);
         if (l) layers[l].to_x = layers[l].transposed(weights[4 * l], H);
