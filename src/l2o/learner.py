@@ -4,6 +4,7 @@ Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
 """
 
 import json
+import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,11 @@ from l2o.seeds import Stream
 from l2o.unroll import Episode, start_episode
 from l2o.windows import Windows
 
+log = logging.getLogger(__name__)
+
+CHANCE = 0.95
+"""A final loss above this part of the loss at θ_0 counts as no progress."""
+
 HUGE = 1e9
 """Stands for a validation loss that is larger still, or not finite."""
 
@@ -36,7 +42,8 @@ class MetaLearner(pl.LightningModule):
 
     All B tasks of an episode go in lockstep; an epoch is `episodes_per_epoch` episodes of T steps. The meta learning
     rate falls along a half cosine to `final_lr_fraction` of itself (1 keeps it constant). Every epoch φ is evaluated on
-    the same `validation_tasks` fresh problems, and the φ with the best final loss is kept as `best_phi`.
+    the same `validation_tasks` fresh problems, and the φ with the best final loss is kept as `best_phi`. A run that was
+    making progress and falls to chance level goes on from there, at half the meta learning rate.
     """
 
     def __init__(
@@ -81,7 +88,7 @@ class MetaLearner(pl.LightningModule):
         self.episode: Episode | None = None
         self.windows = self.episodes = self.skipped = self.skipped_in_a_row = 0
         self.best_loss, self.best_phi = math.inf, self._phi()
-        self.initial_loss = math.inf
+        self.initial_loss, self.lr_factor = math.inf, 1.0
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -143,7 +150,8 @@ class MetaLearner(pl.LightningModule):
 
     def _decay(self, total: int, window: int) -> float:
         progress = min(1.0, window / total)
-        return self.final_lr_fraction + (1 - self.final_lr_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.lr_factor * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
 
     # ---------------------------------------------------------------------------------------------- validation
 
@@ -161,10 +169,24 @@ class MetaLearner(pl.LightningModule):
         if final < self.best_loss:
             self.best_loss, self.best_phi = final, self._phi()
         self.initial_loss = curves.initial.mean().item()
+        if self.trainer.optimizers and final > CHANCE * self.initial_loss > self.best_loss:
+            self._fall_back(final)
         values = {"val/mean_loss": curves.losses.mean().item(), "val/best_final_loss": self.best_loss}
         for name, value in ({"val/final_loss": final} | values).items():
             number = value if value < HUGE else HUGE  # loggers and early stopping want numbers
             self.log(name, number, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
+
+    def _fall_back(self, final: float) -> None:
+        log.warning(
+            "meta-training fell to chance level (final loss %.4g): going on from the best φ, which has %.4g, at half "
+            "the meta learning rate",
+            final,
+            self.best_loss,
+        )
+        self.rule.load_state_dict(self.best_phi)
+        self.trainer.optimizers[0].state.clear()
+        self.lr_factor /= 2
+        self.episode = None
 
     def best_rule(self) -> UpdateRule:
         """The rule with the φ of the best final validation loss, on the CPU; the learner's own φ is left alone."""
@@ -198,7 +220,7 @@ class MetaLearner(pl.LightningModule):
             setattr(self, name, saved[name])
 
 
-SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi", "initial_loss")
+SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi", "initial_loss", "lr_factor")
 
 
 def _moved(episode: Episode, device: torch.device) -> Episode:

@@ -7,12 +7,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from l2o.learner import MetaLearner
+from l2o.learner import CHANCE, MetaLearner
 
 log = logging.getLogger(__name__)
-
-CHANCE = 0.95
-"""A final loss above this part of the loss at θ_0 counts as no progress."""
 
 
 class Progress(Callback):

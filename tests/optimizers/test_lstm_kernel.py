@@ -1,0 +1,276 @@
+"""The compiled LSTM kernel against torch.nn.LSTMCell and autograd, and how it is built and cached.
+
+Legend: N coordinates, F features, H hidden units, L layers, K steps.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from l2o.optimizers import lstm_kernel
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+CASES = [  # F, H, L, N, K
+    (2, 20, 2, 1000, 5),
+    (1, 1, 1, 1, 1),
+    (1, 5, 3, 63, 3),
+    (5, 33, 2, 64, 2),
+    (20, 5, 1, 65, 20),
+    (33, 20, 3, 65, 1),
+    (3, 4, 1, 1000, 7),
+    (2, 8, 2, 1, 20),
+]
+numeric = pytest.mark.skipif(
+    os.environ.get("L2O_KERNEL") != "0" and not lstm_kernel.available(), reason="no C++ compiler on this machine"
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("L2O_KERNEL", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Problem:
+    """A random LSTM, its inputs and the plain torch answers."""
+
+    def __init__(self, f: int, h: int, layers: int, n: int, k: int, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(f + 10 * h + 100 * layers + n + k)
+        self.cells = [nn.LSTMCell(h if layer else f, h, dtype=dtype) for layer in range(layers)]
+        self.head = nn.Linear(h, 1, dtype=dtype)
+        self.weights: list[Tensor] = [
+            *(w for cell in self.cells for w in (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)),
+            *(self.head.weight, self.head.bias),
+        ]
+        self.features = torch.randn(k, n, f, dtype=dtype)
+        self.hidden = [torch.randn(n, h, dtype=dtype).tanh() for _ in range(layers)]
+        self.cell = [torch.randn(n, h, dtype=dtype) for _ in range(layers)]
+        self.cotangent = torch.randn(k, n, dtype=dtype)
+
+    def kernel_step(self) -> list[Tensor]:
+        out, hidden, cell = lstm_kernel.step(self.weights, self.features[0], self.hidden, self.cell)
+        return [out, *hidden, *cell]
+
+    def kernel_gradient(self) -> list[Tensor]:
+        return lstm_kernel.window_gradient(self.weights, self.features, self.hidden, self.cell, self.cotangent)
+
+    def torch_step(self, features: Tensor, hidden: list[Tensor], cell: list[Tensor]) -> list[Tensor]:
+        new_hidden, new_cell, x = [], [], features
+        for module, h, c in zip(self.cells, hidden, cell, strict=True):
+            x, c_next = module(x, (h, c))
+            new_hidden.append(x)
+            new_cell.append(c_next)
+        return [self.head(x).squeeze(-1), *new_hidden, *new_cell]
+
+    def torch_gradient(self) -> list[Tensor]:
+        layers, state, total = len(self.cells), [*self.hidden, *self.cell], torch.zeros(())
+        for features, cotangent in zip(self.features, self.cotangent, strict=True):
+            out, *state = self.torch_step(features, state[:layers], state[layers:])
+            total = total + (cotangent * out).sum()
+        return list(torch.autograd.grad(total, self.weights))
+
+    def step_pair(self) -> tuple[list[Tensor], list[Tensor]]:
+        with torch.no_grad():
+            return self.kernel_step(), self.torch_step(self.features[0], self.hidden, self.cell)
+
+
+def assert_close(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    """Shapes, dtypes and nans agree; the rest to a tolerance relative to each tensor's largest entry."""
+    for a, e in zip(actual, expected, strict=True):
+        assert a.shape == e.shape and a.dtype == e.dtype
+        assert torch.equal(a.isnan(), e.isnan())
+        scale = e.nan_to_num(0.0).abs().amax().clamp_min(torch.finfo(e.dtype).tiny)
+        assert (a - e).nan_to_num(0.0).abs().amax() <= tolerance * scale
+
+
+@numeric
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+class TestAgainstTorch:
+    def test_step(self, case: tuple[int, int, int, int, int], dtype: torch.dtype) -> None:
+        assert_close(*Problem(*case, dtype).step_pair(), TOLERANCE[dtype])
+
+    def test_window_gradient(self, case: tuple[int, int, int, int, int], dtype: torch.dtype) -> None:
+        problem = Problem(*case, dtype)
+        assert_close(problem.kernel_gradient(), problem.torch_gradient(), TOLERANCE[dtype])
+
+
+@numeric
+@pytest.mark.parametrize("dtype", TOLERANCE)
+class TestNonlinearities:
+    def test_every_magnitude(self, dtype: torch.dtype) -> None:
+        """One unit whose gates see the input alone: sigmoid and tanh over the whole range."""
+        problem = Problem(1, 1, 1, 4001, 1, dtype)
+        problem.features = torch.linspace(-40, 40, 4001, dtype=dtype).view(1, -1, 1)
+        with torch.no_grad():
+            problem.weights[0].copy_(torch.tensor([[1.0], [-1.0], [0.5], [2.0]]))
+        assert_close(*problem.step_pair(), 16 * torch.finfo(dtype).eps)
+
+    def test_small_cells_keep_their_relative_accuracy(self, dtype: torch.dtype) -> None:
+        """h' = sigmoid(0) tanh(c') with c' = sigmoid(0) c: every entry is exact to rounding, however small."""
+        problem = Problem(1, 1, 1, 64, 1, dtype)
+        problem.cell = [torch.logspace(-12, 0, 64, dtype=dtype).view(-1, 1)]
+        with torch.no_grad():
+            for weight in problem.weights[:4]:
+                weight.zero_()
+        actual, expected = problem.step_pair()
+        assert ((actual[1] - expected[1]) / expected[1]).abs().amax() <= 8 * torch.finfo(dtype).eps
+
+    @pytest.mark.parametrize("scale", [1e2, 1e4])
+    def test_large_inputs_saturate(self, dtype: torch.dtype, scale: float) -> None:
+        problem = Problem(2, 20, 2, 130, 4, dtype)
+        problem.features *= scale
+        problem.cell = [scale * cell for cell in problem.cell]
+        assert_close(*problem.step_pair(), TOLERANCE[dtype])
+        assert_close(problem.kernel_gradient(), problem.torch_gradient(), TOLERANCE[dtype])
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("where", ["features", "hidden", "cell"])
+    def test_nan_and_inf_stay_in_their_coordinate(self, dtype: torch.dtype, where: str, value: float) -> None:
+        problem = Problem(2, 8, 2, 70, 1, dtype)
+        tensor = {"features": problem.features[0], "hidden": problem.hidden[0], "cell": problem.cell[1]}[where]
+        tensor[69, 1] = value
+        assert_close(*problem.step_pair(), TOLERANCE[dtype])
+
+    def test_nan_reaches_the_gradient(self, dtype: torch.dtype) -> None:
+        problem = Problem(2, 8, 2, 70, 3, dtype)
+        problem.features[1, 5, 0] = float("nan")
+        assert_close(problem.kernel_gradient(), problem.torch_gradient(), TOLERANCE[dtype])
+
+
+@numeric
+class TestContract:
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    def test_bits_do_not_depend_on_threads(self, dtype: torch.dtype) -> None:
+        problem = Problem(2, 20, 2, 9000, 3, dtype)
+        one = problem.kernel_step() + problem.kernel_gradient()
+        for threads in (2, 3):
+            torch.set_num_threads(threads)
+            again = problem.kernel_step() + problem.kernel_gradient()
+            assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+
+    def test_inputs_are_not_modified(self) -> None:
+        problem = Problem(2, 5, 2, 70, 3)
+        inputs = [*problem.weights, problem.features, *problem.hidden, *problem.cell, problem.cotangent]
+        before = [tensor.detach().clone() for tensor in inputs]
+        problem.kernel_step()
+        problem.kernel_gradient()
+        assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
+
+    def test_non_contiguous_inputs(self) -> None:
+        problem = Problem(3, 5, 2, 70, 3)
+        expected = problem.kernel_step() + problem.kernel_gradient()
+        problem.weights = [w.T.contiguous().T if w.dim() == 2 else w for w in problem.weights]
+        problem.features = problem.features.transpose(0, 2).contiguous().transpose(0, 2)
+        problem.cotangent = problem.cotangent.T.contiguous().T
+        problem.hidden = [h.T.contiguous().T for h in problem.hidden]
+        actual = problem.kernel_step() + problem.kernel_gradient()
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+    def test_no_coordinates_and_no_steps(self) -> None:
+        assert [tuple(t.shape) for t in Problem(2, 5, 1, 0, 1).kernel_step()] == [(0,), (0, 5), (0, 5)]
+        for n, k in [(0, 2), (3, 0)]:
+            problem = Problem(2, 5, 2, n, k)
+            gradient = problem.kernel_gradient()
+            assert [g.shape for g in gradient] == [w.shape for w in problem.weights]
+            assert not any(g.any() for g in gradient)
+
+    def test_wrong_inputs_raise(self) -> None:
+        problem = Problem(2, 5, 2, 7, 3)
+        with pytest.raises(ValueError, match="4 tensors per layer"):
+            lstm_kernel.step(problem.weights[:-1], problem.features[0], problem.hidden, problem.cell)
+        with pytest.raises(ValueError, match="expected shapes"):
+            lstm_kernel.step(problem.weights, problem.features[0, :-1], problem.hidden, problem.cell)
+        with pytest.raises(ValueError, match="float32 or all float64"):
+            lstm_kernel.step(problem.weights, problem.features[0].float(), problem.hidden, problem.cell)
+
+    def test_disabled_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("L2O_KERNEL", "0")
+        assert not lstm_kernel.available()
+        with pytest.raises(RuntimeError, match="not available"):
+            Problem(2, 5, 1, 3, 1).kernel_step()
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_works_in_a_forked_child(self) -> None:
+        problem = Problem(2, 20, 2, 9000, 1)
+        torch.set_num_threads(2)
+        problem.kernel_step()
+        reader, writer = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                os.write(writer, problem.kernel_step()[0].numpy().tobytes()[:64])
+            finally:
+                os._exit(0)
+        os.close(writer)
+        assert os.read(reader, 64) == problem.kernel_step()[0].numpy().tobytes()[:64]
+        assert os.waitpid(child, 0)[1] == 0
+
+
+REPORT = """
+import importlib.util, json, logging, sys
+from unittest.mock import MagicMock
+lines = []
+handler = logging.Handler()
+handler.emit = lambda record: lines.append(record.getMessage())
+logging.getLogger().addHandler(handler)
+sys.modules["torch"] = MagicMock()  # building needs no torch, and torch takes seconds to import
+spec = importlib.util.spec_from_file_location("lstm_kernel", sys.argv[1])
+kernel = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernel)
+print(json.dumps([kernel.available() and kernel.available(), lines]))
+"""
+
+
+def start_report(environment: dict[str, str], cache: Path) -> subprocess.Popen[str]:
+    """A new process that prints [available, [warnings]] as JSON, with its own cache directory."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
+    command = [sys.executable, "-c", REPORT, str(Path(lstm_kernel.__file__))]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[bool, list[str]]:
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    available, warnings = json.loads(out)
+    return available, warnings
+
+
+class TestBuild:
+    @numeric
+    def test_two_processes_compile_once(self, tmp_path: Path) -> None:
+        log, wrapper = tmp_path / "log", tmp_path / "wrapper"
+        wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {lstm_kernel._compiler()[0]} "$@"\n')
+        wrapper.chmod(0o755)
+        reports = [start_report({"CXX": str(wrapper)}, tmp_path / "cache") for _ in range(2)]
+        assert [finish(report) for report in reports] == [(True, []), (True, [])]
+        assert sum("-shared" in line for line in log.read_text().splitlines()) == 1
+        assert len(list((tmp_path / "cache" / "l2o").glob("*.so"))) == 1
+
+    def test_without_a_compiler(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        report = start_report({"PATH": str(tmp_path / "empty"), "CXX": ""}, tmp_path / "cache")
+        available, warnings = finish(report)
+        assert not available and len(warnings) == 1 and "no C++ compiler" in warnings[0]
+
+    def test_a_failing_compiler(self, tmp_path: Path) -> None:
+        wrapper = tmp_path / "wrapper"
+        wrapper.write_text("#!/bin/sh\necho the reason >&2\necho more >&2\nexit 3\n")
+        wrapper.chmod(0o755)
+        available, warnings = finish(start_report({"CXX": str(wrapper)}, tmp_path / "cache"))
+        assert not available and len(warnings) == 1 and warnings[0].endswith("failed with status 3: the reason")
+
+    @numeric
+    def test_unwritable_cache(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()  # a file where the cache directory would be: not even root can write there
+        assert finish(start_report({}, tmp_path / "file")) == (True, [])

@@ -1,0 +1,288 @@
+"""train.py and evaluate.py as people start them: every option of every group, every README command, every mistake."""
+
+import json
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+SMALL = [
+    "learner.horizon=4",
+    "learner.window=2",
+    "learner.num_tasks=2",
+    "learner.episodes_per_epoch=1",
+    "learner.validation_tasks=2",
+    "trainer.max_epochs=1",
+    "trainer.enable_progress_bar=false",
+    "trainer.log_every_n_steps=1",
+    "logger=csv",
+]
+FEW = ["evaluation.num_tasks=2", "evaluation.num_steps=2", "evaluation.tuning_tasks=1", "evaluation.rates_count=2"]
+
+Program = Callable[..., Path]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    """Runs a program of the repository in this process, two steps long, and returns its output folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(script: str, *overrides: str) -> Path:
+        folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
+        defaults = [*(SMALL if script == "train.py" else []), *FEW, f"hydra.run.dir={folder}"]
+        given = {override.split("=")[0] for override in overrides}
+        chosen = [override for override in defaults if override.split("=")[0] not in given]
+        monkeypatch.setattr(sys, "argv", [script, *chosen, *overrides])
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def npz(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an .npz of a few random images in the given shape."""
+
+    def write(*shape: int, name: str = "data.npz", **changes: np.ndarray) -> Path:
+        draw = np.random.default_rng(0).integers
+        arrays = {f"x_{split}": draw(0, 256, (20, *shape), dtype=np.uint8) for split in ("train", "test")}
+        arrays |= {f"y_{split}": np.arange(20) % 10 for split in ("train", "test")}
+        np.savez(tmp_path / name, **arrays | changes)
+        return tmp_path / name
+
+    return write
+
+
+def options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def refused(run: Callable[[], object]) -> str:
+    """The one line that a refused run leaves."""
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    line = str(exit_.value)
+    assert line.startswith("error: ")
+    assert "\n" not in line
+    return line
+
+
+# ------------------------------------------------------------------------------------------------- what is shipped
+
+
+def test_train_leaves_everything_that_the_readme_names(program: Program) -> None:
+    folder = program("train.py", "logger=wandb")
+    for name in ("curves.png", "curves.csv", "summary.json", "best/config.json", "best/model.safetensors", "last.ckpt"):
+        assert (folder / name).stat().st_size > 0, name
+    assert "train/loss" in (folder / "logs/metrics.csv").read_text().splitlines()[0]
+    assert list(folder.glob("wandb/offline-run-*/*.wandb"))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary["optimizers"]) == ["LSTM", "SGD", "NAG", "RMSprop", "ADAM"]
+    assert summary["optimizers"]["LSTM"]["metrics"].keys() == {"test_loss", "test_accuracy"}
+
+
+def test_evaluate_repeats_what_train_found(program: Program) -> None:
+    """Same seed, same problems: from the exported folder and from the checkpoint, to the last digit."""
+    trained = program("train.py")
+    for path in (trained / "best", trained / "last.ckpt"):
+        assert (program("evaluate.py", f"learned.LSTM={path}") / "curves.csv").read_text() == (
+            trained / "curves.csv"
+        ).read_text()
+
+
+def test_a_resumed_run_ends_with_the_same_optimizer(program: Program) -> None:
+    """An interrupted run of two epochs: stopped after one, then resumed, equals the run that was left alone."""
+    whole = program("train.py", "trainer.max_epochs=2", "learner.final_lr_fraction=1")
+    half = program("train.py", "trainer.max_epochs=1", "learner.final_lr_fraction=1")
+    resumed = program(
+        "train.py", "trainer.max_epochs=2", "learner.final_lr_fraction=1", f"ckpt_path={half / 'last.ckpt'}"
+    )
+    assert (resumed / "curves.csv").read_bytes() == (whole / "curves.csv").read_bytes()
+    assert (resumed / "best/model.safetensors").read_bytes() == (whole / "best/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_runs(program: Program, npz: Callable[..., Path], experiment: str) -> None:
+    data = [] if experiment in ("digits", "quadratic") else ["dataset=npz", f"dataset.path={npz(28, 28)}"]
+    assert (program("train.py", f"experiment={experiment}", *data) / "summary.json").exists()
+
+
+@pytest.mark.parametrize("optimizee", options("optimizee"))
+def test_every_optimizee_runs(program: Program, npz: Callable[..., Path], optimizee: str) -> None:
+    data = ["dataset=npz", f"dataset.path={npz(28, 28)}"] if "mnist" in optimizee else []
+    program("train.py", f"optimizee={optimizee}", *data)
+
+
+@pytest.mark.parametrize("preprocessing", options("preprocessing"))
+def test_every_preprocessing_runs(program: Program, preprocessing: str) -> None:
+    program("train.py", f"preprocessing={preprocessing}", "experiment=digits")
+
+
+@pytest.mark.parametrize("meta_gradient", options("meta_gradient"))
+def test_every_meta_gradient_runs(program: Program, meta_gradient: str) -> None:
+    program("train.py", f"meta_gradient={meta_gradient}")
+
+
+@pytest.mark.parametrize("logger", options("logger"))
+def test_every_logger_runs_and_the_csv_is_always_written(program: Program, logger: str) -> None:
+    folder = program("train.py", f"logger={logger}")
+    assert (folder / "logs/metrics.csv").exists()
+
+
+@pytest.mark.parametrize("optimizer", options("optimizer"))
+def test_every_optimizer_is_evaluated(program: Program, optimizer: str) -> None:
+    folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", "+preprocessing=log_and_sign")
+    assert "other" in json.loads((folder / "summary.json").read_text())["optimizers"]
+
+
+@pytest.mark.parametrize("trainer", [name for name in options("trainer") if name not in ("gpu", "ddp", "ddp_cpu")])
+def test_every_trainer_runs(program: Program, trainer: str) -> None:
+    program("train.py", f"trainer={trainer}")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+@pytest.mark.parametrize("trainer", ["gpu", "ddp"])
+def test_a_trainer_for_gpus_says_that_there_is_none(program: Program, trainer: str) -> None:
+    assert "accelerator" in refused(lambda: program("train.py", f"trainer={trainer}")).lower()
+
+
+def test_two_processes_end_with_one_comparison(tmp_path: Path) -> None:
+    overrides = [*SMALL, *FEW, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path / 'ddp'}"]
+    done = subprocess.run([sys.executable, ROOT / "train.py", *overrides], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("trained optimizer:") == 1
+    assert (tmp_path / "ddp/summary.json").exists()
+
+
+@pytest.mark.parametrize("dataset", options("dataset"))
+def test_every_dataset_option_names_a_loader(program: Program, npz: Callable[..., Path], dataset: str) -> None:
+    """Those that would download say, without a network or a file, what to use instead."""
+    if dataset in ("digits", "npz"):
+        path = [f"dataset.path={npz(8, 8)}"] if dataset == "npz" else []
+        program("train.py", f"dataset={dataset}", *path)
+    else:
+        offline = ["dataset.download=false", "dataset.root=nowhere", "optimizee=mnist_mlp"]
+        assert "dataset=npz" in refused(lambda: program("train.py", f"dataset={dataset}", *offline))
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    return [line.split("  #")[0].strip() for line in re.findall(r"^python (?:train|evaluate)\.py.*$", text, re.M)]
+
+
+@pytest.mark.parametrize("command", [command for command in readme_commands() if "--help" not in command])
+def test_the_commands_of_the_readme_run(program: Program, npz: Callable[..., Path], command: str) -> None:
+    _, script, *overrides = shlex.split(command)
+    if any("last.ckpt" in word or "=best" in word for word in overrides):
+        trained = program("train.py")
+        overrides = [word.replace("=best", f"={trained / 'best'}").replace("=last.ckpt", f"={trained / 'last.ckpt'}")
+                     for word in overrides]  # fmt: skip
+    if "experiment=mnist" in overrides:  # torchvision's download is not at hand: the same on a file
+        overrides = [word for word in overrides if not word.startswith("dataset")]
+        overrides += ["dataset=npz", f"dataset.path={npz(28, 28, name='mnist.npz')}"]
+    long = ("trainer.max_epochs", "evaluation.num_steps")
+    assert program(script, *(word for word in overrides if not word.startswith(long))).exists()
+
+
+def test_the_python_example_of_the_readme_runs(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = program("train.py", "experiment=quadratic")
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    capsys.readouterr()
+    exec(example.replace('"best"', repr(str(trained / "best"))), {})
+    assert capsys.readouterr().out.startswith("tensor([")
+
+
+@pytest.mark.parametrize("script", ["train.py", "evaluate.py"])
+def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[str], script: str) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        program(script, "--help")
+    assert exit_.value.code in (None, 0)
+    shown = capsys.readouterr().out
+    groups = {"train.py": CONF.iterdir(), "evaluate.py": [CONF / "optimizee", CONF / "dataset"]}[script]
+    for name in ["seed", *(path.name for path in groups if path.is_dir())]:
+        assert name in shown
+
+
+# ---------------------------------------------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["learner.windw=10"], "windw"),
+        (["optimizee=nothing"], "nothing"),
+        (["learner.window=3"], "3 does not divide 4"),
+        (["learner.window=8"], "8 does not divide 4"),
+        (["learner.num_tasks=-1"], "num_tasks must be at least 1"),
+        (["optimizer.hidden_size=0"], "hidden_size must be >= 1"),
+        (["optimizee.batch_size=0"], "batch_size must be >= 1"),
+        (["optimizee.network.hidden=[-5]"], "at least one unit"),
+        (["optimizee.network.activation=gelu"], "sigmoid, relu, tanh"),
+        (["evaluation.num_steps=0"], "num_steps must be at least 1"),
+        (["evaluation.rates_range=[0,1]"], "two positive learning rates"),
+        (["evaluation.select_by=luck"], "final or sum"),
+        (["preprocessing.p=0"], "p > 0"),
+        (["optimizee=mnist_mlp"], "Choose dataset="),
+        (["optimizer=adam"], "no parameters to train"),
+        (["dataset=npz"], "dataset.path"),
+        (["dataset=npz", "dataset.path=missing.npz"], "no dataset at"),
+        (["ckpt_path=missing.ckpt"], "no checkpoint at"),
+        (["seed=abc"], "seed"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(program: Program, overrides: list[str], says: str, tmp_path: Path) -> None:
+    assert says in refused(lambda: program("train.py", *overrides))
+    assert not list(tmp_path.glob("run*/best")), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"x_train": np.zeros((20,), np.uint8)}, "x_train must be"),
+        ({"x_train": np.zeros((20, 8, 8), np.int64)}, "x_train must be"),
+        ({"y_train": np.zeros((20,), np.float32)}, "y_train must be"),
+        ({"y_train": np.zeros((19,), np.int64)}, "y_train must be"),
+        ({"y_test": np.full((20,), 10)}, "labels must be"),
+        ({"y_test": np.full((20,), -1)}, "labels must be"),
+    ],
+)
+def test_a_bad_npz_is_answered_in_one_line(
+    program: Program, npz: Callable[..., Path], changes: dict[str, np.ndarray], says: str
+) -> None:
+    path = npz(8, 8, **changes)
+    assert says in refused(lambda: program("train.py", "dataset=npz", f"dataset.path={path}"))
+
+
+def test_a_corrupt_npz_is_answered_in_one_line(program: Program, npz: Callable[..., Path]) -> None:
+    path = npz(8, 8)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "no intact .npz" in refused(lambda: program("train.py", "dataset=npz", f"dataset.path={path}"))
+
+
+def test_a_damaged_or_foreign_checkpoint_is_answered_in_one_line(program: Program, tmp_path: Path) -> None:
+    good = (program("train.py") / "last.ckpt").read_bytes()
+    damaged, foreign = tmp_path / "damaged.ckpt", tmp_path / "foreign.ckpt"
+    damaged.write_bytes(good[: len(good) // 2])
+    torch.save({"state_dict": {}}, foreign)
+    for script, key in (("train.py", "ckpt_path"), ("evaluate.py", "learned.LSTM")):
+        assert "damaged" in refused(lambda s=script, k=key: program(s, f"{k}={damaged}"))
+        assert "no checkpoint of" in refused(lambda s=script, k=key: program(s, f"{k}={foreign}"))
+
+
+def test_a_checkpoint_of_another_architecture_is_answered_in_one_line(program: Program) -> None:
+    other = program("train.py", "optimizer.hidden_size=3") / "last.ckpt"
+    assert "another optimizer" in refused(lambda: program("train.py", f"ckpt_path={other}"))
+
+
+def test_an_output_folder_that_cannot_be_written_is_answered_in_one_line(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert "file" in refused(lambda: program("train.py", f"hydra.run.dir={tmp_path / 'file' / 'run'}"))

@@ -1,0 +1,79 @@
+"""Random streams as functions of their keys."""
+
+from itertools import product
+
+import pytest
+import torch
+
+from l2o.seeds import Stream, checked, generator, seed_of
+
+SEEDS = (0, 1, 2, 1234, 2**31, 2**32 - 1)
+KEYS = [  # every kind of key that the project uses
+    *((seed, stream) for seed in SEEDS for stream in Stream if stream != Stream.TRAINING),
+    *((seed, Stream.TRAINING, rank, episode) for seed, rank, episode in product(SEEDS, range(3), (0, 1, 2, 10_000))),
+]
+
+
+def draw(*key):
+    return torch.randn(8, generator=generator(*key))
+
+
+@pytest.mark.parametrize("key", KEYS[:4] + KEYS[-4:], ids=str)
+def test_same_key_same_stream(key):
+    first = draw(*key)
+    torch.manual_seed(123)
+    torch.randn(3)
+    assert torch.equal(draw(*key), first)
+
+
+def test_distinct_keys_distinct_streams():
+    assert len({seed_of(*key) for key in KEYS}) == len(KEYS)
+    assert len({tuple(draw(*key).tolist()) for key in KEYS}) == len(KEYS)
+
+
+def test_the_order_of_a_key_matters():
+    assert seed_of(1, 2, 3) != seed_of(3, 2, 1)
+
+
+@pytest.mark.parametrize(("one", "other"), [((1,), (1, 0)), ((0, 0), (0, 0, 0, 0)), ((3, 1), (3, 1, 0))], ids=str)
+def test_a_zero_at_the_end_makes_another_key(one, other):
+    assert seed_of(*one) != seed_of(*other)
+
+
+def test_seeds_are_well_mixed_63_bit_numbers():
+    """Neighbouring keys give unrelated bits: each bit is set in half of the seeds."""
+    seeds = torch.tensor([seed_of(7, Stream.TRAINING, 0, episode) for episode in range(2000)])
+    assert (seeds >= 0).all()
+    share = torch.stack([(seeds >> bit & 1).float().mean() for bit in range(63)])
+    assert (share - 0.5).abs().max() < 4 * 0.5 / 2000**0.5
+
+
+def test_streams_are_uncorrelated():
+    rows = torch.stack([torch.randn(4000, generator=generator(0, stream)) for stream in Stream])
+    off_diagonal = torch.corrcoef(rows) - torch.eye(len(Stream))
+    assert off_diagonal.abs().max() < 4 / 4000**0.5
+
+
+def test_a_purpose_is_never_two_purposes():
+    assert len(set(Stream)) == len(Stream.__members__)
+    assert [stream.value for stream in Stream] == list(range(len(Stream)))
+
+
+def test_negative_keys_are_refused():
+    with pytest.raises(ValueError, match="non-negative"):
+        seed_of(-1, 0)
+
+
+def test_the_generator_is_on_the_device_asked_for():
+    assert generator(0, device="cpu").device.type == "cpu"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_a_run_s_seed_may_be_any_32_bit_number(seed):
+    assert checked(seed) == seed
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "1", None])
+def test_other_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match=r"seed must be an integer from 0 to 2³² − 1, got"):
+        checked(seed)
