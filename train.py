@@ -9,8 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from rich.console import Console
 
-from l2o import seeds
 from l2o.checkpoints import Checkpoints
+from l2o.checks import valid_seed
 from l2o.errors import in_one_line
 from l2o.export import read_checkpoint
 from l2o.loggers import log_comparison
@@ -22,7 +22,7 @@ from l2o.progress import Progress
 @in_one_line
 def main(cfg: DictConfig) -> float:
     """Returns the best final validation loss."""
-    pl.seed_everything(seeds.checked(cfg.seed), verbose=False)
+    pl.seed_everything(valid_seed(cfg.seed), verbose=False)
     output = Path(cfg.output_dir)
     if cfg.ckpt_path:
         read_checkpoint(cfg.ckpt_path)  # damaged: say so before anything starts

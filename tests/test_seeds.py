@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 import torch
 
-from l2o.seeds import Stream, checked, generator, seed_of
+from l2o.checks import valid_seed
+from l2o.seeds import Stream, generator, seed_of
 
 SEEDS = (0, 1, 2, 1234, 2**31, 2**32 - 1)
 KEYS = [  # every kind of key that the project uses
@@ -70,10 +71,10 @@ def test_the_generator_is_on_the_device_asked_for():
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
 def test_a_run_s_seed_may_be_any_32_bit_number(seed):
-    assert checked(seed) == seed
+    assert valid_seed(seed) == seed
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 1.0, "1", None])
 def test_other_seeds_are_refused(seed):
     with pytest.raises(ValueError, match=r"seed must be an integer from 0 to 2³² − 1, got"):
-        checked(seed)
+        valid_seed(seed)

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from l2o import seeds
+from l2o.checks import at_least_one, valid_seed
 from l2o.comparison import Comparison, Entry, final_loss
 from l2o.optimizees.base import Batch, Optimizee
 from l2o.optimizers.base import UpdateRule
@@ -88,15 +89,8 @@ class Evaluation:
         table_steps: Sequence[int] = (20, 50, 100),
         seed: int = 0,
     ):
-        for name, value in {
-            "num_tasks": num_tasks,
-            "num_steps": num_steps,
-            "tuning_tasks": tuning_tasks,
-            "rates_count": rates_count,
-            "tuning_steps": tuning_steps or num_steps,
-        }.items():
-            if value < 1:
-                raise ValueError(f"evaluation.{name} must be at least 1, got {value}")
+        at_least_one("evaluation", num_tasks=num_tasks, num_steps=num_steps, tuning_tasks=tuning_tasks)
+        at_least_one("evaluation", tuning_steps=tuning_steps or num_steps, rates_count=rates_count)
         if select_by not in ("final", "sum"):
             raise ValueError(f"evaluation.select_by must be final or sum, got {select_by!r}")
         low, high = rates_range
@@ -105,7 +99,7 @@ class Evaluation:
         self.num_tasks, self.num_steps = num_tasks, num_steps
         self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps or num_steps
         self.rates = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), rates_count)
-        self.select_by, self.table_steps, self.seed = select_by, table_steps, seeds.checked(seed)
+        self.select_by, self.table_steps, self.seed = select_by, table_steps, valid_seed(seed)
 
     def __call__(
         self, rules: Mapping[str, UpdateRule], optimizee: Optimizee, device: torch.device | str = "cpu"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from l2o import export, seeds
+from l2o.checks import at_least_one
 from l2o.comparison import final_loss
 from l2o.evaluation import learning_curves
 from l2o.meta_gradient import MetaGradient, TruncatedBPTT
@@ -63,14 +64,8 @@ class MetaLearner(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        _check_sizes(
-            horizon=horizon,
-            window=window,
-            num_tasks=num_tasks,
-            episodes_per_epoch=episodes_per_epoch,
-            validation_tasks=validation_tasks,
-            max_skipped=max_skipped,
-        )
+        at_least_one("learner", horizon=horizon, window=window, num_tasks=num_tasks, max_skipped=max_skipped)
+        at_least_one("learner", episodes_per_epoch=episodes_per_epoch, validation_tasks=validation_tasks)
         if horizon % window:
             raise ValueError(
                 f"a window must divide the horizon: {window} does not divide {horizon}. "
@@ -105,7 +100,7 @@ class MetaLearner(pl.LightningModule):
         generator = torch.Generator(self.device)
         if self.episode is not None:  # resumed
             generator.set_state(self._generator_state)
-            self.episode = _moved(self.episode, self.device)
+            self.episode = self.episode.to(self.device)
         self.generator = generator
 
     def training_step(self, batch: int, batch_idx: int) -> None:
@@ -177,12 +172,8 @@ class MetaLearner(pl.LightningModule):
             self.log(name, number, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
 
     def _fall_back(self, final: float) -> None:
-        log.warning(
-            "meta-training fell to chance level (final loss %.4g): going on from the best φ, which has %.4g, at half "
-            "the meta learning rate",
-            final,
-            self.best_loss,
-        )
+        lost = f"meta-training fell to chance level (final loss {final:.4g})"
+        log.warning("%s: going on from the best φ (%.4g), at half the meta learning rate", lost, self.best_loss)
         self.rule.load_state_dict(self.best_phi)
         self.trainer.optimizers[0].state.clear()
         self.lr_factor /= 2
@@ -221,21 +212,3 @@ class MetaLearner(pl.LightningModule):
 
 
 SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi", "initial_loss", "lr_factor")
-
-
-def _moved(episode: Episode, device: torch.device) -> Episode:
-    move = lambda tensors: {key: value.to(device) for key, value in tensors.items()}  # noqa: E731
-    return Episode(
-        move(episode.task),
-        episode.theta.to(device),
-        episode.loss.to(device),
-        episode.grad.to(device),
-        move(episode.state),
-        episode.step,
-    )
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"learner.{name} must be at least 1, got {value}")

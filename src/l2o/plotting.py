@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from l2o.comparison import Comparison
 
@@ -17,7 +18,7 @@ def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Pa
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
-    highest = 0.0
+    highest, num_steps = 0.0, max(len(entry.losses) for entry in comparison.entries.values())
     for name, entry in comparison.entries.items():
         band = {key: value.where(value.isfinite(), torch.nan).numpy() for key, value in entry.band().items()}
         steps, colour = range(1, len(entry.losses) + 1), next(colours[entry.baseline], "tab:gray")
@@ -34,9 +35,12 @@ def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Pa
         axes.fill_between(steps, band["p10"], band["p90"], color=colour, alpha=0.1, linewidth=0)
         start = entry.losses[0].nan_to_num(nan=0.0, posinf=0.0)
         highest = max(highest, start.max().item())
-    axes.set(xlabel="Step", ylabel="Loss", title=title, yscale="log", xlim=(1, None))
+    axes.set(xlabel="Step", ylabel="Loss", title=title, yscale="log", xlim=(1, num_steps))
     if highest > 0:  # a diverging optimizer leaves the picture at the top instead of flattening the others
         axes.set_ylim(top=min(axes.get_ylim()[1], 2 * highest))
+    axes.yaxis.set_major_formatter(ScalarFormatter())  # 0.3, not 3 × 10⁻¹
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    axes.tick_params(axis="y", which="minor", labelsize="small")
     axes.grid(True, which="major", linestyle=":", linewidth=0.6)
     axes.legend(frameon=True, fontsize="small")
     figure.savefig(path, dpi=160)

@@ -21,13 +21,6 @@ def seed_of(*key: int) -> int:
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
 
-def checked(seed: object) -> int:
-    """A run's seed, or a ValueError."""
-    if not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2³² − 1, got {seed!r}")
-    return seed
-
-
 def generator(*key: int, device: torch.device | str = "cpu") -> Generator:
     """A new generator on `device` whose stream depends on the key alone."""
     return Generator(device).manual_seed(seed_of(*key))

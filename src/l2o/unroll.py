@@ -23,6 +23,12 @@ class Episode(NamedTuple):
     state: State
     step: int
 
+    def to(self, device: torch.device | str) -> "Episode":
+        """The same episode on another device."""
+        task, state = ({key: value.to(device) for key, value in part.items()} for part in (self.task, self.state))
+        theta, loss, grad = (part.to(device) for part in (self.theta, self.loss, self.grad))
+        return Episode(task, theta, loss, grad, state, self.step)
+
 
 def start_episode(rule: UpdateRule, optimizee: Optimizee, num_tasks: int, generator: Generator) -> Episode:
     """Draw B tasks and evaluate f at θ_0."""
