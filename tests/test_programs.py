@@ -24,7 +24,6 @@ SMALL = [
     "trainer.max_epochs=1",
     "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=1",
-    "logger=csv",
 ]
 FEW = ["evaluation.num_tasks=2", "evaluation.num_steps=2", "evaluation.tuning_tasks=1", "evaluation.rates_count=2"]
 
@@ -38,7 +37,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
 
     def run(script: str, *overrides: str) -> Path:
         folder = tmp_path / f"run{len(list(tmp_path.glob('run*')))}"
-        defaults = [*(SMALL if script == "train.py" else []), *FEW, f"hydra.run.dir={folder}"]
+        defaults = [*(SMALL if script == "train.py" else []), *FEW, "logger=csv", f"hydra.run.dir={folder}"]
         given = {override.split("=")[0] for override in overrides}
         chosen = [override for override in defaults if override.split("=")[0] not in given]
         monkeypatch.setattr(sys, "argv", [script, *chosen, *overrides])
@@ -156,7 +155,7 @@ def test_a_trainer_for_gpus_says_that_there_is_none(program: Program, trainer: s
 
 
 def test_two_processes_end_with_one_comparison(tmp_path: Path) -> None:
-    overrides = [*SMALL, *FEW, "trainer=ddp_cpu", f"hydra.run.dir={tmp_path / 'ddp'}"]
+    overrides = [*SMALL, *FEW, "logger=csv", "trainer=ddp_cpu", f"hydra.run.dir={tmp_path / 'ddp'}"]
     done = subprocess.run([sys.executable, ROOT / "train.py", *overrides], capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("trained optimizer:") == 1

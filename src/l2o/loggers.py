@@ -2,11 +2,13 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from threading import Thread
+from typing import Any, Literal
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import wandb
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
@@ -25,8 +27,7 @@ def wandb_logger(save_dir: str, timeout: float = 10.0, **settings: Any) -> Wandb
     seconds, else offline (`wandb sync` sends the run later)."""
     if getattr(rank_zero_only, "rank", 0) != 0:  # Lightning gives the other ranks a logger that does nothing
         return WandbLogger(save_dir=save_dir, **settings)
-    mode = "offline" if _offline(timeout) else "online"
-    run = wandb.init(dir=save_dir, mode=mode, settings=wandb.Settings(silent=True), **settings)
+    run = wandb.init(dir=save_dir, mode=_mode(timeout), settings=wandb.Settings(silent=True), **settings)
     for metrics, axis in AXES.items():
         run.define_metric(axis, hidden=True)
         run.define_metric(metrics, step_metric=axis)
@@ -51,17 +52,34 @@ def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figure: Pa
             logger.experiment.add_image("figure", imread(figure), dataformats="HWC")
 
 
-def _offline(timeout: float) -> bool:
+def _mode(timeout: float) -> Literal["online", "offline", "disabled", "shared"]:
+    """W&B's mode: what WANDB_MODE says; else online with a key and a server that answers, else offline."""
     mode = os.environ.get("WANDB_MODE")
-    if mode:
-        return mode != "online"
+    if mode in ("online", "offline", "disabled", "shared"):
+        return mode
     if not wandb.login(prompt=False, verify=False):  # looks for a key, without asking for one
-        return True
-    address = urlsplit(wandb.setup().settings.base_url)
-    try:
-        port = address.port or (443 if address.scheme == "https" else 80)
-        socket.create_connection((address.hostname or "", port), timeout).close()
-    except OSError as error:
-        log.warning("W&B does not answer (%s): this run is kept offline, send it later with `wandb sync`", error)
-        return True
-    return False
+        return "offline"
+    refusal = _refusal(wandb.setup().settings.base_url, timeout)
+    if refusal:
+        log.warning("W&B does not answer (%s): this run is kept offline, send it later with `wandb sync`", refusal)
+    return "offline" if refusal else "online"
+
+
+def _refusal(url: str, timeout: float) -> str | None:
+    """Why nothing answers HTTP at `url` within `timeout` seconds, looking up the name included; None where it does."""
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            urlopen(url, timeout=timeout).close()
+        except HTTPError as error:  # an answer, if not a friendly one
+            error.close()
+        except (OSError, HTTPException) as error:
+            outcome.append(str(getattr(error, "reason", error)))
+            return
+        outcome.append(None)
+
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return outcome[0] if outcome else f"nothing within {timeout:g} s"
