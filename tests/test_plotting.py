@@ -89,6 +89,20 @@ def test_odd_curves_are_drawn_without_a_warning(tmp_path, losses, alone):
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize("lowest", [0.5, 0.1, 1e-3, 1e-6, 1e-10])
+def test_tick_labels_say_where_the_ticks_are(tmp_path, axes, lowest):
+    losses = torch.logspace(1, math.log10(lowest), 30)[:, None].expand(-1, 3)
+    drawn = axes(tmp_path / "curves.png", Comparison({"LSTM": entry(losses, baseline=False)}))
+    low, high = drawn.get_ylim()
+    labelled = 0
+    for tick in drawn.yaxis.get_major_ticks() + drawn.yaxis.get_minor_ticks():
+        place, text = tick.get_loc(), tick.label1.get_text()
+        if low <= place <= high and text:
+            assert float(text) == pytest.approx(place, rel=0.01)
+            labelled += 1
+    assert labelled >= 2
+
+
 def test_more_optimizers_than_colours(tmp_path, axes):
     entries = {f"{kind} {i}": entry(falling(2.0), kind == "baseline") for i in range(9) for kind in ("baseline", "l")}
     assert len(axes(tmp_path / "curves.png", Comparison(entries)).lines) == 18

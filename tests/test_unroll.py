@@ -166,6 +166,15 @@ def test_the_episode_given_is_left_alone(optimizee, rule):
     assert_same_bits(episode, copy)
 
 
+def test_an_episode_moves_to_a_device_as_a_whole(optimizee, rule):
+    episode = start_episode(rule, optimizee, 2, Generator().manual_seed(0))
+    assert_same_bits(episode.to("cpu"), episode)
+    moved = episode.to("meta")
+    tensors = [moved.theta, moved.loss, moved.grad, *moved.state.values(), *moved.task.values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert moved.state.keys() == episode.state.keys() and moved.task.keys() == episode.task.keys()
+
+
 def test_nothing_requires_grad(optimizee, rule):
     generator = Generator().manual_seed(7)
     losses, after = unroll(rule, optimizee, start_episode(rule, optimizee, 2, generator), 3, generator)

@@ -21,7 +21,12 @@ LAST_STEPS = 6
 
 def final_loss(losses: Tensor) -> Tensor:
     """(T, B) -> (B,): the mean over the last six steps; a task that broke down counts as inf."""
-    return losses[-LAST_STEPS:].mean(0).nan_to_num(nan=torch.inf)
+    return broken_as_inf(losses[-LAST_STEPS:].mean(0))
+
+
+def broken_as_inf(losses: Tensor) -> Tensor:
+    """nan counts as inf. (`nan_to_num` would also turn inf into the largest finite number.)"""
+    return losses.where(~losses.isnan(), torch.inf)
 
 
 class Entry(NamedTuple):
@@ -35,13 +40,13 @@ class Entry(NamedTuple):
 
     def band(self) -> dict[str, Tensor]:
         """Mean, median, 10 % and 90 % quantile over tasks, each (T,)."""
-        losses = self.losses.nan_to_num(nan=torch.inf)
+        losses = broken_as_inf(self.losses)
         p10, median, p90 = (losses.quantile(q, dim=1, interpolation="nearest") for q in (0.1, 0.5, 0.9))
         return {"mean": losses.mean(1), "median": median, "p10": p10, "p90": p90}
 
     def steps_to(self, target: float) -> int | None:
         """The first step at which the mean over tasks and the six steps up to it is at or below `target`."""
-        mean = self.losses.nan_to_num(nan=torch.inf).mean(1)
+        mean = broken_as_inf(self.losses).mean(1)
         width = min(LAST_STEPS, len(mean))
         reached = (mean.unfold(0, width, 1).mean(1) <= target).nonzero()
         return int(reached[0]) + width if len(reached) else None

@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+IMAGE_TYPES = (np.uint8, np.float16, np.float32, np.float64)
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -60,9 +61,10 @@ def from_torchvision(name: str, root: str = "~/.cache/l2o", download: bool = Tru
     folder = str(Path(root).expanduser())
     try:
         train, test = (load(folder, train=train, download=download) for train in (True, False))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, AssertionError, TypeError, ValueError) as error:  # the last three: damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{name} could not be loaded into {root} ({str(error).splitlines()[0]}). Without a network, "
+            f"{name} could not be loaded into {root} ({reason}). Without a network, "
             "use dataset=npz dataset.path=FILE.npz or the bundled dataset=digits"
         ) from error
     arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
@@ -76,7 +78,7 @@ def from_npz(path: str) -> Dataset:
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS if name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"'{path}' is no intact .npz file ({error}): write it anew with numpy.savez") from error
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
@@ -87,7 +89,7 @@ def from_npz(path: str) -> Dataset:
 def checked(name: str, *arrays: np.ndarray) -> Dataset:
     """Arrays as a `Dataset`, or a ValueError that says which array is wrong and how."""
     for x, y, split in ((*arrays[:2], "train"), (*arrays[2:], "test")):
-        if x.ndim < 2 or not (x.dtype == np.uint8 or np.issubdtype(x.dtype, np.floating)):
+        if x.ndim < 2 or x.dtype.newbyteorder("=") not in IMAGE_TYPES:
             raise ValueError(f"{name}: x_{split} must be uint8 or float images (N, …), got {x.dtype} {x.shape}")
         if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
             raise ValueError(f"{name}: y_{split} must be ({len(x)},) integers, got {y.dtype} {y.shape}")
@@ -97,5 +99,5 @@ def checked(name: str, *arrays: np.ndarray) -> Dataset:
             raise ValueError(f"{name}: x_{split} has values that are not finite")
         if y.min() < 0 or y.max() > arrays[1].max():
             raise ValueError(f"{name}: labels must be 0 … C − 1; y_{split} has {y.min()} … {y.max()}")
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+    tensors = [torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("="))) for array in arrays]
     return Dataset(tensors[0], tensors[1].long(), tensors[2], tensors[3].long())

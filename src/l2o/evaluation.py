@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from l2o import seeds
 from l2o.checks import at_least_one, valid_seed
-from l2o.comparison import Comparison, Entry, final_loss
+from l2o.comparison import Comparison, Entry, broken_as_inf, final_loss
 from l2o.optimizees.base import Batch, Optimizee
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.hand_designed import HandDesigned
@@ -65,7 +65,7 @@ def tune(
     per_task = rates.to(generator.device).repeat_interleave(num_tasks)[:, None]  # (R·B, 1)
     copies = _Copies(optimizee, len(rates))
     losses = learning_curves(rule.with_lr(per_task), copies, len(per_task), num_steps, generator).losses
-    score = final_loss(losses) if select_by == "final" else losses.mean(0).nan_to_num(nan=torch.inf)
+    score = final_loss(losses) if select_by == "final" else broken_as_inf(losses.mean(0))
     scores = score.view(len(rates), num_tasks).mean(1).cpu()
     return Tuning(rates, scores, rates[scores.argmin()].item())
 
@@ -89,15 +89,16 @@ class Evaluation:
         table_steps: Sequence[int] = (20, 50, 100),
         seed: int = 0,
     ):
+        tuning_steps = num_steps if tuning_steps is None else tuning_steps
         at_least_one("evaluation", num_tasks=num_tasks, num_steps=num_steps, tuning_tasks=tuning_tasks)
-        at_least_one("evaluation", tuning_steps=tuning_steps or num_steps, rates_count=rates_count)
+        at_least_one("evaluation", tuning_steps=tuning_steps, rates_count=rates_count)
         if select_by not in ("final", "sum"):
             raise ValueError(f"evaluation.select_by must be final or sum, got {select_by!r}")
         low, high = rates_range
         if not 0 < low <= high:
             raise ValueError(f"evaluation.rates_range must be two positive learning rates, got {list(rates_range)}")
         self.num_tasks, self.num_steps = num_tasks, num_steps
-        self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps or num_steps
+        self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps
         self.rates = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), rates_count)
         self.select_by, self.table_steps, self.seed = select_by, table_steps, valid_seed(seed)
 

@@ -6,7 +6,7 @@ file's author. A rule of one's own is loaded after `import`ing the module that d
 
 import inspect
 import json
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ def save(rule: UpdateRule, folder: str | Path, card: dict[str, Any] | None = Non
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
-    config = {"format": 1, "rule": describe(rule), "card": card or {}}
+    config = json.dumps({"format": 1, "rule": describe(rule), "card": card or {}}, indent=2)
     _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
-    _replace(folder / CONFIG, lambda path: Path(path).write_text(json.dumps(config, indent=2) + "\n"))
+    _replace(folder / CONFIG, lambda path: path.write_text(config + "\n"))
     return folder
 
 
@@ -58,7 +58,10 @@ def describe(module: nn.Module) -> dict[str, Any]:
 
 def build(description: dict[str, Any]) -> UpdateRule:
     """The untrained rule that `describe` described."""
-    rule = _build(description, UpdateRule)
+    try:
+        rule = _build(description, UpdateRule)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{description} describes no optimizer: {' '.join(str(error).split())}") from error
     assert isinstance(rule, UpdateRule)
     return rule
 
@@ -79,7 +82,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def _load_checkpoint(path: Path) -> UpdateRule:
     saved = read_checkpoint(path)["l2o"]
-    return _with_weights(build(json.loads(saved["rule"])), saved["best_phi"], path)
+    try:
+        rule, weights = build(json.loads(saved["rule"])), saved["best_phi"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"'{path}' is no checkpoint of l2o's train.py: {error}") from error
+    return _with_weights(rule, weights, path)
 
 
 def _load_folder(folder: Path) -> UpdateRule:
@@ -98,7 +105,7 @@ def _load_folder(folder: Path) -> UpdateRule:
 def _with_weights(rule: UpdateRule, weights: dict[str, torch.Tensor], path: Path) -> UpdateRule:
     try:
         rule.load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"the weights in '{path}' do not fit its own config: {' '.join(str(error).split())}"
         ) from error
@@ -124,11 +131,12 @@ def _subclasses(kind: type) -> set[type]:
 
 def _replace(path: Path, write: Any) -> None:
     """Write beside `path`, then rename: whoever reads sees the old file or the new one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=path.suffix, delete=False) as file:
-        temporary = file.name
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write(temporary)
-        Path(temporary).replace(path)
+        os.umask(umask := os.umask(0))
+        temporary.chmod(0o666 & ~umask)  # safetensors' files are their owner's alone
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise

@@ -17,8 +17,9 @@ class Stream(IntEnum):
 
 
 def seed_of(*key: int) -> int:
-    """A well-mixed 63-bit seed for a key of non-negative integers."""
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+    """A well-mixed 63-bit seed for a key of non-negative integers below 2³²."""
+    # SeedSequence fills up with zeros: without its length, a key would be equal to itself and a 0.
+    return int(np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> Generator:

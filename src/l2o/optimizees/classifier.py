@@ -66,16 +66,25 @@ class Classifier(Optimizee):
 
     def _check_fit(self) -> None:
         images, classes = self.dataset.images(self.dataset.x_train[:2]), self.dataset.num_classes
+        before = torch.get_rng_state()
         try:
             with torch.no_grad():
                 logits = self._logits(torch.zeros(self.layout.size), images)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(
                 f"the network does not take this dataset's images of shape {tuple(images.shape[1:])}: {error}. "
                 "Choose dataset=… or the network's in_features to match"
             ) from error
+        if not torch.equal(torch.get_rng_state(), before):
+            raise ValueError(
+                "the network draws from torch's global generator (dropout?), outside the episode's: "
+                "call .eval() on it or leave its random layers out"
+            )
         if logits.ndim != 2 or logits.shape[1] < classes:
-            raise ValueError(f"the network gives {tuple(logits.shape[1:])} outputs but labels go up to {classes - 1}")
+            raise ValueError(
+                f"the network gives {tuple(logits.shape[1:])} outputs but labels go up to {classes - 1}: "
+                f"set its out_features to {classes}"
+            )
 
 
 def _refuse_hidden_state(network: nn.Module) -> None:

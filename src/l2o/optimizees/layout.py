@@ -31,7 +31,7 @@ class Layout:
     def unravel(self, theta: Tensor) -> dict[str, Tensor]:
         """(..., P) -> name: (..., *shape); views, nothing is copied."""
         return {
-            name: theta[..., self.slices[name]].reshape(*theta.shape[:-1], *shape)
+            name: theta[..., self.slices[name]].reshape((*theta.shape[:-1], *shape))
             for name, shape in self.shapes.items()
         }
 

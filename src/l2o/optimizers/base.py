@@ -55,7 +55,9 @@ class UpdateRule(nn.Module, ABC):
 
 
 def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """∂objective/∂φ, with zeros for parameters that the objective does not depend on."""
+    """∂objective/∂φ, with zeros for parameters that are frozen or that the objective does not depend on."""
     if not objective.requires_grad:
         return [torch.zeros_like(parameter) for parameter in parameters]
-    return list(torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True))
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    found = iter(torch.autograd.grad(objective, trained, allow_unused=True, materialize_grads=True))
+    return [next(found) if parameter.requires_grad else torch.zeros_like(parameter) for parameter in parameters]

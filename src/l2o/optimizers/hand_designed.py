@@ -94,6 +94,7 @@ class Adam(HandDesigned):
         step = state["step"] + 1
         mean = torch.lerp(state["mean"], grad, 1 - self.beta1)
         square = self.beta2 * state["square"] + (1 - self.beta2) * grad.square()
-        size = (square / (1 - self.beta2**step)).sqrt() + self.eps
-        update = -self.rate * mean / (1 - self.beta1**step) / size
+        # 1 - β^t cancels: in float32 the first steps would be off by 1e-5.
+        correct1, correct2 = ((1 - beta ** step.double()).to(step.dtype) for beta in (self.beta1, self.beta2))
+        update = -self.rate * mean / correct1 / ((square / correct2).sqrt() + self.eps)
         return update, {"mean": mean, "square": square, "step": step}

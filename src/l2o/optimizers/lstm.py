@@ -70,7 +70,9 @@ class LSTM(UpdateRule):
             if not self._kernel_serves(features) or any(True for _ in self.preprocessing.parameters()):
                 return super().replay_gradient(grads, cotangents, state, theta, layout)
             scaled = self.output_scale * cotangents.flatten(1)
-            return lstm_kernel.window_gradient(self._weights(), features, *self._layers(state), scaled)
+            weights = self._weights()
+            gradient = lstm_kernel.window_gradient(weights, features, *self._layers(state), scaled)
+            return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _step(
         self, weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
