@@ -243,6 +243,12 @@ def test_a_mistake_is_answered_in_one_line(program: Program, overrides: list[str
     assert not list(tmp_path.glob("run*/best")), "nothing half-written"
 
 
+def test_a_traceback_is_shown_on_request(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("L2O_TRACEBACK", "1")
+    with pytest.raises(Exception, match="does not divide"):
+        program("train.py", "learner.window=3")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -21,7 +21,7 @@ R = TypeVar("R")
 
 
 def in_one_line(main: Callable[P, R]) -> Callable[P, R]:
-    """Turn an expected error of `main` into one line on stderr and exit status 1."""
+    """Turn an expected error of `main` into one line on stderr and exit status 1; L2O_TRACEBACK=1 shows its source."""
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -30,7 +30,7 @@ def in_one_line(main: Callable[P, R]) -> Callable[P, R]:
             return main(*args, **kwargs)
         except Exception as error:
             cause = next((e for e in _causes(error) if not isinstance(e, InstantiationException)), error)
-            if not isinstance(cause, EXPECTED):
+            if not isinstance(cause, EXPECTED) or os.environ.get("L2O_TRACEBACK") == "1":
                 raise
             message = "; ".join(line.strip() for line in str(cause).splitlines() if line.strip())
             sys.exit(f"error: {message}")
