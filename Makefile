@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help train test lint lock clean
+.PHONY: help train test test-all lint lock clean
 
 help:
 	@echo "make train   meta-train the LSTM on digits and compare it with tuned baselines (about 8 minutes)"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (less than ten minutes)"
+	@echo "make test-all   and the slow ones: killed runs, full disks, lost ranks"
 	@echo "make lint    ruff, ruff format, pyright"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove .venv (outputs/ stays)"
@@ -16,6 +17,9 @@ train: $(VENV)/.ready
 	$(BIN)/python train.py
 
 test: $(VENV)/.ready
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.ready
