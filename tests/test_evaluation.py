@@ -41,6 +41,19 @@ class Parabola(Optimizee):
         return theta.square().sum()
 
 
+class Offset(Parabola):
+    """f(x) = x² + an offset by which its split is known."""
+
+    def __init__(self, offset=0):
+        self.offset = offset
+
+    def loss(self, theta, batch):
+        return super().loss(theta, batch) + self.offset
+
+    def split(self, name):
+        return Offset({"train": 0, "validation": 10, "test": 20}[name])
+
+
 # -------------------------------------------------------------------------------------------------- learning curves
 
 
@@ -214,3 +227,11 @@ def test_a_tuned_baseline_is_at_least_as_good_as_any_rate_of_its_grid_on_its_pro
     tuning = tune(Adam(), optimizee, RATES, 3, 15, Generator().manual_seed(8))
     best = learning_curves(Adam(tuning.best), optimizee, 3, 15, Generator().manual_seed(8))
     assert_close(final_loss(best.losses).mean(), tuning.scores.min(), rtol=1e-12, atol=0)
+
+
+def test_baselines_are_tuned_on_the_validation_split_and_compared_on_the_test_split():
+    evaluation = Evaluation(num_tasks=1, num_steps=8, tuning_tasks=1, rates_range=(0.1, 0.2), rates_count=2)
+    (entry,) = evaluation({"SGD": SGD()}, Offset()).entries.values()
+    x = lambda lr: (1 - 2 * lr) ** torch.arange(1.0, 9)  # noqa: E731
+    assert_close(entry.losses[:, 0], 20 + x(0.2) ** 2)
+    assert_close(list(entry.tuning.values()), [10 + (x(lr)[-6:] ** 2).mean().item() for lr in (0.1, 0.2)])

@@ -51,6 +51,21 @@ class NanLoss(Quadratic):
         return (loss * math.nan if self.count in self.when else loss), grad
 
 
+class WithSplits(Quadratic):
+    """A quadratic whose every validation loss is 5."""
+
+    def __init__(self, name: str = "train"):
+        super().__init__(3)
+        self.name = name
+
+    def split(self, name: str) -> "WithSplits":
+        return WithSplits(name)
+
+    def loss_and_grad(self, theta: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        loss, grad = super().loss_and_grad(theta, batch)
+        return (torch.full_like(loss, 5) if self.name == "validation" else loss), grad
+
+
 class SaveAlways(pl.Callback):
     """A checkpoint after every window but an epoch's last, and after every validation."""
 
@@ -225,3 +240,9 @@ def test_last_ckpt_is_written_within_an_epoch_and_best_is_exported(tmp_path: Pat
     for saved in (export.load(tmp_path / "best"), export.load(tmp_path / "last.ckpt")):
         for name, value in saved.state_dict().items():
             assert torch.equal(value, module.best_phi[name])
+
+
+def test_the_validation_split_decides_which_phi_is_kept() -> None:
+    module = learner(optimizee=WithSplits())
+    trainer(1).fit(module)
+    assert module.best_loss == module.initial_loss == 5

@@ -74,7 +74,8 @@ class Evaluation:
     """Compares update rules on one optimizee: the same problems and the same minibatches for every rule.
 
     Baselines without a learning rate are tuned first, on other problems, over `rates_count` rates spaced evenly on a
-    logarithmic scale between the two `rates_range`.
+    logarithmic scale between the two `rates_range`. Where an optimizee has splits, it is tuned on "validation" and
+    compared on "test".
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class Evaluation:
             tuning = self._tune(name, rule, optimizee, device)
             rule = rule.with_lr(tuning.best)
         stream = seeds.generator(self.seed, Stream.EVALUATION, device=device)
-        curves = learning_curves(rule, optimizee, self.num_tasks, self.num_steps, stream)
+        curves = learning_curves(rule, optimizee.split("test"), self.num_tasks, self.num_steps, stream)
         return Entry(
             losses=curves.losses.cpu(),
             metrics={key: value.cpu() for key, value in curves.metrics.items()},
@@ -132,7 +133,8 @@ class Evaluation:
 
     def _tune(self, name: str, rule: HandDesigned, optimizee: Optimizee, device: torch.device | str) -> Tuning:
         stream = seeds.generator(self.seed, Stream.TUNING, device=device)
-        tuning = tune(rule, optimizee, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
+        problems = optimizee.split("validation")
+        tuning = tune(rule, problems, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
         if len(self.rates) > 1 and int(tuning.scores.argmin()) in (0, len(self.rates) - 1):
             log.warning(
                 "%s: its best learning rate, %.4g, is the grid's last: widen evaluation.rates_range", name, tuning.best

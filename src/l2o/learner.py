@@ -159,7 +159,8 @@ class MetaLearner(pl.LightningModule):
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         generator = seeds.generator(self.seed, Stream.VALIDATION, device=self.device)
-        curves = learning_curves(self.rule, self.optimizee, self.validation_tasks, self.horizon, generator)
+        problems = self.optimizee.split("validation")
+        curves = learning_curves(self.rule, problems, self.validation_tasks, self.horizon, generator)
         final = final_loss(curves.losses).mean().item()
         if final < self.best_loss:
             self.best_loss, self.best_phi = final, self._phi()

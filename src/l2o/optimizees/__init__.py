@@ -1,9 +1,9 @@
 """What is optimized: distributions of functions f(θ)."""
 
-from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.base import Batch, Optimizee, Split
 from l2o.optimizees.classifier import Classifier
 from l2o.optimizees.layout import Layout
 from l2o.optimizees.networks import mlp
 from l2o.optimizees.quadratic import Quadratic
 
-__all__ = ["Batch", "Classifier", "Layout", "Optimizee", "Quadratic", "mlp"]
+__all__ = ["Batch", "Classifier", "Layout", "Optimizee", "Quadratic", "Split", "mlp"]

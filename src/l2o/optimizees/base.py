@@ -4,7 +4,7 @@ Shapes: B tasks, P coordinates of one optimizee.
 """
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Generator, Tensor
@@ -14,6 +14,9 @@ from l2o.optimizees.layout import Layout
 
 Batch = dict[str, Tensor]
 """What a loss reads; the leading axis of every tensor: tasks."""
+
+Split = Literal["train", "validation", "test"]
+"""What tasks are for: meta-training, choosing φ and learning rates, the final comparison."""
 
 
 class Optimizee(ABC):
@@ -59,6 +62,14 @@ class Optimizee(ABC):
     def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:
         """What else to report at θ (B, P), each (B,): test loss, accuracy, …"""
         return {}
+
+    def split(self, name: Split) -> "Optimizee":
+        """The same distribution over the tasks of a split; an optimizee by itself gives those of "train".
+
+        By default all splits are one: tasks are drawn from a continuum, and no two draws are alike. Where they are made
+        of finitely many pictures, say, the splits share none. It is called after `to`, and costs nothing.
+        """
+        return self
 
     def to(self, device: torch.device | str) -> Self:
         """Move the data to a device, in place; by default there is none."""
