@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> float:
     trainer.fit(learner, ckpt_path=cfg.ckpt_path, weights_only=True)
 
     if trainer.is_global_zero:
-        rules = {"LSTM": learner.best_rule(), **baselines}
+        rules = {learner.rule.label: learner.best_rule(), **baselines}
         comparison = evaluation(rules, learner.optimizee, trainer.strategy.root_device)
         comparison.save(output)
         log_comparison(loggers, comparison, plot_curves(comparison, output / "curves.png", cfg.name))

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from l2o.meta_gradient import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, Optimizee, Quadratic, mlp
-from l2o.optimizers import LSTM, SGD, Identity, LogAndSign, Scale, UpdateRule
+from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Identity, LogAndSign, Scale, UpdateRule
 from l2o.unroll import start_episode, unroll
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -85,6 +85,9 @@ RULES = {
     "linear map": lambda: LSTM(LogAndSign(5), num_layers=0, output_scale=0.1),
     "reads theta": DecayedMomentum,
     "shared": Shared,
+    "averaging": lambda: GAC(LogAndSign(10), hidden_size=3, averaging_cells=1, output_scale=0.5),
+    "memory": lambda: NTMBFGS(LogAndSign(10), LogAndSign(1), hidden_size=3, averaging_cells=1, output_scale=0.5),
+    "memory window": lambda: NTMBFGS(hidden_size=3, averaging_cells=1, memory_window=3, output_scale=0.5),
 }
 
 

@@ -1,12 +1,16 @@
 """What optimizes: update rules m(∇, h, φ), learned and hand-designed alike."""
 
 from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.gac import GAC
 from l2o.optimizers.hand_designed import SGD, Adam, HandDesigned, Momentum, RMSprop
 from l2o.optimizers.lstm import LSTM
+from l2o.optimizers.ntm_bfgs import NTMBFGS
 from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing, Scale
 
 __all__ = [
+    "GAC",
     "LSTM",
+    "NTMBFGS",
     "SGD",
     "Adam",
     "HandDesigned",

@@ -25,6 +25,11 @@ class UpdateRule(nn.Module, ABC):
     coordinatewise: bool
     """Each coordinate's update depends on that coordinate alone: it may be chunked, replayed, sharded."""
 
+    @property
+    def label(self) -> str:
+        """What tables and figures call a rule of this class."""
+        return type(self).__name__
+
     @abstractmethod
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         """h_0 for θ_0 (B, P)."""

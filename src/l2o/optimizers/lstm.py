@@ -3,6 +3,8 @@
 Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of a window.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -39,13 +41,8 @@ class LSTM(UpdateRule):
         self.hidden_size, self.num_layers = hidden_size, num_layers
         self.output_scale, self.forget_bias, self.head_init = output_scale, forget_bias, head_init
         sizes = [self.preprocessing.num_features, *[hidden_size] * num_layers]
-        self.cells = nn.ModuleList(nn.LSTMCell(size, hidden_size) for size in sizes[:-1])
+        self.cells = lstm_cells(sizes, forget_bias)
         self.head = nn.Linear(sizes[-1], 1)
-        for cell in self.cells:
-            _, forget_ih, _, _ = cell.get_parameter("bias_ih").data.chunk(4)  # gates: i, f, g, o
-            _, forget_hh, _, _ = cell.get_parameter("bias_hh").data.chunk(4)
-            forget_ih.fill_(forget_bias)
-            forget_hh.zero_()
         for parameter in self.head.parameters():
             parameter.data.mul_(head_init)
 
@@ -100,3 +97,14 @@ class LSTM(UpdateRule):
             and self.num_layers > 0
             and lstm_kernel.available()
         )
+
+
+def lstm_cells(sizes: list[int], forget_bias: float) -> nn.ModuleList:
+    """Layers from sizes[0] features to sizes[1] units and so on, with the forget gate's bias at `forget_bias`."""
+    cells = nn.ModuleList(nn.LSTMCell(*pair) for pair in pairwise(sizes))
+    for cell in cells:
+        _, forget_ih, _, _ = cell.get_parameter("bias_ih").data.chunk(4)  # gates: i, f, g, o
+        _, forget_hh, _, _ = cell.get_parameter("bias_hh").data.chunk(4)
+        forget_ih.fill_(forget_bias)
+        forget_hh.zero_()
+    return cells
