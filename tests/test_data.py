@@ -232,6 +232,47 @@ def test_loading_runs_no_pickle(tmp_path):
     assert not (tmp_path / "trapped").exists()
 
 
+# ------------------------------------------------------------------------------------------------------ label subsets
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [2, 0], [1]], ids=str)
+def test_labels_choose_images_and_renumber_them_in_their_order(tmp_path, labels):
+    content, data = arrays(), from_npz(saved(tmp_path), labels=labels)
+    for split in ("train", "test"):
+        rows = np.flatnonzero(np.isin(content[f"y_{split}"], labels))
+        assert np.array_equal(getattr(data, f"x_{split}").numpy(), content[f"x_{split}"][rows])
+        assert getattr(data, f"y_{split}").tolist() == [labels.index(y) for y in content[f"y_{split}"][rows]]
+    assert data.num_classes == len(labels) and data.y_train.dtype == torch.int64
+
+
+def test_every_loader_takes_labels(tmp_path, monkeypatch):
+    write_cifar(tmp_path, monkeypatch)
+    assert (
+        digits(labels=[7, 3]).num_classes == from_torchvision("CIFAR10", str(tmp_path), labels=[2, 1]).num_classes == 2
+    )
+    whole, part = digits(), digits(labels=[7, 3])
+    assert torch.equal(part.x_test[part.y_test == 0], whole.x_test[whole.y_test == 7])
+
+
+def test_held_out_labels_and_the_others_share_the_images_out(dataset):
+    parts = dataset.only([2]), dataset.only([1, 0])
+    for split in (0, 2):
+        assert sum(len(part[split]) for part in parts) == len(dataset[split])
+
+
+@pytest.mark.parametrize("labels", [[], [0, 3], [-1], [0, 0], [0.5], ["cat"], [[0]], 2, "02"], ids=str)
+def test_labels_that_are_empty_twice_or_not_in_the_data_are_refused(tmp_path, labels):
+    path = saved(tmp_path)
+    with pytest.raises(ValueError, match=r"dataset.labels must be a list of .*different ones of \[0, 1, 2\], got"):
+        from_npz(path, labels=labels)
+
+
+def test_a_label_that_one_split_lacks_is_refused(tmp_path):
+    path = saved(tmp_path, y_test=np.array([0, 1, 1, 0]))
+    with pytest.raises(ValueError, match=r"ones of \[0, 1\], got \[0, 2\]"):
+        from_npz(path, labels=[0, 2])
+
+
 # ----------------------------------------------------------------------------------------------------- torchvision
 
 

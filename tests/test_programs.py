@@ -232,6 +232,7 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["preprocessing.p=0"], "p > 0"),
         (["optimizee=mnist_mlp"], "Choose dataset="),
         (["optimizer=adam"], "no parameters to train"),
+        (["dataset.labels=[3,10]"], "different ones of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], got [3, 10]"),
         (["dataset=npz"], "dataset.path"),
         (["dataset=npz", "dataset.path=missing.npz"], "no dataset at"),
         (["ckpt_path=missing.ckpt"], "no checkpoint at"),

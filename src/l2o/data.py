@@ -1,11 +1,14 @@
 """Datasets as tensors: a whole dataset lives on the device, minibatches are gathered there.
 
 Shapes: N images, `shape` of one image. Images stay uint8 in memory where the file has uint8, and become floats in
-[0, 1] when a minibatch is gathered.
+[0, 1] when a minibatch is gathered. `shape` is what the file or torchvision has: (28, 28) for MNIST, (32, 32, 3) for
+CIFAR, colours last. A network that wants colours first moves them itself, as `l2o.optimizees.conv_net` does: a view of
+images kept like this has torch's `channels_last` format, in which convolutions on a CPU are fastest.
 """
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -33,6 +36,20 @@ class Dataset(NamedTuple):
     def to(self, device: torch.device | str) -> Self:
         return self._replace(**{name: getattr(self, name).to(device) for name in ARRAYS})
 
+    def only(self, labels: Sequence[int] | None) -> Self:
+        """The images of these labels alone, relabelled 0, 1, … in the order given; None: all of them as they are.
+
+        Raises ValueError for an empty list, a label twice, or one that either split lacks.
+        """
+        if labels is None:
+            return self
+        known = sorted({*self.y_train.tolist()} & {*self.y_test.tolist()})
+        wanted = list(labels) if isinstance(labels, Sequence) else []
+        if not wanted or any(label not in known or wanted.count(label) > 1 for label in wanted):
+            raise ValueError(f"dataset.labels must be a list of one or more different ones of {known}, got {labels}")
+        train, test = (_relabelled(*split, wanted) for split in (self[:2], self[2:]))
+        return type(self)(*train, *test)
+
     @staticmethod
     def images(x: Tensor) -> Tensor:
         """Floats of the default dtype; uint8 becomes [0, 1]."""
@@ -40,7 +57,14 @@ class Dataset(NamedTuple):
         return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
 
 
-def digits(test_fraction: float = 0.2) -> Dataset:
+def _relabelled(x: Tensor, y: Tensor, labels: list[int]) -> tuple[Tensor, Tensor]:
+    """A split without the images of other labels; label labels[i] becomes i."""
+    matches = y[:, None] == torch.tensor(labels)  # (N, n)
+    chosen = matches.any(1)
+    return x[chosen], matches[chosen].int().argmax(1)
+
+
+def digits(test_fraction: float = 0.2, labels: Sequence[int] | None = None) -> Dataset:
     """scikit-learn's 1797 handwritten digits, 8×8, in [0, 1]; comes with the library, nothing is downloaded.
 
     The split is fixed: the last `test_fraction` of the images, which other people wrote, are the test split.
@@ -51,11 +75,13 @@ def digits(test_fraction: float = 0.2) -> Dataset:
         raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
     x, y = load_digits(return_X_y=True)
     split = round(len(x) * (1 - test_fraction))
-    images, labels = (x / 16).astype(np.float32).reshape(-1, 8, 8), y.astype(np.int64)
-    return checked("digits", images[:split], labels[:split], images[split:], labels[split:])
+    images, targets = (x / 16).astype(np.float32).reshape(-1, 8, 8), y.astype(np.int64)
+    return checked("digits", images[:split], targets[:split], images[split:], targets[split:]).only(labels)
 
 
-def from_torchvision(name: str, root: str = "~/.cache/l2o", download: bool = True) -> Dataset:
+def from_torchvision(
+    name: str, root: str = "~/.cache/l2o", download: bool = True, labels: Sequence[int] | None = None
+) -> Dataset:
     """torchvision's MNIST, FashionMNIST or CIFAR10, downloaded on first use; images as torchvision has them."""
     load = getattr(torchvision.datasets, name)
     folder = str(Path(root).expanduser())
@@ -68,10 +94,10 @@ def from_torchvision(name: str, root: str = "~/.cache/l2o", download: bool = Tru
             "use dataset=npz dataset.path=FILE.npz or the bundled dataset=digits"
         ) from error
     arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
-    return checked(name, *arrays)
+    return checked(name, *arrays).only(labels)
 
 
-def from_npz(path: str) -> Dataset:
+def from_npz(path: str, labels: Sequence[int] | None = None) -> Dataset:
     """Arrays x_train, y_train, x_test, y_test of an .npz file. Raises ValueError for anything else."""
     if not Path(path).is_file():
         raise ValueError(f"no dataset at '{path}': dataset.path must be an .npz file with {', '.join(ARRAYS)}")
@@ -83,7 +109,7 @@ def from_npz(path: str) -> Dataset:
     missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         raise ValueError(f"'{path}' lacks {', '.join(missing)}: it needs {', '.join(ARRAYS)}")
-    return checked(path, *(arrays[name] for name in ARRAYS))
+    return checked(path, *(arrays[name] for name in ARRAYS)).only(labels)
 
 
 def checked(name: str, *arrays: np.ndarray) -> Dataset:
