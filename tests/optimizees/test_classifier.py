@@ -121,6 +121,54 @@ def test_gradient_of_the_gradient_equals_finite_differences(optimizee, num_tasks
     assert_close(torch.autograd.grad(losses.sum(), theta)[0], grads.detach(), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5])
+def test_how_many_tasks_go_at_once_does_not_matter(optimizee, at_once, monkeypatch):
+    theta, batch = problem(optimizee, 3)
+    vector = torch.randn_like(theta)
+
+    def results():
+        leaf = theta.clone().requires_grad_()
+        losses, grads = optimizee.loss_and_grad(leaf, batch)
+        return *optimizee.loss_and_grad(theta, batch), losses, grads, *torch.autograd.grad(grads, leaf, vector)
+
+    monkeypatch.setattr(optimizee, "tasks_at_once", len)
+    expected = results()
+    monkeypatch.setattr(optimizee, "tasks_at_once", lambda theta: at_once)
+    assert_close(results(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_convolutions_go_task_by_task_on_a_cpu(optimizee):
+    theta = torch.zeros(3, optimizee.layout.size)
+    convolves = isinstance(optimizee.network, nn.Sequential) and isinstance(optimizee.network[1], nn.Conv2d)
+    assert optimizee.tasks_at_once(theta) == (1 if convolves else 3)
+    assert optimizee.tasks_at_once(theta.to("meta")) == 3
+
+
+def test_task_by_task_first_order_holds_the_graph_of_one_task(dataset, monkeypatch):
+    """What a task keeps for its backward is gone before the next one's forward."""
+    optimizee = Classifier(conv_net(), dataset, batch_size=7)
+    alive, most = 0, 0
+
+    class Kept:
+        def __init__(self, tensor):
+            nonlocal alive, most
+            self.tensor = tensor
+            alive += 1
+            most = max(most, alive)
+
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    peaks = []
+    for num_tasks in (1, 4):
+        most = 0
+        with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
+            optimizee.loss_and_grad(*problem(optimizee, num_tasks))
+        peaks.append(most)
+    assert peaks[0] == peaks[1] > 0
+
+
 @pytest.mark.parametrize("num_tasks", [1, 3])
 def test_results_are_detached_unless_theta_requires_grad(optimizee, num_tasks):
     theta, batch = problem(optimizee, num_tasks)
@@ -162,6 +210,15 @@ def test_metrics_equal_a_computation_by_hand(optimizee, dataset):
     assert_close(metrics["test_loss"], torch.tensor(losses), rtol=1e-12, atol=1e-12)
     assert_close(metrics["test_accuracy"].double(), torch.tensor(accuracies), rtol=1e-7, atol=1e-7)
     assert len(set(accuracies)) > 1  # one number for all tasks would prove little
+
+
+def test_a_large_test_split_is_measured_in_pieces(dataset, monkeypatch):
+    """Where the network has no batch norm, the pieces do not show."""
+    optimizee = Classifier(mlp(16, [5], 3), dataset, init_std=2.0)
+    theta, _ = problem(optimizee, 2)
+    whole = optimizee.metrics(theta, {})
+    monkeypatch.setattr("l2o.optimizees.classifier.TEST_IMAGES", 7)  # 24 images: 4 pieces of 6
+    assert_close(optimizee.metrics(theta, {}), whole, rtol=1e-12, atol=1e-12)
 
 
 def test_confident_right_answers_give_no_loss_and_full_accuracy():

@@ -46,11 +46,24 @@ class Optimizee(ABC):
             return self.loss(theta[0], {key: value[0] for key, value in batch.items()})[None]
         return vmap(self.loss)(theta, batch)
 
+    def tasks_at_once(self, theta: Tensor) -> int:
+        """How many of the B tasks `losses` takes at once, by default all; 1: one by one, in the memory of one."""
+        return len(theta)
+
     def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """f(θ) (B,) and ∇f(θ) (B, P), in one forward and backward.
+        """f(θ) (B,) and ∇f(θ) (B, P), in one forward and backward for every `tasks_at_once`.
 
         Where θ requires a gradient, so do both results (second-order meta-gradients); else both are detached.
         """
+        at_once = self.tasks_at_once(theta)
+        if at_once >= len(theta):
+            return self._loss_and_grad(theta, batch)
+        groups = [slice(start, start + at_once) for start in range(0, len(theta), at_once)]
+        results = [self._loss_and_grad(theta[g], {key: value[g] for key, value in batch.items()}) for g in groups]
+        losses, grads = (torch.cat(parts) for parts in zip(*results, strict=True))
+        return losses, grads
+
+    def _loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         second_order = theta.requires_grad
         with torch.enable_grad():
             theta = theta if second_order else theta.detach().requires_grad_()

@@ -30,9 +30,10 @@ class Layout:
 
     def unravel(self, theta: Tensor) -> dict[str, Tensor]:
         """(..., P) -> name: (..., *shape); views, nothing is copied."""
+        parts = theta.split([prod(shape) for shape in self.shapes.values()], dim=-1)  # one backward for all of them
         return {
-            name: theta[..., self.slices[name]].reshape((*theta.shape[:-1], *shape))
-            for name, shape in self.shapes.items()
+            name: part.reshape((*theta.shape[:-1], *shape))
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
         }
 
     def ravel(self, parts: Mapping[str, Tensor]) -> Tensor:

@@ -1,9 +1,15 @@
-"""The networks of the paper's problems, as plain modules. Their shapes are all that a `Classifier` uses of them."""
+"""The networks of the paper's problems, as plain modules. Their shapes are all that a `Classifier` uses of them.
 
+Shapes: N images of a minibatch, C channels.
+"""
+
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
 
@@ -19,3 +25,59 @@ def mlp(in_features: int, hidden: Sequence[int], out_features: int, activation: 
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
+
+
+def conv_net(
+    image_size: int = 32,
+    in_channels: int = 3,
+    channels: Sequence[int] = (16, 16, 16),
+    hidden: Sequence[int] = (32,),
+    out_features: int = 10,
+) -> nn.Sequential:
+    """The paper's network for CIFAR: images (N, size, size, C), colours last -> logits (N, out_features).
+
+    For each of `channels`: 5×5 convolution, stride 1, same padding → batch norm → ReLU → 2×2 max-pool; for each of
+    `hidden`: Linear → batch norm → ReLU; Linear. Parameters: conv_1.weight, conv_1.bias, norm_1.shift, …
+    """
+    remaining = image_size // 2 ** len(channels)
+    if min(remaining, in_channels, *channels, *hidden, out_features) < 1:
+        raise ValueError(
+            f"every layer needs at least one unit, got {in_channels} channels, {[*channels]}, {[*hidden]}, "
+            f"{out_features} on images of size {image_size}"
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict(first=ColoursFirst())
+    for i, (fan_in, fan_out) in enumerate(pairwise([in_channels, *channels]), 1):
+        layers[f"conv_{i}"] = nn.Conv2d(fan_in, fan_out, 5, padding=2)
+        layers[f"norm_{i}"] = BatchNorm(fan_out)
+        layers[f"pool_{i}"] = nn.MaxPool2d(2)  # commutes with ReLU, which has a quarter of the work behind it
+        layers[f"relu_{i}"] = nn.ReLU()
+    layers["flatten"] = nn.Flatten()
+    sizes = [remaining**2 * [in_channels, *channels][-1], *hidden]
+    for i, (fan_in, fan_out) in enumerate(pairwise(sizes), 1):
+        layers[f"linear_{i}"] = nn.Linear(fan_in, fan_out)
+        layers[f"norm_{len(channels) + i}"] = BatchNorm(fan_out)
+        layers[f"relu_{len(channels) + i}"] = nn.ReLU()
+    layers[f"linear_{len(sizes)}"] = nn.Linear(sizes[-1], out_features)
+    return nn.Sequential(layers)
+
+
+class ColoursFirst(nn.Module):
+    """(…, height, width, C) -> (…, C, height, width), a view: in memory the colours stay last."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.movedim(-1, -3)
+
+
+class BatchNorm(nn.Module):
+    """(x − mean) / √(variance + ε) + shift, per channel (axis 1), always with the minibatch's own statistics.
+
+    As the authors': no scale, which would have to start at 1 where all else starts near 0, and ε = 1e-3.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-3):
+        super().__init__()
+        self.eps = eps
+        self.shift = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, None, None, bias=self.shift, training=True, eps=self.eps)
