@@ -76,6 +76,11 @@ class Optimizee(ABC):
         """What else to report at θ (B, P), each (B,): test loss, accuracy, …"""
         return {}
 
+    def pictures(self, theta: Tensor, task: Batch) -> dict[str, list[Tensor]]:
+        """What can be looked at: name -> B pictures (3, H, W) in [0, 1]. "theta" is what θ (B, P) itself looks like,
+        the others come with the task. By default there is nothing to see."""
+        return {}
+
     def split(self, name: Split) -> "Optimizee":
         """The same distribution over the tasks of a split; an optimizee by itself gives those of "train".
 
