@@ -4,6 +4,7 @@ from l2o.evaluation import learning_curves
 from l2o.export import load, save
 from l2o.optimizees import Classifier, Optimizee, Quadratic
 from l2o.optimizers import LSTM, SGD, Adam, Momentum, RMSprop, UpdateRule
+from l2o.torch_optimizer import LearnedOptimizer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Classifier",
+    "LearnedOptimizer",
     "Momentum",
     "Optimizee",
     "Quadratic",

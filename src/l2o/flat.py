@@ -1,0 +1,144 @@
+"""Parameters as one flat vector beside what a rule remembers of them: one call of the rule moves them all.
+
+Shapes: P coordinates of all parameters together, `...` what the rule remembers of one coordinate.
+"""
+
+import copy
+import functools
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2o.optimizees.layout import Layout
+from l2o.optimizers.base import UpdateRule
+
+CHUNK_SIZES = {"cpu": 2**13}
+"""Coordinates in one call of a coordinatewise rule: on a CPU their state stays in the cache."""
+
+LARGE_CHUNK = 2**18
+"""Elsewhere: enough to fill a GPU; with the 2×20 LSTM about half a GB of temporary memory."""
+
+Shape = tuple[int, ...]
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's shard of a DTensor, sharing its memory; any other tensor is its own."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+
+
+def remembered(rule: UpdateRule) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    """What a coordinatewise rule remembers, name: shape. Of each coordinate, and what all of them share."""
+    device = next((tensor.device for tensor in chain(rule.parameters(), rule.buffers())), None)
+    probe = rule.init_state(torch.zeros(1, 2, device=device), Layout({"probe": (2,)}))
+    each = {name: tuple(value.shape[2:]) for name, value in probe.items() if value.shape[1] != 1}
+    return each, {name: tuple(value.shape[2:]) for name, value in probe.items() if name not in each}
+
+
+def check_fit(name: str, saved: Mapping[str, Any], wanted: Mapping[str, Shape]) -> None:
+    """ValueError unless a parameter's saved entry has the names and shapes that its rule wants."""
+    found = {key: tuple(getattr(value, "shape", ("no tensor",))) for key, value in saved.items()}
+    if found != wanted:
+        raise ValueError(f"the saved state of '{name}' is of another rule or parameter: {found} instead of {wanted}")
+
+
+class Flat:
+    """Some parameters θ (1, P), their gradients and a rule's state, in buffers that stay where they are.
+
+    Of a coordinatewise rule's state each parameter's entry holds its own part, (*shape, ...), and all that the
+    coordinates share; of another rule's, the first parameter's entry holds everything. Entries are views.
+    """
+
+    def __init__(self, params: Sequence[Tensor], names: Sequence[str], rule: UpdateRule, entries: Sequence[Mapping]):
+        parts = [local_part(param) for param in params]
+        self.params, self.device = list(params), parts[0].device
+        self.rule = _on(rule, self.device)
+        self.layout = Layout({name: part.shape for name, part in zip(names, parts, strict=True)})
+        dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts), torch.float32)
+        self.dtype = next((weight.dtype for weight in rule.parameters()), dtype)  # the rule's own arithmetic
+        self.theta = torch.empty(1, self.layout.size, dtype=dtype, device=self.device)
+        self.grad = torch.empty(1, self.layout.size, dtype=self.dtype, device=self.device)
+        self.theta_parts, self.grad_parts = self._parts(self.theta), self._parts(self.grad)
+        torch._foreach_copy_(self.theta_parts, parts)
+        fresh = self.rule.init_state(self.theta.to(self.dtype), self.layout)
+        self.state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.items()}
+        self.shared = remembered(rule)[1].keys() if rule.coordinatewise else self.state.keys()  # not cut into chunks
+        self.entries = self._entries()
+        for name, entry, saved in zip(names, self.entries, entries, strict=True):
+            if saved:
+                check_fit(name, saved, {key: tuple(value.shape) for key, value in entry.items()})
+            for key, value in saved.items():
+                local_part(entry[key]).copy_(local_part(value))
+
+    def intact(self, state: Mapping[Tensor, dict[str, Any]]) -> bool:
+        """Whether the optimizer's state is still this one: nobody has loaded, moved or cleared it."""
+        return all(
+            param.device == self.device
+            and (current := state.get(param)) is not None
+            and current.keys() == entry.keys()
+            and all(current[name] is value for name, value in entry.items())
+            for param, entry in zip(self.params, self.entries, strict=True)
+        )
+
+    def step(self, lr: float | Tensor, weight_decay: float, chunk_size: int | None) -> None:
+        """θ ← (1 − lr · weight_decay) θ + lr · m(∇, h, φ), with ∇ read from the parameters."""
+        params = [local_part(param) for param in self.params]
+        torch._foreach_copy_(self.theta_parts, params)
+        torch._foreach_copy_(self.grad_parts, [local_part(param.grad) for param in self.params])  # type: ignore[arg-type]
+        after = {}
+        for part in self._chunks(chunk_size):
+            theta = self.theta[:, part]
+            state = {name: value if name in self.shared else value[:, part] for name, value in self.state.items()}
+            update, after = self.rule(self.grad[:, part], state, theta.to(self.dtype), self.layout)
+            for name in state.keys() - self.shared:
+                state[name].copy_(after[name])
+            theta.mul_(1 - lr * weight_decay).add_(lr * update)
+        for name in self.shared & after.keys():  # now that every chunk has read it
+            self.state[name].copy_(after[name])
+        torch._foreach_copy_(params, self.theta_parts)
+
+    def _chunks(self, chunk_size: int | None) -> list[slice]:
+        size = chunk_size or CHUNK_SIZES.get(self.device.type, LARGE_CHUNK)
+        total = self.layout.size
+        if not self.rule.coordinatewise:
+            return [slice(0, total)]
+        return [slice(start, start + size) for start in range(0, total, size)]
+
+    def _parts(self, flat: Tensor) -> list[Tensor]:
+        return list(self.layout.unravel(flat[0]).values())
+
+    def _entries(self) -> list[dict[str, Tensor]]:
+        if not self.rule.coordinatewise:
+            return [self.state, *({} for _ in self.params[1:])]
+        return [
+            {
+                name: value[0, 0]
+                if name in self.shared
+                else _beside(param, value[0, where].view(shape + value.shape[2:]))
+                for name, value in self.state.items()
+            }
+            for param, where, shape in zip(
+                self.params, self.layout.slices.values(), self.layout.shapes.values(), strict=True
+            )
+        ]
+
+
+def _beside(param: Tensor, part: Tensor) -> Tensor:
+    """A shard's state as a DTensor (*shape, ...) that is cut like its parameter: checkpoints then reshard it."""
+    if not hasattr(param, "to_local"):
+        return part
+    from torch.distributed.tensor import DTensor  # slow to import, and there where a parameter is one
+
+    assert isinstance(param, DTensor)
+    whole = torch.empty(*param.shape, *part.shape[param.ndim :], device="meta")
+    return DTensor.from_local(
+        part, param.device_mesh, param.placements, run_check=False, shape=whole.shape, stride=whole.stride()
+    )
+
+
+def _on(rule: UpdateRule, device: torch.device) -> UpdateRule:
+    """The rule itself where it lies on the device, else a copy there."""
+    here = {tensor.device for tensor in chain(rule.parameters(), rule.buffers())} <= {device}
+    return rule if here else copy.deepcopy(rule).to(device)
