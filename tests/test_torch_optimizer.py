@@ -3,7 +3,10 @@
 import copy
 import io
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -455,7 +458,11 @@ def test_a_baseline_without_learning_rate_is_refused():
 # ---------------------------------------------------------------------------------------------- inside other machinery
 
 
-def test_a_compiled_training_step_is_the_same(rule):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm", "normalized"])
+def test_a_compiled_training_step_is_the_same(name):
+    """The model is compiled, the rule is called from there as it is."""
+    rule = RULES[name]()
     models = network(), network()
     optimizers = [LearnedOptimizer(model.parameters(), rule) for model in models]
 
@@ -465,7 +472,6 @@ def test_a_compiled_training_step_is_the_same(rule):
         loss = (models[1](x) * models[1].gain - 1).square().mean()
         loss.backward()
         optimizers[1].step()
-        return loss
 
     for index in range(3):
         train(models[0], optimizers[0], [index])
@@ -511,3 +517,13 @@ def test_it_trains_in_lightning_and_resumes_from_its_checkpoint(tmp_path, rule):
     fit(resumed, tmp_path, 2, tmp_path / "half.ckpt")
     assert_same(whole.net, resumed.net)
     assert not torch.equal(half.net.weight, resumed.net.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(tmp_path, strategy):
+    script = Path(__file__).with_name("train_on_two_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, strategy]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("the same") == 2

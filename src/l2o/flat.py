@@ -23,6 +23,8 @@ LARGE_CHUNK = 2**18
 
 Shape = tuple[int, ...]
 
+copy_all = torch._foreach_copy_  # type: ignore[reportPrivateImportUsage]
+
 
 def local_part(tensor: Tensor) -> Tensor:
     """This rank's shard of a DTensor, sharing its memory; any other tensor is its own."""
@@ -61,7 +63,7 @@ class Flat:
         self.theta = torch.empty(1, self.layout.size, dtype=dtype, device=self.device)
         self.grad = torch.empty(1, self.layout.size, dtype=self.dtype, device=self.device)
         self.theta_parts, self.grad_parts = self._parts(self.theta), self._parts(self.grad)
-        torch._foreach_copy_(self.theta_parts, parts)
+        copy_all(self.theta_parts, parts)
         fresh = self.rule.init_state(self.theta.to(self.dtype), self.layout)
         self.state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.items()}
         self.shared = remembered(rule)[1].keys() if rule.coordinatewise else self.state.keys()  # not cut into chunks
@@ -85,8 +87,8 @@ class Flat:
     def step(self, lr: float | Tensor, weight_decay: float, chunk_size: int | None) -> None:
         """θ ← (1 − lr · weight_decay) θ + lr · m(∇, h, φ), with ∇ read from the parameters."""
         params = [local_part(param) for param in self.params]
-        torch._foreach_copy_(self.theta_parts, params)
-        torch._foreach_copy_(self.grad_parts, [local_part(param.grad) for param in self.params])  # type: ignore[arg-type]
+        copy_all(self.theta_parts, params)
+        copy_all(self.grad_parts, [local_part(param.grad) for param in self.params])  # type: ignore[arg-type]
         after = {}
         for part in self._chunks(chunk_size):
             theta = self.theta[:, part]
@@ -97,7 +99,7 @@ class Flat:
             theta.mul_(1 - lr * weight_decay).add_(lr * update)
         for name in self.shared & after.keys():  # now that every chunk has read it
             self.state[name].copy_(after[name])
-        torch._foreach_copy_(params, self.theta_parts)
+        copy_all(params, self.theta_parts)
 
     def _chunks(self, chunk_size: int | None) -> list[slice]:
         size = chunk_size or CHUNK_SIZES.get(self.device.type, LARGE_CHUNK)

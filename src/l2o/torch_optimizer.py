@@ -52,7 +52,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._step_groups()
+        self._step_groups()  # type: ignore[reportAttributeAccessIssue]
         return loss
 
     @torch.compiler.disable  # a rule's own speed does not come from tracing it into the model's graph
