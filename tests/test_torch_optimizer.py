@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
 from l2o.optimizees import Classifier, mlp
-from l2o.optimizers import LSTM, SGD, Adam, LogAndSign, Momentum, RMSprop, UpdateRule
+from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Adam, HandDesigned, LogAndSign, Momentum, RMSprop, UpdateRule
 from l2o.unroll import start_episode, unroll
 
 RULES = {
@@ -26,6 +26,8 @@ RULES = {
     "nesterov": lambda: Momentum(0.1, nesterov=True),
     "rmsprop": lambda: RMSprop(0.01),
     "adam": lambda: Adam(0.01),
+    "gac": lambda: GAC(LogAndSign(10), hidden_size=3, averaging_cells=1, output_scale=0.1),
+    "ntm": lambda: NTMBFGS(LogAndSign(10), hidden_size=3, averaging_cells=1, output_scale=0.1),
     "normalized": lambda: NormalizedMomentum(0.1),
 }
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -154,7 +156,7 @@ def test_the_same_as_torch_also_where_gradients_come_and_go(rule, lr, decay, ora
 
 def test_it_learns_and_keeps_its_state_in_float32_at_least(rule, dtype):
     model = network(dtype)
-    optimizer = LearnedOptimizer(model.parameters(), SGD(0.05) if "LSTM" in str(rule) else rule)
+    optimizer = LearnedOptimizer(model.parameters(), rule if isinstance(rule, HandDesigned) else SGD(0.05))
     before = backward(model)
     train(model, optimizer, [0] * 10)
     assert backward(model) < before

@@ -49,11 +49,12 @@ def check_fit(name: str, saved: Mapping[str, Any], wanted: Mapping[str, Shape]) 
 class Flat:
     """Some parameters θ (1, P), their gradients and a rule's state, in buffers that stay where they are.
 
-    Of a coordinatewise rule's state each parameter's entry holds its own part, (*shape, ...), and all that the
-    coordinates share; of another rule's, the first parameter's entry holds everything. Entries are views.
+    `entries` go into the optimizer's state, one for each parameter. Those of a coordinatewise rule hold the parameter's
+    own part, (*shape, ...), and what all coordinates share: views of the buffers. Another rule's state, which may grow,
+    is the first parameter's entry.
     """
 
-    def __init__(self, params: Sequence[Tensor], names: Sequence[str], rule: UpdateRule, entries: Sequence[Mapping]):
+    def __init__(self, params: Sequence[Tensor], names: Sequence[str], rule: UpdateRule, saved: Sequence[Mapping]):
         parts = [local_part(param) for param in params]
         self.params, self.device = list(params), parts[0].device
         self.rule = _on(rule, self.device)
@@ -64,24 +65,35 @@ class Flat:
         self.grad = torch.empty(1, self.layout.size, dtype=self.dtype, device=self.device)
         self.theta_parts, self.grad_parts = self._parts(self.theta), self._parts(self.grad)
         copy_all(self.theta_parts, parts)
-        fresh = self.rule.init_state(self.theta.to(self.dtype), self.layout)
-        self.state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in fresh.items()}
-        self.shared = remembered(rule)[1].keys() if rule.coordinatewise else self.state.keys()  # not cut into chunks
-        self.entries = self._entries()
-        for name, entry, saved in zip(names, self.entries, entries, strict=True):
-            if saved:
-                check_fit(name, saved, {key: tuple(value.shape) for key, value in entry.items()})
-            for key, value in saved.items():
-                local_part(entry[key]).copy_(local_part(value))
+        self.state = dict(self.rule.init_state(self.theta.to(self.dtype), self.layout))
+        if rule.coordinatewise:
+            self.state = {key: value.clone(memory_format=torch.contiguous_format) for key, value in self.state.items()}
+            self.shared = remembered(rule)[1].keys()
+            self.entries = self._entries()
+        else:
+            self.shared = self.state.keys()
+            self.entries = [self.state, *({} for _ in params[1:])]
+        self.known = [dict(entry) for entry in self.entries]
+        for name, own, entry in zip(names, self.entries, saved, strict=True):
+            self._restore(name, own, entry)
+
+    def _restore(self, name: str, own: dict[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+        if not saved:
+            return
+        check_fit(name, {key: saved.get(key) for key in own}, {key: tuple(value.shape) for key, value in own.items()})
+        if not self.rule.coordinatewise:
+            own.update(saved)
+            return
+        for key, value in own.items():
+            local_part(value).copy_(local_part(saved[key]))
 
     def intact(self, state: Mapping[Tensor, dict[str, Any]]) -> bool:
         """Whether the optimizer's state is still this one: nobody has loaded, moved or cleared it."""
         return all(
             param.device == self.device
-            and (current := state.get(param)) is not None
-            and current.keys() == entry.keys()
-            and all(current[name] is value for name, value in entry.items())
-            for param, entry in zip(self.params, self.entries, strict=True)
+            and state.get(param) is entry
+            and (not self.rule.coordinatewise or all(entry.get(key) is value for key, value in known.items()))
+            for param, entry, known in zip(self.params, self.entries, self.known, strict=True)
         )
 
     def step(self, lr: float | Tensor, weight_decay: float, chunk_size: int | None) -> None:
@@ -92,14 +104,22 @@ class Flat:
         after = {}
         for part in self._chunks(chunk_size):
             theta = self.theta[:, part]
-            state = {name: value if name in self.shared else value[:, part] for name, value in self.state.items()}
+            state = {key: value if key in self.shared else value[:, part] for key, value in self.state.items()}
             update, after = self.rule(self.grad[:, part], state, theta.to(self.dtype), self.layout)
-            for name in state.keys() - self.shared:
-                state[name].copy_(after[name])
+            for key in state.keys() - self.shared:
+                state[key].copy_(after[key])
             theta.mul_(1 - lr * weight_decay).add_(lr * update)
-        for name in self.shared & after.keys():  # now that every chunk has read it
-            self.state[name].copy_(after[name])
+        self._share(after)
         copy_all(params, self.theta_parts)
+
+    def _share(self, after: Mapping[str, Tensor]) -> None:
+        """Take over what all coordinates share, now that every chunk has read it."""
+        if not self.rule.coordinatewise:
+            self.state.clear()
+            self.state.update(after)
+            return
+        for key in self.shared & after.keys():
+            self.state[key].copy_(after[key])
 
     def _chunks(self, chunk_size: int | None) -> list[slice]:
         size = chunk_size or CHUNK_SIZES.get(self.device.type, LARGE_CHUNK)
@@ -112,8 +132,6 @@ class Flat:
         return list(self.layout.unravel(flat[0]).values())
 
     def _entries(self) -> list[dict[str, Tensor]]:
-        if not self.rule.coordinatewise:
-            return [self.state, *({} for _ in self.params[1:])]
         return [
             {
                 name: value[0, 0]

@@ -97,7 +97,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _flatten(self, params: dict[str, Tensor], rule: UpdateRule) -> Flat:
         flat = Flat(list(params.values()), list(params), rule, [self.state.get(p, {}) for p in params.values()])
-        self.state.update(zip(flat.params, map(dict, flat.entries), strict=True))
+        self.state.update(zip(flat.params, flat.entries, strict=True))
         return flat
 
     # ------------------------------------------------------------------------------------------------- state_dict
