@@ -50,15 +50,16 @@ def unroll(
 
     `record` (K+1, B, P) is filled with the gradients ∇f(θ_0) … ∇f(θ_K).
     """
-    task, theta, loss, grad, state, step = episode
+    task, theta, loss, grad, state, steps_before = episode
     losses = theta.new_empty(num_steps, len(theta))
     if record is not None:
         record[0] = grad
     for t in range(num_steps):
-        update, state = rule(grad, state, theta, optimizee.layout)
+        step = rule.advance if t else rule  # the episode that was passed in stays as it is
+        update, state = step(grad, state, theta, optimizee.layout)
         theta = theta + update
         loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
         losses[t] = loss
         if record is not None:
             record[t + 1] = grad
-    return losses, Episode(task, theta, loss, grad, state, step + num_steps)
+    return losses, Episode(task, theta, loss, grad, state, steps_before + num_steps)

@@ -176,6 +176,21 @@ def test_forward_is_pure(rule, path):
     assert torch.equal(first[0], again[0])
 
 
+@pytest.mark.parametrize("memory", ["feature by feature", "coordinate by coordinate"])
+def test_advance_is_forward_with_the_state_given_away(rule, path, memory):
+    with torch.no_grad():
+        theta, grads = torch.zeros(B, P), torch.randn(K, B, P)
+        _, state = run(rule, grads[:2])
+        expected, expected_state = run(rule, grads, state)
+        given = {key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()}
+        if memory == "feature by feature":
+            given = {key: value.movedim(-1, 0).contiguous().movedim(0, -1) for key, value in given.items()}
+        for grad, update in zip(grads, expected, strict=True):
+            actual, given = rule.advance(grad, given, theta, LAYOUT)
+            assert_close(actual, update, rtol=1e-12, atol=1e-14)
+    assert_same_state(given, expected_state, rtol=1e-12, atol=1e-14)
+
+
 # -------------------------------------------------------------------------------------------------- the kernel's path
 
 
@@ -189,9 +204,9 @@ def calls(monkeypatch):
     def counted(name):
         function = getattr(lstm_kernel, name)
 
-        def call(*arguments):
+        def call(*arguments, **options):
             count[name] += 1
-            return function(*arguments)
+            return function(*arguments, **options)
 
         return call
 

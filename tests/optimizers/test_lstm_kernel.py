@@ -167,6 +167,18 @@ class TestContract:
         problem.kernel_gradient()
         assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
 
+    def test_a_step_in_place_is_the_same_step(self) -> None:
+        """Into the memory of states that lie unit by unit; others are left alone."""
+        problem = Problem(2, 5, 2, 130, 1)
+        out, *expected = problem.kernel_step()
+        for rows in (True, False):
+            states = [(s.T.contiguous().T if rows else s.clone()) for s in (*problem.hidden, *problem.cell)]
+            before = [state.clone() for state in states]
+            again, hidden, cell = lstm_kernel.step(problem.weights, problem.features[0], states[:2], states[2:], True)
+            assert all(torch.equal(a, b) for a, b in zip([again, *hidden, *cell], [out, *expected], strict=True))
+            left = expected if rows else before
+            assert all(torch.equal(a, b) for a, b in zip(states, left, strict=True))
+
     def test_non_contiguous_inputs(self) -> None:
         problem = Problem(3, 5, 2, 70, 3)
         expected = problem.kernel_step() + problem.kernel_gradient()

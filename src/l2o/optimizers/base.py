@@ -41,6 +41,10 @@ class UpdateRule(nn.Module, ABC):
         In first order θ arrives detached: the paper's meta-gradient has no path through what the rule reads.
         """
 
+    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        """`forward` for a caller who gives `state` away: its memory may be used for the next state. No graph."""
+        return self(grad, state, theta, layout)
+
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
     ) -> list[Tensor]:

@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of a window.
 """
 
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -47,17 +48,14 @@ class LSTM(UpdateRule):
             parameter.data.mul_(head_init)
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
-        zeros = lambda: theta.new_zeros(*theta.shape, self.hidden_size)  # noqa: E731
+        zeros = lambda: theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)  # noqa: E731  as the kernel has it
         return {f"{part}_{layer}": zeros() for layer in range(self.num_layers) for part in ("hidden", "cell")}
 
     def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        features = self.preprocessing(grad).flatten(0, -2)  # (N, F)
-        hidden, cell = self._layers(state)
-        step = lstm_kernel.step if self._kernel_serves(features) else self._step
-        out, hidden, cell = step(self._weights(), features, hidden, cell)
-        parts = {f"hidden_{layer}": h for layer, h in enumerate(hidden)} | {f"cell_{i}": c for i, c in enumerate(cell)}
-        state = {name: part.view(*grad.shape, self.hidden_size) for name, part in parts.items()}
-        return self.output_scale * out.view_as(grad), state
+        return self._forward(grad, state)
+
+    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        return self._forward(grad, state, in_place=True)
 
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
@@ -70,6 +68,15 @@ class LSTM(UpdateRule):
             weights = self._weights()
             gradient = lstm_kernel.window_gradient(weights, features, *self._layers(state), scaled)
             return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
+
+    def _forward(self, grad: Tensor, state: State, in_place: bool = False) -> tuple[Tensor, State]:
+        features = self.preprocessing(grad).flatten(0, -2)  # (N, F)
+        hidden, cell = self._layers(state)
+        step = partial(lstm_kernel.step, in_place=in_place) if self._kernel_serves(features) else self._step
+        out, hidden, cell = step(self._weights(), features, hidden, cell)
+        parts = {f"hidden_{layer}": h for layer, h in enumerate(hidden)} | {f"cell_{i}": c for i, c in enumerate(cell)}
+        state = {name: part.unflatten(0, grad.shape) for name, part in parts.items()}
+        return self.output_scale * out.view_as(grad), state
 
     def _step(
         self, weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]

@@ -6,19 +6,26 @@
 // N coordinates share the weights. A block of B coordinates goes through all K steps and back inside the cache. In a
 // block every quantity is a row of B numbers (NV vectors), one row per feature or unit: all arithmetic runs over
 // coordinates. Gate rows are kept unit by unit (row 4j+q is gate q of unit j), so that the four gates of a unit leave
-// the matrix product in registers and go straight into the nonlinearities.
+// the matrix product in registers and go straight into the nonlinearities. In memory, too, a feature or a unit is a row
+// of all N coordinates: features (F, N), states (H, N).
 //
 // Determinism: coordinates are cut into chunks by N alone, each chunk sums its own weight gradient, and chunks are
-// added in order. Threads only pick chunks, so the bits do not depend on their number. Threads live for one call:
-// nothing survives into a fork, and nothing spins while torch works.
+// added in order. Threads only pick chunks, so the bits do not depend on their number.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
+#if defined(__linux__)
+#include <unistd.h>
+// torch's own pool, where torch has loaded GNU's OpenMP (or one that is compatible); else null. Its idle threads spin for
+// a while: threads of our own would have to share the processors with them.
+extern "C" __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
+#endif
 
 #if defined(__AVX512F__)
 #define VECTOR_BYTES 64
@@ -49,19 +56,19 @@ constexpr int TILE = 2;  // 16 registers
 
 // 2^y - 1 = 2^n (m + 1) - 1 with n the integer nearest to y and m = 2^r - 1 = r (q_0 + q_1 r + ...) for r = y - n, a
 // minimax fit for float (relative error 2e-8) and the Taylor series for double. Adding MAGIC leaves n + the exponent's
-// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1.
+// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1, and 2^(2 LIMIT) is finite.
 template <class T> struct Real;
 template <> struct Real<float> {
     typedef float V __attribute__((vector_size(VECTOR_BYTES), may_alias));
     typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr float MAGIC = 12582912.0f + 127, LIMIT = 126;
+    static constexpr float MAGIC = 12582912.0f + 127, LIMIT = 60;
     static constexpr int32_t MANTISSA = 23;
     static constexpr float Q[] = {0.6931472f, 0.2402265f, 0.055503566f, 0.009618082f, 0.0013391094f, 0.00015453361f};
 };
 template <> struct Real<double> {
     typedef double V __attribute__((vector_size(VECTOR_BYTES), may_alias));
     typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 1022;
+    static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 500;
     static constexpr int64_t MANTISSA = 52;
     static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02,
                                    9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04,
@@ -151,7 +158,9 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
             for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
                 for (int v = 0; v < TILE; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
             for (int v = 0; v < TILE; ++v) {
-                for (int q = 0; q < 4; ++q) sum[q][v] = (q == 2 ? sum[q][v] : V{} + T(1)) / (T(2) + sum[q][v]);
+                const V i = T(2) + sum[0][v], f = T(2) + sum[1][v], g = T(2) + sum[2][v], o = T(2) + sum[3][v];
+                const V if_ = T(1) / (i * f), go = T(1) / (g * o);  // a division costs as much as ten products
+                sum[0][v] = if_ * f, sum[1][v] = if_ * i, sum[2][v] *= go * o, sum[3][v] = go * g;
                 new_c[at + v] = sum[1][v] * c[at + v] + sum[0][v] * sum[2][v];
             }
             for (int v = 0; v < TILE; ++v) next[v] = exp2m1<T>(T(2 * LOG2_E) * new_c[at + v], limit);
@@ -259,19 +268,22 @@ void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T
             to[c * to_row + r] = from[r * from_row + c];
 }
 
-// (count, n) in memory <-> n rows of B coordinates. A partial block repeats its last coordinate.
-template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t count) {
-    T* const to = reinterpret_cast<T*>(rows);
-    transpose(from, n, count, n, to, B);
-    if (count < B)
-        for (int64_t k = 0; k < n; ++k) std::fill(to + k * B + count, to + (k + 1) * B, to[k * B + count - 1]);
+// n rows of N coordinates in memory <-> n rows of one block. A partial block repeats its last coordinate.
+template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t N, int64_t count) {
+    T* to = reinterpret_cast<T*>(rows);
+    for (int64_t k = 0; k < n; ++k, from += N, to += B)
+        if (count == B)
+            std::memcpy(to, from, B * sizeof(T));
+        else
+            std::fill(std::copy_n(from, count, to), to + B, from[count - 1]);
 }
-template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t count) {
-    transpose(reinterpret_cast<const T*>(rows), B, n, count, to, n);
+template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t N, int64_t count) {
+    const T* from = reinterpret_cast<const T*>(rows);
+    for (int64_t k = 0; k < n; ++k, from += B, to += N) std::memcpy(to, from, count * sizeof(T));
 }
-
-template <class T> void prefetch(const T* from, int64_t size) {  // past an array's end this does nothing
-    for (int64_t i = 0; i < size; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
+template <class T> void prefetch(const T* from, int64_t n, int64_t N) {  // past an array's end this does nothing
+    for (int64_t k = 0; k < n; ++k, from += N)
+        for (int64_t i = 0; i < B; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
 
 template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
@@ -283,23 +295,37 @@ template <class T> struct Buffer {  // aligned, not initialised: its pages are t
     ~Buffer() { ::operator delete(data, std::align_val_t(VECTOR_BYTES)); }
 };
 
-// job(chunk, workspace) for every chunk, on at most `threads` threads; fewer where the system grants no more.
+#if defined(__linux__)
+const pid_t LOADED_BY = getpid();  // OpenMP's pool does not survive a fork
+#endif
+
+// run() on at most `threads` threads at once, this one among them; fewer where the system grants no more.
+template <class Run> void on_threads(int64_t threads, const Run& run) {
+#if defined(__linux__)
+    if (GOMP_parallel && threads > 1 && getpid() == LOADED_BY)
+        return GOMP_parallel([](void* data) { (*static_cast<const Run*>(data))(); }, const_cast<Run*>(&run), unsigned(threads), 0);
+#endif
+    std::vector<std::thread> others;
+    others.reserve(threads);
+    try {
+        while (int64_t(others.size()) + 1 < threads) others.emplace_back(std::cref(run));
+    } catch (const std::system_error&) {
+    }
+    run();
+    for (std::thread& thread : others) thread.join();
+}
+
+// job(chunk, workspace) for every chunk.
 template <class T, class Job> void parallel(int64_t chunks, int64_t threads, int64_t workspace, Job job) {
     threads = std::max<int64_t>(1, std::min(threads, chunks));
     std::vector<Buffer<T>> workspaces;
     for (int64_t t = 0; t < threads; ++t) workspaces.emplace_back(workspace);
-    std::atomic<int64_t> next{0};
-    const auto work = [&](int64_t t) {
+    std::atomic<int64_t> next{0}, started{0};
+    const auto work = [&] {
+        const int64_t t = started++;
         for (int64_t chunk; (chunk = next++) < chunks;) job(chunk, workspaces[t].data);
     };
-    std::vector<std::thread> others;
-    others.reserve(threads);
-    try {
-        for (int64_t t = 1; t < threads; ++t) others.emplace_back(work, t);
-    } catch (const std::system_error&) {
-    }
-    work(0);
-    for (std::thread& thread : others) thread.join();
+    on_threads(threads, work);
 }
 
 template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64_t L, const T* const* weights) {
@@ -309,8 +335,8 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
 }
 
 template <class T>
-void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* const* weights, const T* features,
-          const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
+void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t threads, const T* const* weights,
+          const T* features, const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T>;
     const std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
@@ -319,16 +345,15 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* 
         const int64_t n0 = block * B, count = std::min(B, N - n0);
         V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv;
         V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
-        load(x, features + n0 * F, F, count);
+        load(x, features + n0, F, row, count);
         for (int64_t l = 0; l < L; ++l) {
-            load(h, hidden[l] + n0 * H, H, count);
-            load(c, cell[l] + n0 * H, H, count);
-            const int64_t next = (l + 1) % L, at = (next ? n0 : n0 + B) * H;  // what is fetched during the arithmetic
-            for (const T* from : {new_hidden[l] + n0 * H, new_cell[l] + n0 * H}) prefetch(from, B * H);
-            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch(from, B * H);
+            load(h, hidden[l] + n0, H, N, count);
+            load(c, cell[l] + n0, H, N, count);
+            const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic
+            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch(from, H, N);
             layer_forward<T, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
-            store(new_hidden[l] + n0 * H, even, H, count);
-            store(new_cell[l] + n0 * H, new_c, H, count);
+            store(new_hidden[l] + n0, even, H, N, count);
+            store(new_cell[l] + n0, new_c, H, N, count);
             x = even;
             std::swap(even, odd);
         }
@@ -336,13 +361,13 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* 
             total[v] = V{} + bias;
             for (int64_t j = 0; j < H; ++j) total[v] += head[j] * x[j * nv + v];
         }
-        store(out + n0, total, 1, count);
+        store(out + n0, total, 1, N, count);
     });
 }
 
 template <class T>
-void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int64_t threads, const T* const* weights,
-                     const T* features, const T* const* hidden, const T* const* cell, const T* cotangent,
+void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t K, int64_t threads,
+                     const T* const* weights, const T* features, const T* const* hidden, const T* const* cell, const T* cotangent,
                      T* const* gradient) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T>, lanes = VECTOR_BYTES / sizeof(T);
@@ -367,11 +392,11 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int6
         const auto tanh_c = [&](int64_t l, int64_t t) { return c(l, 0) + state + t * unit; };
         const auto gates = [&](int64_t l, int64_t t) { return tanh_c(l, 0) + (K + 4 * t) * unit; };
         for (int64_t l = 0; l < L; ++l) {
-            load(h(l, 0), hidden[l] + n0 * H, H, count);
-            load(c(l, 0), cell[l] + n0 * H, H, count);
+            load(h(l, 0), hidden[l] + n0, H, N, count);
+            load(c(l, 0), cell[l] + n0, H, N, count);
         }
         for (int64_t t = 0; t < K; ++t) {
-            load(x + t * F * nv, features + (t * N + n0) * F, F, count);
+            load(x + t * F * nv, features + t * step + n0, F, row, count);
             T* const to = reinterpret_cast<T*>(d + t * nv);
             std::fill(std::copy_n(cotangent + t * N + n0, count, to), to + B, T(0));
             for (int64_t l = 0; l < L; ++l)
@@ -447,17 +472,19 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 
 }  // namespace
 
-// Sizes, then arrays of pointers, one array per argument of the Python functions.
+// Sizes, then arrays of pointers, one array per argument of the Python functions. A feature's row is `row` numbers from
+// the next one's, a step's features are `step` numbers from the next one's.
 #define EXPORT(T, NAME)                                                                                               \
-    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t threads, const T* const* w,    \
-                                   const T* const* x, const T* const* h, const T* const* c, T* const* out,            \
-                                   T* const* new_h, T* const* new_c) {                                                \
-        return guarded([&] { step<T>(N, F, H, L, threads, w, *x, h, c, *out, new_h, new_c); });                       \
+    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t threads,          \
+                                   const T* const* w, const T* const* x, const T* const* h, const T* const* c,        \
+                                   T* const* out, T* const* new_h, T* const* new_c) {                                 \
+        return guarded([&] { step<T>(N, F, H, L, row, threads, w, *x, h, c, *out, new_h, new_c); });                  \
     }                                                                                                                 \
-    extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t K, int64_t threads, \
-                                              const T* const* w, const T* const* x, const T* const* h,                \
-                                              const T* const* c, const T* const* d, T* const* gradient) {             \
-        return guarded([&] { window_gradient<T>(N, F, H, L, K, threads, w, *x, h, c, *d, gradient); });               \
+    extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
+                                              int64_t K, int64_t threads, const T* const* w, const T* const* x,       \
+                                              const T* const* h, const T* const* c, const T* const* d,                \
+                                              T* const* gradient) {                                                   \
+        return guarded([&] { window_gradient<T>(N, F, H, L, row, step, K, threads, w, *x, h, c, *d, gradient); });    \
     }
 EXPORT(float, float32)
 EXPORT(double, float64)

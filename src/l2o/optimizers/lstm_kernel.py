@@ -10,6 +10,10 @@ All coordinates share the weights, in `torch.nn.LSTMCell`'s conventions (gate ro
 `weights` is always the flat list: per layer weight_ih (4H, F or H), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,);
 then the head's weight (1, H) and bias (1,).
 
+Features (…, N, F) and states (N, H) may have any strides, but the kernel works on rows of coordinates: where they are
+contiguous along N (transposed views of (…, F, N) and (H, N)), they are used as they are, else copied. It returns such
+views.
+
 CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
 threads, which is `torch.get_num_threads()`, or fewer where the work is small.
 
@@ -40,7 +44,7 @@ SOURCE = Path(__file__).with_suffix(".cpp")
 # No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
 # the kernel's own arithmetic gains nothing from it.
 FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fPIC -shared -pthread"
-MULTIPLY_ADDS_PER_THREAD = 8_000_000  # about 0.2 ms: a thread lives for one call and takes some 30 us to start
+MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
 
 
 class CompilerError(Exception):
@@ -53,15 +57,16 @@ def available() -> bool:
 
 
 def step(
-    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
+    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], in_place: bool = False
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """One step of the LSTM and its head; the inputs are not modified.
+    """One step of the LSTM and its head.
 
     Args:
         weights: as in the module's docstring.
         features: (N, F).
         hidden: L tensors (N, H).
         cell: L tensors (N, H).
+        in_place: the new state may take the old one's memory; else the inputs are not modified.
 
     Returns:
         out (N,), new hidden and new cell, each L tensors (N, H).
@@ -72,13 +77,13 @@ def step(
         MemoryError: the workspaces do not fit into memory.
     """
     sizes = _sizes(weights, features, features.shape[:1], hidden, cell)
-    n, _, h, layers = sizes
-    inputs = [_contiguous(tensors) for tensors in (weights, [features], hidden, cell)]
+    n, layers = sizes[0], len(hidden)
+    weights, rows, old = _contiguous(weights), _features(features), _rows([*hidden, *cell])
+    new = old if in_place else [torch.empty_like(part) for part in old]
     out = features.new_empty(n)
-    new_hidden, new_cell = ([features.new_empty((n, h)) for _ in range(layers)] for _ in range(2))
-    threads = _threads(weights, n)
-    _call("step", features.dtype, *sizes, threads, *map(_pointers, [*inputs, [out], new_hidden, new_cell]))
-    return out, new_hidden, new_cell
+    arrays = [weights, [rows], old[:layers], old[layers:], [out], new[:layers], new[layers:]]
+    _call("step", rows.dtype, *sizes, rows.stride(1), _threads(weights, n), *map(_pointers, arrays))
+    return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
 
 
 def window_gradient(
@@ -106,10 +111,12 @@ def window_gradient(
     """
     sizes = _sizes(weights, features, features.shape[:2], hidden, cell, cotangent)
     steps = features.shape[0]
-    inputs = [_contiguous(tensors) for tensors in (weights, [features], hidden, cell, [cotangent])]
+    rows = _features(features)
+    inputs = [_contiguous(weights), [rows], _rows(hidden), _rows(cell), _contiguous([cotangent])]
     gradient = [features.new_empty(weight.shape) for weight in weights]
     threads = _threads(weights, 3 * steps * sizes[0])
-    _call("window_gradient", features.dtype, *sizes, steps, threads, *map(_pointers, [*inputs, gradient]))
+    arrays = map(_pointers, [*inputs, gradient])
+    _call("window_gradient", rows.dtype, *sizes, rows.stride(2), rows.stride(0), steps, threads, *arrays)
     return gradient
 
 
@@ -142,6 +149,16 @@ def _sizes(
 
 def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
     return [tensor.detach().contiguous() for tensor in tensors]
+
+
+def _features(features: Tensor) -> Tensor:
+    """(…, N, F) that is contiguous along N."""
+    return features.detach() if features.stride(-2) == 1 else _rows([features])[0].mT
+
+
+def _rows(tensors: list[Tensor]) -> list[Tensor]:
+    """(…, N, F) -> (…, F, N)."""
+    return [tensor.detach().mT.contiguous() for tensor in tensors]
 
 
 def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:

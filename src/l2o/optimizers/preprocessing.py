@@ -60,4 +60,5 @@ class LogAndSign(Preprocessing):
         log = size.clamp(min=limits.smallest_normal).log() / self.p
         log = torch.where(size <= math.exp(-self.p), -1.0, log)
         steep = math.exp(min(self.p, math.log(limits.max)))  # e^p, as far as the dtype goes
-        return torch.stack((log, (grad * steep).clamp(-1, 1)), dim=-1)  # e^p ∇ passes ±1 just where |∇| passes e^−p
+        sign = (grad * steep).clamp(-1, 1)  # e^p ∇ passes ±1 just where |∇| passes e^−p
+        return torch.stack((log, sign)).movedim(0, -1)  # in memory feature by feature, as the LSTM's kernel reads them
