@@ -10,8 +10,8 @@ from rich.console import Console
 
 from l2o.errors import in_one_line
 from l2o.export import load
+from l2o.figures import draw
 from l2o.loggers import log_comparison
-from l2o.plotting import plot_curves
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -24,10 +24,10 @@ def main(cfg: DictConfig) -> None:
     rules = learned | dict(instantiate(cfg.optimizers))
     comparison = instantiate(cfg.evaluation)(rules, instantiate(cfg.optimizee), device)
     comparison.save(output)
-    figure = plot_curves(comparison, output / "curves.png", cfg.name)
-    log_comparison(instantiate(cfg.logger).values(), comparison, figure)
+    figures = draw(comparison, output, cfg.name)
+    log_comparison(instantiate(cfg.logger).values(), comparison, figures)
     Console().print(comparison.table())
-    print(f"figure: {figure}")
+    print(*(f"figure: {path}" for path in figures.values()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from l2o.checkpoints import Checkpoints
 from l2o.checks import valid_seed
 from l2o.errors import in_one_line
 from l2o.export import read_checkpoint
+from l2o.figures import draw
 from l2o.loggers import log_comparison
-from l2o.plotting import plot_curves
 from l2o.progress import Progress
 
 
@@ -43,9 +43,10 @@ def main(cfg: DictConfig) -> float:
         rules = {learner.rule.label: learner.best_rule(), **baselines}
         comparison = evaluation(rules, learner.optimizee, trainer.strategy.root_device)
         comparison.save(output)
-        log_comparison(loggers, comparison, plot_curves(comparison, output / "curves.png", cfg.name))
+        figures = draw(comparison, output, cfg.name)
+        log_comparison(loggers, comparison, figures)
         Console().print(comparison.table())
-        print(f"figure: {output / 'curves.png'}\ntrained optimizer: {output / 'best'}")
+        print(*(f"figure: {path}" for path in figures.values()), f"trained optimizer: {output / 'best'}", sep="\n")
     return learner.best_loss
 
 

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -30,13 +31,15 @@ def broken_as_inf(losses: Tensor) -> Tensor:
 
 
 class Entry(NamedTuple):
-    """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), its learning rate if any."""
+    """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), its learning rate if any; where
+    there is something to see, pictures (3, H, W) of the first tasks by name, at θ_T under "theta"."""
 
     losses: Tensor
     metrics: dict[str, Tensor]
     baseline: bool
     lr: float | None = None
     tuning: dict[str, float] | None = None
+    pictures: Mapping[str, list[Tensor]] = MappingProxyType({})
 
     def band(self) -> dict[str, Tensor]:
         """Mean, median, 10 % and 90 % quantile over tasks, each (T,)."""

@@ -21,13 +21,18 @@ from l2o.unroll import start_episode, unroll
 
 log = logging.getLogger(__name__)
 
+SHOWN = 6
+"""Of how many tasks a comparison keeps pictures."""
+
 
 class Curves(NamedTuple):
-    """What one unroll shows: f(θ_0) (B,), f(θ_1) … f(θ_T) (T, B), and the optimizee's metrics at θ_T, each (B,)."""
+    """What one unroll shows: f(θ_0) (B,), f(θ_1) … f(θ_T) (T, B), and the optimizee's metrics at θ_T, each (B,); its
+    pictures at θ_T, and "start", at θ_0."""
 
     initial: Tensor
     losses: Tensor
     metrics: dict[str, Tensor]
+    pictures: dict[str, list[Tensor]]
 
 
 class Tuning(NamedTuple):
@@ -44,7 +49,10 @@ def learning_curves(
     """One graph-free unroll over B fresh tasks. Rules given equal generators meet equal tasks and minibatches."""
     episode = start_episode(rule, optimizee, num_tasks, generator)
     losses, after = unroll(rule, optimizee, episode, num_steps, generator)
-    return Curves(episode.loss, losses, optimizee.metrics(after.theta, after.task))
+    pictures = optimizee.pictures(after.theta, after.task)
+    if pictures:
+        pictures["start"] = optimizee.pictures(episode.theta, episode.task)["theta"]
+    return Curves(episode.loss, losses, optimizee.metrics(after.theta, after.task), pictures)
 
 
 def tune(
@@ -124,6 +132,7 @@ class Evaluation:
         return Entry(
             losses=curves.losses.cpu(),
             metrics={key: value.cpu() for key, value in curves.metrics.items()},
+            pictures={key: [picture.cpu() for picture in value[:SHOWN]] for key, value in curves.pictures.items()},
             baseline=isinstance(rule, HandDesigned),
             lr=rule.rate if isinstance(rule, HandDesigned) else None,  # type: ignore[arg-type]
             tuning={f"{rate:.4g}": score for rate, score in zip(*map(Tensor.tolist, tuning[:2]), strict=True)}

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from threading import Thread
@@ -34,11 +34,12 @@ def wandb_logger(save_dir: str, timeout: float = 10.0, **settings: Any) -> Wandb
     return WandbLogger(save_dir=save_dir, experiment=run)
 
 
-def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figure: Path) -> None:
-    """Put the final curves, table and figure into every W&B run, the figure into TensorBoard."""
+def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figures: Mapping[str, Path]) -> None:
+    """Put the final curves, table and figures into every W&B run, the figures into TensorBoard."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("figure", [str(figure)])
+            for name, path in figures.items():
+                logger.log_image(name, [str(path)])
             summary = comparison.summary()["optimizers"]
             columns = ["final_loss", "standard_error", "steps_to_best_baseline", "lr"]
             rows = [[name, *(row[column] for column in columns)] for name, row in summary.items()]
@@ -49,7 +50,8 @@ def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figure: Pa
         elif isinstance(logger, TensorBoardLogger):
             from matplotlib.image import imread
 
-            logger.experiment.add_image("figure", imread(figure), dataformats="HWC")
+            for name, path in figures.items():
+                logger.experiment.add_image(name, imread(path), dataformats="HWC")
 
 
 def _mode(timeout: float) -> Literal["online", "offline", "disabled", "shared"]:
