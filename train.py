@@ -26,7 +26,7 @@ def main(cfg: DictConfig) -> float:
     output = Path(cfg.output_dir)
     if cfg.ckpt_path:
         read_checkpoint(cfg.ckpt_path)  # damaged: say so before anything starts
-    rule, optimizee = instantiate(cfg.optimizer, _convert_="all"), instantiate(cfg.optimizee)
+    rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
     learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
     evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
     callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]

@@ -20,6 +20,7 @@ from l2o.optimizers import (
     Identity,
     LogAndSign,
     Momentum,
+    Partitioned,
     Preprocessing,
     RMSprop,
     Scale,
@@ -35,6 +36,13 @@ RULES = {
     "nesterov": lambda: Momentum(0.02, momentum=0.8, nesterov=True),
     "rmsprop": lambda: RMSprop(0.01, alpha=0.9),
     "adam": lambda: Adam(0.01, beta2=0.99),
+    "partitioned": lambda: Partitioned(
+        {
+            "first": LSTM(LogAndSign(10), hidden_size=3, output_scale=0.1),
+            "rest": Partitioned({"all": SGD(0.01)}, {"all": ".*"}),
+        },
+        {"first": r"theta|1\..*", "rest": r"3\..*"},
+    ),
     "custom": lambda: ScaledSigns(LearnedPower(0.3), rate=0.01),
 }
 
@@ -305,6 +313,13 @@ def test_a_folder_in_a_file_s_place_is_refused(folder, name):
         {"rule": {"class": "LSTM", "preprocessing": {"class": "Scale"}}},
         {"rule": {"class": "LSTM", "hidden_size": 10**12}},
         {"model_type": "bert", "hidden_size": 768},
+        {"rule": {"class": "Partitioned"}},
+        {"rule": {"class": "Partitioned", "rules": 3, "patterns": 3}},
+        {"rule": {"class": "Partitioned", "rules": {"all": 3}, "patterns": {"all": ".*"}}},
+        {"rule": {"class": "Partitioned", "rules": {"all": {"class": "SGD"}}, "patterns": {"all": 3}}},
+        {"rule": {"class": "Partitioned", "rules": {"all": {"class": "SGD"}}, "patterns": {"all": "("}}},
+        {"rule": {"class": "Partitioned", "rules": {"all": {"class": "SGD"}}, "patterns": {"other": ".*"}}},
+        {"rule": {"class": "Partitioned", "rules": {"all": {"class": "LogAndSign"}}, "patterns": {"all": ".*"}}},
     ],
     ids=str,
 )
@@ -323,11 +338,18 @@ def test_a_config_can_only_mean_an_update_rule(folder, name):
     assert f"unknown UpdateRule '{name}'" in message and "LSTM" in message and "import the module" in message
 
 
-@pytest.mark.parametrize("name", ["os.system", "Linear", "LSTM", "SGD", "Preprocessing"])
-def test_an_argument_can_only_mean_a_preprocessing(folder, name):
-    edit(folder, lambda config: config | {"rule": config["rule"] | {"preprocessing": {"class": name}}})
+@pytest.mark.parametrize("name", ["os.system", "Linear", "ModuleDict", "UpdateRule", "Preprocessing"])
+@pytest.mark.parametrize("nest", [lambda part: part, lambda part: {"conv": part}], ids=["argument", "mapping"])
+def test_an_argument_can_only_mean_a_preprocessing_or_an_update_rule(folder, name, nest):
+    edit(folder, lambda config: config | {"rule": config["rule"] | {"preprocessing": nest({"class": name})}})
     message = refusal(folder)
-    assert f"unknown Preprocessing '{name}'" in message and "LogAndSign" in message
+    assert f"unknown Preprocessing or UpdateRule '{name}'" in message and "LogAndSign" in message
+
+
+@pytest.mark.parametrize("name", ["LSTM", "SGD"])
+def test_an_update_rule_in_a_preprocessing_s_place_is_refused(folder, name):
+    edit(folder, lambda config: config | {"rule": config["rule"] | {"preprocessing": {"class": name}}})
+    assert "describes no optimizer" in refusal(folder)
 
 
 def test_a_class_that_is_not_imported_is_refused(folder):

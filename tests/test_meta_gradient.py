@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from l2o.meta_gradient import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, Optimizee, Quadratic, mlp
-from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Identity, LogAndSign, Scale, UpdateRule
+from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Identity, LogAndSign, Partitioned, Scale, UpdateRule
 from l2o.unroll import start_episode, unroll
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -88,6 +88,10 @@ RULES = {
     "averaging": lambda: GAC(LogAndSign(10), hidden_size=3, averaging_cells=1, output_scale=0.5),
     "memory": lambda: NTMBFGS(LogAndSign(10), LogAndSign(1), hidden_size=3, averaging_cells=1, output_scale=0.5),
     "memory window": lambda: NTMBFGS(hidden_size=3, averaging_cells=1, memory_window=3, output_scale=0.5),
+    "partitioned": lambda: Partitioned(
+        {"weights": LSTM(LogAndSign(10), hidden_size=3, output_scale=0.1), "rest": DecayedMomentum()},
+        {"weights": r".*weight|theta", "rest": r".*bias"},  # the quadratic has one part, theta
+    ),
 }
 
 
@@ -210,12 +214,12 @@ def test_first_order_equals_autograd_from_a_carried_state(rule, optimizee, num_t
     assert after.step == 4 + K
 
 
-@pytest.mark.parametrize("name", ["identity", "log and sign", "linear map", "reads theta"])
+@pytest.mark.parametrize("name", ["identity", "log and sign", "linear map", "reads theta", "partitioned"])
 @pytest.mark.parametrize("size", [1, 20_000, 60_000, 2**30], ids=lambda size: f"{size} bytes")
 def test_chunks_do_not_matter(optimizee, name, size, path):
     case = window(RULES[name](), optimizee, 3, steps_before=2)
     estimator = TruncatedBPTT(max_replay_bytes=size)
-    chunks = estimator._chunks(case.rule, case.episode, K)
+    chunks = case.rule.chunks(K, case.episode.state, case.episode.theta, size)
     covered = [i for chunk in chunks for i in range(*chunk.indices(optimizee.layout.size))]
     assert covered == list(range(optimizee.layout.size))
     _, gradient, after = case.run(estimator)
@@ -228,7 +232,7 @@ def test_a_byte_means_a_coordinate_at_a_time(dataset, size, count):
     optimizee = Classifier(mlp(16, [3], 3), dataset, batch_size=6)
     case = window(RULES["identity"](), optimizee, 3)
     assert optimizee.layout.size == 63
-    assert len(TruncatedBPTT(max_replay_bytes=size)._chunks(case.rule, case.episode, K)) == count
+    assert len(case.rule.chunks(K, case.episode.state, case.episode.theta, size)) == count
 
 
 @pytest.mark.parametrize("size", [1, 2**30])

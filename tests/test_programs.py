@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from l2o import load
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -118,6 +121,21 @@ def test_a_resumed_run_ends_with_the_same_optimizer(program: Program) -> None:
     assert (resumed / "best/model.safetensors").read_bytes() == (whole / "best/model.safetensors").read_bytes()
 
 
+def test_meta_training_goes_on_from_a_trained_optimizer(program: Program, npz: Callable[..., Path]) -> None:
+    """With a meta learning rate of 0 the φ that comes out is the one that went in: alone, or in a group of two."""
+    still = "learner.meta_optimizer.lr=0"
+    trained = program("train.py") / "best"
+    weights = load_file(trained / "model.safetensors")
+    again = program("train.py", "optimizer=pretrained", f"optimizer.path={trained}", still) / "best"
+    torch.testing.assert_close(load_file(again / "model.safetensors"), weights, rtol=0, atol=0)
+    fc = ["optimizer=lstm_conv_fc", "optimizer@optimizer.rules.fc=pretrained", f"optimizer.rules.fc.path={trained}"]
+    both = program("train.py", "optimizee=cifar_conv", *small_data(npz, "cifar_conv"), *fc, still) / "best"
+    found = load_file(both / "model.safetensors")
+    parts = {name.removeprefix("rules.fc."): part for name, part in found.items() if name.startswith("rules.fc.")}
+    torch.testing.assert_close(parts, weights, rtol=0, atol=0)
+    assert len(found) == 2 * len(weights) and load(both).rules["fc"].hidden_size == 20
+
+
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_experiment_runs(program: Program, npz: Callable[..., Path], experiment: str) -> None:
     folder = program("train.py", f"experiment={experiment}", *small_data(npz, experiment))
@@ -146,8 +164,12 @@ def test_every_logger_runs_and_the_csv_is_always_written(program: Program, logge
 
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))
-def test_every_optimizer_is_evaluated(program: Program, optimizer: str) -> None:
-    folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", "+preprocessing=log_and_sign")
+def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path], optimizer: str) -> None:
+    needs = {
+        "lstm_conv_fc": lambda: ["optimizee=cifar_conv", *small_data(npz, "cifar_conv")],
+        "pretrained": lambda: [f"optimizers.other.path={program('train.py') / 'best'}"],
+    }.get(optimizer, list)()
+    folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", "+preprocessing=log_and_sign", *needs)
     assert "other" in json.loads((folder / "summary.json").read_text())["optimizers"]
 
 
@@ -240,6 +262,9 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["preprocessing.p=0"], "p > 0"),
         (["optimizee=mnist_mlp"], "Choose dataset="),
         (["optimizer=adam"], "no parameters to train"),
+        (["optimizer=lstm_conv_fc"], "'1.weight' belongs to none of the groups conv, fc"),
+        (["optimizer=pretrained"], "optimizer.path"),
+        (["optimizer=pretrained", "optimizer.path=nowhere"], "no trained optimizer at 'nowhere'"),
         (["dataset.labels=[3,10]"], "different ones of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], got [3, 10]"),
         (["dataset=npz"], "dataset.path"),
         (["dataset=npz", "dataset.path=missing.npz"], "no dataset at"),

@@ -51,9 +51,7 @@ def describe(module: nn.Module) -> dict[str, Any]:
             f"{type(module).__name__} cannot be saved: keep its argument {missing[0]} as an attribute of that name"
         )
     values = {name: getattr(module, name) for name in arguments}
-    return {"class": type(module).__name__} | {
-        name: describe(value) if isinstance(value, nn.Module) else value for name, value in values.items()
-    }
+    return {"class": type(module).__name__} | {name: _described(value) for name, value in values.items()}
 
 
 def build(description: dict[str, Any]) -> UpdateRule:
@@ -112,17 +110,31 @@ def _with_weights(rule: UpdateRule, weights: dict[str, torch.Tensor], path: Path
     return rule.eval()
 
 
-def _build(description: dict[str, Any], kind: type[nn.Module]) -> nn.Module:
+def _described(value: Any) -> Any:
+    """An argument: a part, or several by name, described; anything else as it is."""
+    if isinstance(value, nn.ModuleDict):
+        return {name: describe(part) for name, part in value.items()}
+    return describe(value) if isinstance(value, nn.Module) else value
+
+
+def _build(description: dict[str, Any], *kinds: type[nn.Module]) -> nn.Module:
     name = description.get("class")
-    known = {cls.__name__: cls for cls in _subclasses(kind) if not inspect.isabstract(cls)}
+    known = {cls.__name__: cls for kind in kinds for cls in _subclasses(kind) if not inspect.isabstract(cls)}
     if name not in known:
         raise ValueError(
-            f"unknown {kind.__name__} '{name}': known are {', '.join(sorted(known))}; "
+            f"unknown {' or '.join(kind.__name__ for kind in kinds)} '{name}': known are {', '.join(sorted(known))}; "
             "import the module that defines it first"
         )
-    arguments = {key: value for key, value in description.items() if key != "class"}
-    parts = {key: _build(value, Preprocessing) for key, value in arguments.items() if isinstance(value, dict)}
-    return known[name](**arguments | parts)
+    return known[name](**{key: _argument(value) for key, value in description.items() if key != "class"})
+
+
+def _argument(value: Any) -> Any:
+    """What `_described` described."""
+    if not isinstance(value, dict):
+        return value
+    if "class" in value:
+        return _build(value, Preprocessing, UpdateRule)
+    return {name: _argument(part) for name, part in value.items()}
 
 
 def _subclasses(kind: type) -> set[type]:

@@ -60,14 +60,11 @@ class TruncatedBPTT(MetaGradient):
         num_steps, num_tasks = len(weights), len(episode.theta)
         grads = episode.theta.new_empty(num_steps + 1, *episode.theta.shape)  # ∇_0 … ∇_K
         losses, after = unroll(rule, optimizee, episode, num_steps, generator, record=grads)
-        gradient = [torch.zeros_like(parameter) for parameter in rule.parameters()]
-        for part in self._chunks(rule, episode, num_steps):
-            weighted = grads[1:, :, part] * (weights / num_tasks)[:, None, None]
-            cotangents = weighted.flip(0).cumsum(0).flip(0)  # λ_0 … λ_{K−1}
-            state = {key: value if value.shape[1] == 1 else value[:, part] for key, value in episode.state.items()}
-            theta = episode.theta[:, part]
-            share = rule.replay_gradient(grads[:-1, :, part], cotangents, state, theta, optimizee.layout)
-            gradient = [total + added for total, added in zip(gradient, share, strict=True)]
+        weighted = grads[1:] * (weights / num_tasks)[:, None, None]
+        cotangents = weighted.flip(0).cumsum(0).flip(0)  # λ_0 … λ_{K−1}
+        gradient = rule.replay_in_chunks(
+            grads[:-1], cotangents, episode.state, episode.theta, optimizee.layout, self.max_replay_bytes
+        )
         return losses, gradient, after
 
     def _second_order(
@@ -86,13 +83,3 @@ class TruncatedBPTT(MetaGradient):
         state = {key: value.detach() for key, value in state.items()}
         after = Episode(task, theta.detach(), loss.detach(), grad.detach(), state, step + len(weights))
         return curves.detach(), gradient, after
-
-    def _chunks(self, rule: UpdateRule, episode: Episode, num_steps: int) -> list[slice]:
-        num_tasks, num_coordinates = episode.theta.shape
-        if not rule.coordinatewise:
-            return [slice(0, num_coordinates)]
-        # A step's graph holds about eight numbers for each number of the state (gates, their inputs, products).
-        state_size = sum(value[0, 0].numel() for value in episode.state.values())
-        bytes_each = num_tasks * num_steps * 8 * (state_size + 1) * episode.theta.element_size()
-        size = max(1, self.max_replay_bytes // bytes_each)
-        return [slice(start, start + size) for start in range(0, num_coordinates, size)]

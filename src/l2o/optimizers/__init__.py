@@ -5,6 +5,7 @@ from l2o.optimizers.gac import GAC
 from l2o.optimizers.hand_designed import SGD, Adam, HandDesigned, Momentum, RMSprop
 from l2o.optimizers.lstm import LSTM
 from l2o.optimizers.ntm_bfgs import NTMBFGS
+from l2o.optimizers.partitioned import Partitioned
 from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing, Scale
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Identity",
     "LogAndSign",
     "Momentum",
+    "Partitioned",
     "Preprocessing",
     "RMSprop",
     "Scale",

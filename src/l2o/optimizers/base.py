@@ -62,6 +62,28 @@ class UpdateRule(nn.Module, ABC):
                 objective = objective + (update * cotangent).sum()
         return gradients(objective, parameters)
 
+    def replay_in_chunks(
+        self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout, max_bytes: int
+    ) -> list[Tensor]:
+        """`replay_gradient`; a coordinatewise rule's by chunks of coordinates whose graph takes about `max_bytes`."""
+        total = [torch.zeros_like(parameter) for parameter in self.parameters()]
+        for part in self.chunks(len(grads), state, theta, max_bytes):
+            own = {key: value if value.shape[1] == 1 else value[:, part] for key, value in state.items()}
+            share = self.replay_gradient(grads[:, :, part], cotangents[:, :, part], own, theta[:, part], layout)
+            total = [sum_ + added for sum_, added in zip(total, share, strict=True)]
+        return total
+
+    def chunks(self, num_steps: int, state: State, theta: Tensor, max_bytes: int) -> list[slice]:
+        """The coordinates, shared out so that the graph of K steps over each share takes about `max_bytes`."""
+        num_tasks, num_coordinates = theta.shape
+        if not self.coordinatewise:
+            return [slice(0, num_coordinates)]
+        # A step's graph holds about eight numbers for each number of the state (gates, their inputs, products).
+        state_size = sum(value[0, 0].numel() for value in state.values())
+        bytes_each = num_tasks * num_steps * 8 * (state_size + 1) * theta.element_size()
+        size = max(1, max_bytes // bytes_each)
+        return [slice(start, start + size) for start in range(0, num_coordinates, size)]
+
 
 def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
     """∂objective/∂φ, with zeros for parameters that are frozen or that the objective does not depend on."""

@@ -1,0 +1,200 @@
+"""Partitioned against its rules by themselves, each on its own part of θ.
+
+Shapes: B tasks, P coordinates, K steps.
+"""
+
+import copy
+
+import pytest
+import torch
+from torch import Generator
+from torch.testing import assert_close
+
+from l2o.data import Dataset
+from l2o.meta_gradient import TruncatedBPTT
+from l2o.optimizees import Classifier, Layout, conv_net
+from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, lstm_kernel
+from l2o.unroll import start_episode
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+LAYOUT = Layout({"conv.weight": (2, 3), "conv.bias": (2,), "linear.weight": (4, 2), "linear.bias": (4,)})
+PATTERNS = {"conv": r"conv\.weight", "rest": r"conv\.bias|linear\..*"}
+B, P = 3, LAYOUT.size
+COLUMNS = {"conv": list(range(6)), "rest": list(range(6, P))}
+
+
+def lstm(seed):
+    torch.manual_seed(seed)
+    return LSTM(LogAndSign(10), hidden_size=3, output_scale=0.1)
+
+
+def two_lstms():
+    return Partitioned({"conv": lstm(1), "rest": lstm(2)}, PATTERNS)
+
+
+@pytest.mark.parametrize(
+    "rest", [lambda: lstm(2), lambda: Adam(0.1), lambda: GAC(hidden_size=5)], ids=["lstm", "adam", "gac"]
+)
+def test_each_group_moves_as_its_rule_alone(rest, path):
+    rules = {"conv": lstm(1), "rest": rest()}
+    rule = Partitioned(rules, PATTERNS)
+    theta = torch.randn(B, P)
+    state = rule.init_state(theta, LAYOUT)
+    alone = {name: rules[name].init_state(theta[:, COLUMNS[name]], LAYOUT) for name in rules}
+    with torch.no_grad():
+        for _ in range(3):
+            grad = torch.randn(B, P)
+            update, state = rule(grad, state, theta, LAYOUT)
+            for name, columns in COLUMNS.items():
+                own, alone[name] = rules[name](grad[:, columns], alone[name], theta[:, columns], LAYOUT)
+                assert_close(update[:, columns], own, rtol=1e-12, atol=1e-14)
+                for key, value in alone[name].items():
+                    assert_close(state[f"{name}.{key}"], value, rtol=1e-12, atol=1e-14)
+    assert len(state) == sum(map(len, alone.values()))
+
+
+def test_groups_may_alternate_over_theta():
+    """The weights by one rule, the biases by another: updates return to their places."""
+    rule = Partitioned({"weights": SGD(1.0), "biases": SGD(10.0)}, {"weights": ".*weight", "biases": ".*bias"})
+    grad = torch.randn(B, P)
+    update, _ = rule(grad, {}, grad, LAYOUT)
+    parts = {name: (-1 if "weight" in name else -10) * part for name, part in LAYOUT.unravel(grad).items()}
+    assert torch.equal(update, LAYOUT.ravel(parts))
+
+
+def test_one_rule_in_every_group_is_that_rule():
+    shared = lstm(1)
+    rule, grad = Partitioned(dict.fromkeys(PATTERNS, shared), PATTERNS), torch.randn(B, P)
+    update, _ = rule(grad, rule.init_state(grad, LAYOUT), grad, LAYOUT)
+    expected, _ = shared(grad, shared.init_state(grad, LAYOUT), grad, LAYOUT)
+    assert_close(update, expected, rtol=1e-12, atol=1e-14)
+    record, cotangents, state = torch.randn(4, B, P), torch.randn(4, B, P), rule.init_state(grad, LAYOUT)
+    actual = rule.replay_in_chunks(record, cotangents, state, grad, LAYOUT, 2**30)
+    whole = shared.replay_gradient(record, cotangents, shared.init_state(grad, LAYOUT), grad, LAYOUT)
+    assert_close(actual, whole, rtol=1e-10, atol=1e-12)
+
+
+def test_a_rule_sees_its_own_layout():
+    seen = {}
+
+    class Looks(SGD):
+        def init_state(self, theta, layout):
+            seen[self.lr] = layout.shapes
+            return {}
+
+    rule = Partitioned({"conv": Looks(1.0), "rest": Looks(2.0)}, PATTERNS)
+    rule.init_state(torch.zeros(B, P), LAYOUT)
+    assert seen == {
+        1.0: {"conv.weight": (2, 3)},
+        2.0: {"conv.bias": (2,), "linear.weight": (4, 2), "linear.bias": (4,)},
+    }
+
+
+@pytest.mark.parametrize("second_order", [False, True])
+@pytest.mark.parametrize("size", [1, 20_000, 2**30], ids=lambda size: f"{size} bytes")
+def test_a_window_on_the_conv_net_equals_autograd(second_order, size, path):
+    """First order: a graph through both LSTMs over constant gradients; second order has no chunks."""
+    optimizee = small_conv_net()
+    patterns = {"conv": r"conv_\d+\.weight", "fc": r"(?!conv_\d+\.weight).*"}
+    rule = Partitioned({"conv": lstm(1), "fc": lstm(2)}, patterns)
+    generator = Generator().manual_seed(0)
+    episode = start_episode(rule, optimizee, 2, generator)
+    stream = generator.get_state()
+    estimator = TruncatedBPTT(second_order, max_replay_bytes=size)
+    losses, gradient, _ = estimator(rule, optimizee, episode, 4, generator)
+
+    generator.set_state(stream)
+    _, theta, _, grad, state, _ = episode
+    expected_losses = []
+    for _ in range(4):
+        update, state = rule(grad, state, theta if second_order else theta.detach(), optimizee.layout)
+        theta = theta + update
+        batch = optimizee.sample_batch({}, 2, generator)
+        one = [optimizee.loss(theta[b], {key: value[b] for key, value in batch.items()}) for b in range(2)]
+        expected_losses.append(torch.stack(one))
+        (grad,) = torch.autograd.grad(expected_losses[-1].sum(), theta, create_graph=second_order, retain_graph=True)
+    expected = torch.autograd.grad(torch.stack(expected_losses).sum(0).mean(), list(rule.parameters()))
+    assert_close(losses, torch.stack(expected_losses).detach(), rtol=1e-10, atol=0)
+    scale = max(part.abs().max().item() for part in expected)
+    for actual, true in zip(gradient, expected, strict=True):
+        assert_close(actual, true, rtol=0, atol=1e-9 * scale)
+
+
+def small_conv_net():
+    x, y = torch.rand(20, 4, 4, 1), torch.arange(20) % 2
+    return Classifier(conv_net(4, 1, [2], [3], 2), Dataset(x, y, x, y), batch_size=6, init_std=0.3)
+
+
+def test_the_kernel_serves_every_group(monkeypatch):
+    if not lstm_kernel.available():
+        pytest.skip("no C++ compiler on this machine")
+    calls, original = [], lstm_kernel.window_gradient
+
+    def counted(weights, features, *rest):
+        calls.append(features.shape[1])
+        return original(weights, features, *rest)
+
+    monkeypatch.setattr(lstm_kernel, "window_gradient", counted)
+    rule, theta = two_lstms(), torch.zeros(B, P)
+    record = torch.randn(2, B, P)
+    rule.replay_in_chunks(record, record, rule.init_state(theta, LAYOUT), theta, LAYOUT, 2**30)
+    assert calls == [B * len(columns) for columns in COLUMNS.values()]
+
+
+@pytest.mark.parametrize(("rest", "expected"), [(lambda: Adam(0.1), True), (lambda: GAC(hidden_size=5), False)])
+def test_coordinatewise_if_all_rules_are(rest, expected):
+    assert Partitioned({"conv": lstm(1), "rest": rest()}, PATTERNS).coordinatewise is expected
+
+
+def test_a_group_without_a_part_rests():
+    rule, layout = two_lstms(), Layout({"linear.weight": (5,)})
+    theta = torch.randn(B, 5)
+    state = rule.init_state(theta, layout)
+    assert {key.split(".")[0] for key in state} == {"rest"}
+    update, _ = rule(theta, state, theta, layout)
+    expected, _ = lstm(2)(theta, lstm(2).init_state(theta, layout), theta, layout)
+    assert_close(update, expected, rtol=1e-12, atol=1e-14)
+    gradient = rule.replay_in_chunks(theta[None], theta[None], state, theta, layout, 2**30)
+    assert not any(part.any() for part in gradient[: len(gradient) // 2]) and gradient[-1].any()
+
+
+def test_one_rule_serves_many_layouts_and_copies():
+    rule = two_lstms()
+    for layout in (LAYOUT, Layout({"conv.weight": (4,), "linear.bias": (1,)}), LAYOUT):
+        theta = torch.randn(2, layout.size)
+        for one in (rule, copy.deepcopy(rule)):
+            update, _ = one(theta, one.init_state(theta, layout), theta, layout)
+            assert update.shape == theta.shape
+
+
+@pytest.mark.parametrize(
+    ("patterns", "says"),
+    [
+        ({"conv": r"conv\.weight", "rest": r"linear\..*"}, "'conv.bias' belongs to none of the groups conv, rest"),
+        ({"conv": r"conv\..*", "rest": r".*\.bias|linear.*"}, "'conv.bias' belongs to conv and rest of the groups"),
+        ({"conv": "conv", "rest": r"linear\..*"}, "'conv.weight' belongs to none"),  # the whole name must match
+    ],
+)
+def test_a_part_of_no_group_or_two_is_named(patterns, says):
+    rule = Partitioned({"conv": SGD(0.1), "rest": SGD(0.1)}, patterns)
+    theta = torch.zeros(B, P)
+    for call in (lambda: rule.init_state(theta, LAYOUT), lambda: rule(theta, {}, theta, LAYOUT)):
+        with pytest.raises(ValueError, match=says):
+            call()
+
+
+@pytest.mark.parametrize("names", [[], ["conv"], ["conv", "rest", "more"], ["conv", "fc"]], ids=str)
+def test_every_group_needs_a_rule_and_a_pattern(names):
+    with pytest.raises(ValueError, match="needs a rule and a pattern"):
+        Partitioned({name: SGD(0.1) for name in names}, PATTERNS)
+
+
+def test_a_broken_pattern_is_refused():
+    with pytest.raises(ValueError, match=r"'\(' is no regular expression"):
+        Partitioned({"all": SGD(0.1)}, {"all": "("})
+
+
+def test_tables_call_it_by_its_rules():
+    assert two_lstms().label == "LSTM"
+    assert Partitioned({"conv": lstm(1), "rest": GAC(hidden_size=5)}, PATTERNS).label == "LSTM + GAC"
