@@ -27,6 +27,8 @@ def wandb_logger(save_dir: str, timeout: float = 10.0, **settings: Any) -> Wandb
     seconds, else offline (`wandb sync` sends the run later)."""
     if getattr(rank_zero_only, "rank", 0) != 0:  # Lightning gives the other ranks a logger that does nothing
         return WandbLogger(save_dir=save_dir, **settings)
+    if wandb.run is not None:  # of an earlier job in this process, as in a sweep
+        wandb.finish()
     run = wandb.init(dir=save_dir, mode=_mode(timeout), settings=wandb.Settings(silent=True), **settings)
     for metrics, axis in AXES.items():
         run.define_metric(axis, hidden=True)

@@ -1,0 +1,80 @@
+"""The search: ask Optuna for trials, launch them, tell what came out."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from hydra_plugins.l2o_sweeper._search import Search
+
+log = logging.getLogger(__name__)
+
+
+class OptunaSweeper(Sweeper):
+    """Minimizes what the program returns over `space`, a mapping from keys to Hydra's sweeps: `interval`, `choice`, ….
+
+    Sweeps given on the command line join the space, or replace a key's; a plain value takes its key out of the space.
+    Every batch of `batch_size` trials (null: all) goes through Hydra's launcher in one piece. All that is known lies in
+    the sweep's folder: the same command with the same `hydra.sweep.dir` goes on after an interruption.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, str],
+        n_trials: int,
+        batch_size: int | None,
+        sampler: DictConfig,
+        seed: int,
+        job_overrides: Sequence[str],
+    ):
+        self.space, self.n_trials, self.batch_size = space, n_trials, batch_size
+        self.sampler, self.seed, self.job_overrides = sampler, seed, job_overrides
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from hydra_plugins.l2o_sweeper._outcomes import Recorded
+
+        if not find_spec("optuna"):
+            raise ValueError("a sweep needs Optuna: pip install -e '.[sweep]'")
+        self.config, self.hydra_context = config, hydra_context
+        self.folder = Path(config.hydra.sweep.dir).absolute()
+        self.group = "-".join(self.folder.parts[-2:])  # of the runs in W&B
+        recorded = Recorded(task_function, self.folder / "outcomes")
+        self.launcher = Plugins.instance().instantiate_launcher(hydra_context, recorded, config)
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Raises ValueError if the folder holds another search, or if every trial diverged."""
+        from hydra_plugins.l2o_sweeper._report import report
+        from hydra_plugins.l2o_sweeper._search import Search
+        from hydra_plugins.l2o_sweeper._study import Study
+
+        assert self.config and self.hydra_context and self.launcher
+        for name, value in {"n_trials": self.n_trials, "batch_size": self.batch_size}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"sweep.{name} must be at least 1, got {value}")
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        space = [f"{key}={value}" for key, value in self.space.items()]
+        search = Search.of(parser.parse_overrides(space + arguments))
+        self.validate_batch_is_legal([self._job(search, {})])  # a mistake is found before anything is written
+        study = Study(self.folder, search, self.sampler, self.seed)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        log.info("After an interruption, the same command goes on with hydra.sweep.dir=%s", self.folder)
+        while batch := study.next_batch(self.n_trials, self.batch_size):
+            jobs = [self._job(search, trial.params) for trial in batch]
+            self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+            study.tell()
+        best = study.trials[0]
+        again = parser.parse_overrides(search.overrides(best.params))
+        report(self.folder, search, study.trials, again, self.config, self.hydra_context.config_loader, self.group)
+
+    def _job(self, search: "Search", params: Mapping[str, Any]) -> list[str]:
+        group = QuotedString(self.group, Quote.single).with_quotes()
+        return [*self.job_overrides, *search.overrides(params), f"sweep.group={group}"]
