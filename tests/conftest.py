@@ -11,6 +11,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+if not torch.cuda.is_available():  # before anything imports triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from l2o.data import Dataset
 from l2o.optimizers import lstm_kernel
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from l2o.optimizees.layout import Layout
-from l2o.optimizers import lstm_kernel
 from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.lstm_kernels import Kernel, kernel_for
 from l2o.optimizers.preprocessing import Identity, Preprocessing
 
 
@@ -62,17 +62,19 @@ class LSTM(UpdateRule):
     ) -> list[Tensor]:
         with torch.no_grad():
             features = self.preprocessing(grads).flatten(1, -2)  # (K, N, F)
-            if not self._kernel_serves(features) or any(True for _ in self.preprocessing.parameters()):
+            kernel = self._kernel(features)
+            if kernel is None or any(True for _ in self.preprocessing.parameters()):
                 return super().replay_gradient(grads, cotangents, state, theta, layout)
             scaled = self.output_scale * cotangents.flatten(1)
             weights = self._weights()
-            gradient = lstm_kernel.window_gradient(weights, features, *self._layers(state), scaled)
+            gradient = kernel.window_gradient(weights, features, *self._layers(state), scaled)
             return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _forward(self, grad: Tensor, state: State, in_place: bool = False) -> tuple[Tensor, State]:
         features = self.preprocessing(grad).flatten(0, -2)  # (N, F)
         hidden, cell = self._layers(state)
-        step = partial(lstm_kernel.step, in_place=in_place) if self._kernel_serves(features) else self._step
+        kernel = self._kernel(features)
+        step = partial(kernel.step, in_place=in_place) if kernel else self._step
         out, hidden, cell = step(self._weights(), features, hidden, cell)
         parts = {f"hidden_{layer}": h for layer, h in enumerate(hidden)} | {f"cell_{i}": c for i, c in enumerate(cell)}
         state = {name: part.unflatten(0, grad.shape) for name, part in parts.items()}
@@ -95,15 +97,9 @@ class LSTM(UpdateRule):
     def _weights(self) -> list[Tensor]:
         return [*self.cells.parameters(), *self.head.parameters()]
 
-    def _kernel_serves(self, features: Tensor) -> bool:
-        """Where no graph is wanted, on a CPU, the compiled kernel does the same in a quarter of the time."""
-        return (
-            not torch.is_grad_enabled()
-            and features.device.type == "cpu"
-            and features.dtype in (torch.float32, torch.float64)
-            and self.num_layers > 0
-            and lstm_kernel.available()
-        )
+    def _kernel(self, features: Tensor) -> Kernel | None:
+        """Where no graph is wanted, a compiled kernel does the same in a quarter of the time."""
+        return None if torch.is_grad_enabled() or self.num_layers == 0 else kernel_for(features, self.hidden_size)
 
 
 def lstm_cells(sizes: list[int], forget_bias: float) -> nn.ModuleList:

@@ -1,0 +1,151 @@
+"""The Triton LSTM kernels on a GPU: exactness, then the speed of meta-training beside plain torch and torch.compile.
+
+Job M: an MNIST-sized MLP 784-20-10 (15 910 coordinates), minibatches of 128, log-and-sign, LSTM 2 x 20, windows of 20
+steps, one meta-gradient per window; random images, whose values do not matter for the time. All ways run in one
+process, one after another; the median of a window is reported, with torch.cuda.synchronize() around it.
+
+    python benchmarks/gpu.py [results.json]
+
+Shapes: B tasks, P coordinates, K steps.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from l2o.data import Dataset
+from l2o.meta_gradient import TruncatedBPTT, WindowResult
+from l2o.optimizees import Classifier, Optimizee, mlp
+from l2o.optimizers import LSTM, LogAndSign, UpdateRule, lstm, lstm_triton
+from l2o.optimizers.base import gradients
+from l2o.unroll import Episode, start_episode
+
+TASKS, STEPS, WINDOWS, WARM_UP = (1, 8, 64), 20, 10, 3
+PRECISIONS = ("ieee", "tf32x3")
+Way = Callable[[UpdateRule, Optimizee, Episode, int, Generator], WindowResult]
+
+
+def job_m(device: torch.device) -> Classifier:
+    """MNIST's sizes with random images."""
+    stream = torch.Generator().manual_seed(0)
+    images = lambda count: torch.randint(0, 256, (count, 28, 28), generator=stream, dtype=torch.uint8)  # noqa: E731
+    labels = lambda count: torch.randint(0, 10, (count,), generator=stream)  # noqa: E731
+    dataset = Dataset(images(60_000), labels(60_000), images(10_000), labels(10_000))
+    return Classifier(mlp(784, [20], 10), dataset).to(device)
+
+
+def eager(
+    rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
+) -> WindowResult:
+    """The plain reference: a graph of the rule, loss + Σ ∇·(θ − θ.detach()) in first order, one backward."""
+    task, theta, _, grad, state, step = episode
+    surrogate, losses = theta.new_zeros(()), []
+    with torch.enable_grad():
+        for _ in range(num_steps):
+            update, state = rule(grad, state, theta.detach(), optimizee.layout)
+            theta = theta + update
+            loss, grad = optimizee.loss_and_grad(theta.detach(), optimizee.sample_batch(task, len(theta), generator))
+            surrogate = surrogate + (grad * theta).sum() / len(theta)
+            losses.append(loss)
+        gradient = gradients(surrogate, list(rule.parameters()))
+    state = {key: value.detach() for key, value in state.items()}
+    return torch.stack(losses), gradient, Episode(task, theta.detach(), loss, grad, state, step + num_steps)
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """Products of the Triton kernels in one of its input precisions."""
+    before, lstm_triton.PRECISION = lstm_triton.PRECISION, name
+    try:
+        yield
+    finally:
+        lstm_triton.PRECISION = before
+
+
+def largest_error(optimizee: Optimizee, device: torch.device) -> float:
+    """Of a window's meta-gradient against autograd in float64, relative to each parameter's largest entry."""
+    torch.manual_seed(0)
+    rule = LSTM(LogAndSign(10), output_scale=0.1).to(device)
+    exact = LSTM(LogAndSign(10), output_scale=0.1).to(device, torch.float64)
+    exact.load_state_dict(rule.state_dict())
+    shape = STEPS, 1, optimizee.layout.size
+    grads, cotangents = torch.randn(2, *shape, device=device)
+    arguments = lambda rule, *tensors: (*tensors, rule.init_state(tensors[0][0], optimizee.layout), tensors[0][0])  # noqa: E731
+    actual = rule.replay_gradient(*arguments(rule, grads, cotangents), optimizee.layout)
+    doubles = arguments(exact, grads.double(), cotangents.double())
+    expected = UpdateRule.replay_gradient(exact, *doubles, optimizee.layout)
+    return max(((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True))
+
+
+def measured(way: Way, rule: UpdateRule, optimizee: Optimizee, num_tasks: int) -> dict[str, float] | str:
+    """Task-steps per second, seconds of the first window (compilation) and peak bytes; or why there is none."""
+    device = next(rule.parameters()).device
+    generator = torch.Generator(device).manual_seed(0)
+    torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    try:
+        episode = start_episode(rule, optimizee, num_tasks, generator)
+        for _ in range(WARM_UP + WINDOWS):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            _, _, episode = way(rule, optimizee, episode, STEPS, generator)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - start)
+    except torch.OutOfMemoryError:
+        return "out of memory"
+    speed = num_tasks * STEPS / statistics.median(seconds[WARM_UP:])
+    return {"task_steps_per_s": speed, "first_s": seconds[0], "peak_bytes": torch.cuda.max_memory_allocated()}
+
+
+def ways() -> Iterator[tuple[str, Way, UpdateRule]]:
+    """Name, window and rule of everything that is compared; the rule's start moves θ as a trained one would."""
+    new = lambda: LSTM(LogAndSign(10), output_scale=0.1).cuda()  # noqa: E731
+    yield "plain torch", eager, new()
+    compiled = new()
+    compiled._step = torch.compile(compiled._step)
+    yield "torch.compile", eager, compiled
+    for name in PRECISIONS:
+        with precision(name):
+            yield f"Triton {name}", TruncatedBPTT(max_replay_bytes=2**40), new()
+
+
+def main(path: str | None = None) -> None:
+    """Print the errors and the table; write them as JSON."""
+    device = torch.device("cuda", 0)
+    optimizee = job_m(device)
+    if lstm.kernel_for(torch.empty(1, 2, device=device), 20) is not lstm_triton:
+        sys.exit("the Triton kernels do not run on this GPU")
+    report: dict = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__, "errors": {}}
+    for name in PRECISIONS:
+        with precision(name):
+            report["errors"][name] = largest_error(optimizee, device)
+        print(f"largest relative error of the meta-gradient, {name}: {report['errors'][name]:.1e}", flush=True)
+    print(f"\n{report['device']}: task-steps per second (x plain torch), peak memory")
+    report["speed"] = {}
+    for name, way, rule in ways():
+        row = report["speed"][name] = {count: measured(way, rule, optimizee, count) for count in TASKS}
+        plain = report["speed"]["plain torch"]
+        print(f"{name:14}", *(_cell(row[count], plain[count], count) for count in TASKS), sep="   ", flush=True)
+    if path:
+        Path(path).write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _cell(result: dict[str, float] | str, plain: dict[str, float] | str, num_tasks: int) -> str:
+    if isinstance(result, str):
+        return f"B = {num_tasks}: {result}"
+    speed, memory = result["task_steps_per_s"], result["peak_bytes"] / 2**30
+    ratio = "" if isinstance(plain, str) else f" ({speed / plain['task_steps_per_s']:.1f} x)"
+    return f"B = {num_tasks}: {speed:8.0f}{ratio}, {memory:.1f} GiB"
+
+
+if __name__ == "__main__":
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/gpu.py needs a CUDA GPU and a torch that can use it; there is none here")
+    main(*sys.argv[1:2])

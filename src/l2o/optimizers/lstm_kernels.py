@@ -1,0 +1,34 @@
+"""Which compiled kernel serves the coordinatewise LSTM: C++ on a CPU, Triton on a GPU."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from l2o.optimizers import lstm_kernel, lstm_triton
+
+
+class Kernel(Protocol):
+    """A module with the LSTM's two functions; their contract stands in `lstm_kernel`."""
+
+    def step(
+        self,
+        weights: list[Tensor],
+        features: Tensor,
+        hidden: list[Tensor],
+        cell: list[Tensor],
+        in_place: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]: ...
+
+    def window_gradient(
+        self, weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+    ) -> list[Tensor]: ...
+
+
+def kernel_for(features: Tensor, hidden_size: int) -> Kernel | None:
+    """The kernel for features (…, F) of this device and dtype; None: plain torch."""
+    if features.dtype not in (torch.float32, torch.float64):
+        return None
+    if features.device.type == "cpu":
+        return lstm_kernel if lstm_kernel.available() else None
+    return lstm_triton if lstm_triton.available(features.device, hidden_size, features.shape[-1]) else None
