@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from l2o import load
+from l2o import figure6, load
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -140,6 +140,30 @@ def test_meta_training_goes_on_from_a_trained_optimizer(program: Program, npz: C
 def test_every_experiment_runs(program: Program, npz: Callable[..., Path], experiment: str) -> None:
     folder = program("train.py", f"experiment={experiment}", *small_data(npz, experiment))
     assert (folder / "summary.json").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["lstm_gac", "ntm_bfgs", "ntm_lbfgs"])
+def test_every_architecture_is_trained_and_goes_by_its_own_name(program: Program, optimizer: str) -> None:
+    """And its export is the rule that was trained."""
+    trained = program("train.py", f"optimizer={optimizer}", "experiment=architectures_digits")
+    name = {"lstm_gac": "GAC", "ntm_bfgs": "NTM-BFGS", "ntm_lbfgs": "NTM-L-BFGS"}[optimizer]
+    compared = program("evaluate.py", f"+learned.{name}={trained / 'best'}")
+    assert (compared / "curves.csv").read_text() == (trained / "curves.csv").read_text()
+    assert (compared / "curves.csv").read_text().splitlines()[1].startswith(f"{name},1,")
+    assert (compared / "proposals.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("figure", options("figure"))
+def test_every_figure_of_many_runs_is_drawn(
+    program: Program, npz: Callable[..., Path], tmp_path: Path, figure: str
+) -> None:
+    networks = '{optimizee.network.hidden: "[2],[3],[2,2]"}'
+    sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}", f"hydra.sweeper.params={networks}"]
+    learned = f"learned.LSTM={program('train.py') / 'best'}"
+    program("evaluate.py", f"figure={figure}", learned, *sweep, *small_data(npz, figure))
+    figure6.main([str(tmp_path / "sweep")])
+    assert (tmp_path / "sweep/figure6.png").stat().st_size > 0
+    assert [point[:2] for point in figure6.collect(tmp_path / "sweep")] == [(1, 2), (1, 3), (2, 2)]
 
 
 @pytest.mark.parametrize("optimizee", options("optimizee"))

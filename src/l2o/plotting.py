@@ -43,7 +43,7 @@ def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Pa
     axes.set(xlabel="Step", ylabel="Loss", title=title, yscale=scale, xlim=(1, max(num_steps, 2)))
     if highest > 0:  # a diverging optimizer leaves the picture at the top instead of flattening the others
         axes.set_ylim(top=min(axes.get_ylim()[1], 2 * highest))
-    _label_plainly(axes)
+    label_plainly(axes)
     axes.grid(True, which="major", linestyle=":", linewidth=0.6)
     axes.legend(frameon=True, fontsize="small")
     figure.savefig(path, dpi=160)
@@ -55,7 +55,7 @@ def _drawable(values: Tensor, ceiling: float) -> np.ndarray:
     return values.where(values.isfinite(), torch.nan).clamp(max=ceiling).numpy()
 
 
-def _label_plainly(axes: Axes) -> None:
+def label_plainly(axes: Axes) -> None:
     """0.3, not 3 × 10⁻¹; between the powers of ten only where there are few of these."""
     low, high = axes.get_ylim()
     narrow = high < 30 * low
