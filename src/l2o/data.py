@@ -17,6 +17,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from l2o import downloads
+
 IMAGE_TYPES = (np.uint8, np.float16, np.float32, np.float64)
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -84,10 +86,11 @@ def from_torchvision(
 ) -> Dataset:
     """torchvision's MNIST, FashionMNIST or CIFAR10, downloaded on first use; images as torchvision has them."""
     load = getattr(torchvision.datasets, name)
-    folder = str(Path(root).expanduser())
+    folder = Path(root).expanduser()
+    read = lambda folder, download: [load(str(folder), train=train, download=download) for train in (True, False)]  # noqa: E731
     try:
-        train, test = (load(folder, train=train, download=download) for train in (True, False))
-    except (RuntimeError, OSError, AssertionError, TypeError, ValueError) as error:  # the last three: damaged files
+        train, test = downloads.whole(read, folder) if download else read(folder, False)
+    except downloads.MISSING as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{name} could not be loaded into {root} ({reason}). Without a network, "
