@@ -1,5 +1,6 @@
 """Meta-train an optimizer, compare it with tuned baselines on fresh problems, export it: `python train.py --help`."""
 
+import warnings
 from pathlib import Path
 
 import hydra
@@ -9,23 +10,29 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from rich.console import Console
 
+from l2o import checkpoint_files
 from l2o.checkpoints import Checkpoints
 from l2o.checks import valid_seed
 from l2o.errors import in_one_line
 from l2o.export import read_checkpoint
 from l2o.figures import draw
-from l2o.loggers import log_comparison
+from l2o.loggers import continue_csv, log_comparison
+from l2o.preemption import resumable
 from l2o.progress import Progress
+from l2o.ranks import as_one, refuse_relaunch
+
+warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated", FutureWarning)  # Lightning's own
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @in_one_line
+@resumable
 def main(cfg: DictConfig) -> float:
     """Returns the best final validation loss."""
     pl.seed_everything(valid_seed(cfg.seed), verbose=False)
     output = Path(cfg.output_dir)
-    if cfg.ckpt_path:
-        read_checkpoint(cfg.ckpt_path)  # damaged: say so before anything starts
+    resumed = checkpoint_files.find(cfg.ckpt_path, output)
+    before = read_checkpoint(resumed) if resumed else {"l2o": {"windows": 0}}
     rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
     learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
     evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
@@ -33,11 +40,16 @@ def main(cfg: DictConfig) -> float:
     if cfg.early_stopping:  # first, so that a checkpoint holds what it has counted
         stopping = EarlyStopping("val/final_loss", patience=cfg.early_stopping, check_on_train_epoch_end=False)
         callbacks.insert(0, stopping)
+    if "wandb" in cfg.logger and cfg.logger.wandb.id is None:
+        cfg.logger.wandb.id = before.get("wandb")
     loggers = list(instantiate(cfg.logger).values())
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    refuse_relaunch(trainer)
+    continue_csv(loggers, before["l2o"]["windows"])
     for logger in loggers:
         logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-    trainer.fit(learner, ckpt_path=cfg.ckpt_path, weights_only=True)
+    with as_one(trainer):
+        trainer.fit(learner, ckpt_path=resumed, weights_only=True)
 
     if trainer.is_global_zero:
         rules = {learner.rule.label: learner.best_rule(), **baselines}

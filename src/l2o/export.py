@@ -7,6 +7,7 @@ file's author. A rule of one's own is loaded after `import`ing the module that d
 import inspect
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"no checkpoint at '{path}'")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums of all parts, but does not check them
+            if (part := archive.testzip()) is not None:
+                raise ValueError(f"{part} has another checksum than when it was written")
     except Exception as error:  # torch raises many kinds for damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"'{path}' is damaged or no checkpoint ({reason}): use another one") from error

@@ -12,17 +12,17 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from l2o import export, seeds
 from l2o.checks import at_least_one
-from l2o.comparison import final_loss
-from l2o.evaluation import learning_curves
 from l2o.meta_gradient import MetaGradient, TruncatedBPTT
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.unroll import Episode, start_episode
+from l2o.validation import validate
 from l2o.windows import Windows
 
 log = logging.getLogger(__name__)
@@ -158,17 +158,16 @@ class MetaLearner(pl.LightningModule):
             raise ValueError("validation needs gradients of the optimizee: leave trainer.inference_mode=false")
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        generator = seeds.generator(self.seed, Stream.VALIDATION, device=self.device)
         problems = self.optimizee.split("validation")
-        curves = learning_curves(self.rule, problems, self.validation_tasks, self.horizon, generator)
-        final = final_loss(curves.losses).mean().item()
+        final, self.initial_loss, mean = validate(
+            self.rule, problems, self.validation_tasks, self.horizon, self.seed, self.trainer.strategy
+        )
         if final < self.best_loss:
             self.best_loss, self.best_phi = final, self._phi()
-        self.initial_loss = curves.initial.mean().item()
         if self.trainer.optimizers and final > CHANCE * self.initial_loss > self.best_loss:
             self._fall_back(final)
-        values = {"val/mean_loss": curves.losses.mean().item(), "val/best_final_loss": self.best_loss}
-        for name, value in ({"val/final_loss": final} | values).items():
+        values = {"val/final_loss": final, "val/mean_loss": mean, "val/best_final_loss": self.best_loss}
+        for name, value in values.items():
             number = value if value < HUGE else HUGE  # loggers and early stopping want numbers
             self.log(name, number, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
 
@@ -191,12 +190,20 @@ class MetaLearner(pl.LightningModule):
 
     # --------------------------------------------------------------------------------------------- checkpoints
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """Part of `state_dict`: so that spawned ranks hand it back to the process that waits for them."""
+        return {name: getattr(self, name) for name in FOUND}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        for name in FOUND:
+            setattr(self, name, state[name])
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        episode = self.episode.to("cpu")._asdict() if self.episode else None
         checkpoint["l2o"] = {
             "rule": json.dumps(export.describe(self.rule)),
-            "episode": self.episode._asdict() if self.episode else None,
-            "generator": self.generator.get_state(),
-            **{name: getattr(self, name) for name in SAVED},
+            "ranks": gather({"episode": episode, "generator": self.generator.get_state()}),
+            **{name: getattr(self, name) for name in (*COUNTED, *FOUND)},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -206,10 +213,26 @@ class MetaLearner(pl.LightningModule):
                 f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
                 f"{json.dumps(export.describe(self.rule))}: give the overrides that it was trained with"
             )
-        self.episode = Episode(**saved["episode"]) if saved["episode"] else None
-        self._generator_state = saved["generator"]
-        for name in SAVED:
+        if len(saved["ranks"]) != self.trainer.world_size:
+            raise ValueError(
+                f"the checkpoint is of a run on {len(saved['ranks'])} ranks, this one has {self.trainer.world_size}: "
+                "set trainer, trainer.devices and trainer.num_nodes as they were"
+            )
+        own = saved["ranks"][self.global_rank]
+        self.episode = Episode(**own["episode"]) if own["episode"] else None
+        self._generator_state = own["generator"]
+        for name in COUNTED:
             setattr(self, name, saved[name])
 
 
-SAVED = ("windows", "episodes", "skipped", "skipped_in_a_row", "best_loss", "best_phi", "initial_loss", "lr_factor")
+COUNTED = ("windows", "episodes", "skipped", "skipped_in_a_row", "lr_factor")
+FOUND = ("best_loss", "best_phi", "initial_loss")
+
+
+def gather(value: Any) -> list[Any]:
+    """Every rank's value, in order, on rank zero; an empty list on the others."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
+    dist.gather_object(value, values or None)
+    return values

@@ -1,7 +1,9 @@
 """Where curves, tables and figures go."""
 
+import csv
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -11,7 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import wandb
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from l2o.comparison import Comparison
@@ -34,6 +36,21 @@ def wandb_logger(save_dir: str, timeout: float = 10.0, **settings: Any) -> Wandb
         run.define_metric(axis, hidden=True)
         run.define_metric(metrics, step_metric=axis)
     return WandbLogger(save_dir=save_dir, experiment=run)
+
+
+@rank_zero_only
+def continue_csv(loggers: Iterable[Logger], windows: int) -> None:
+    """Keep the rows of the windows that a resumed run has behind it, where it goes on in the folder of the run before:
+    Lightning's CSVLogger would begin with an empty file."""
+    for logger in loggers:
+        if isinstance(logger, CSVLogger) and (path := Path(logger.log_dir) / "metrics.csv").is_file():
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"] or windows) < windows]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the file is emptied
+                writer = logger.experiment
+            writer.metrics = [{key: value for key, value in row.items() if value} for row in rows]
+            writer.save()
 
 
 def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figures: Mapping[str, Path]) -> None:
