@@ -24,8 +24,8 @@ class NTMBFGS(UpdateRule):
         M_{t+1} = M_t + Σ a_t b_tᵀ              over the write heads
 
     from M_0 = I, i_{−1} = 0; g_t, and for each head r_t, or a_t and b_t, are one number per coordinate. The update is
-    output_scale · g_t. The paper has ρ = identity in its drawing and gives no sizes; one read and three write heads are
-    what it says to suffice for simulating BFGS. `memory_window` keeps the products of that many last steps alone: the
+    output_scale · g_t. The paper names no ρ (identity) and no sizes; one read and three write heads are what it says to
+    suffice for simulating BFGS. `memory_window` keeps the products of that many last steps alone: the
     paper's NTM-L-BFGS.
 
     `head_init` scales the start of the row that makes g_t. The rows of r, a and b start as torch's default: were a and
