@@ -10,8 +10,8 @@ from rich.console import Console
 
 from l2o import seeds
 from l2o.errors import in_one_line
-from l2o.export import load
 from l2o.figures import draw
+from l2o.hub import from_pretrained
 from l2o.loggers import log_comparison
 from l2o.proposals import plot_proposals, proposals, tuned
 from l2o.seeds import Stream
@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     """Writes curves.csv, summary.json, curves.png and proposals.png into the output folder."""
     output = Path(cfg.output_dir)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
-    learned = {name: load(path) for name, path in cfg.learned.items() if path}
+    learned = {name: from_pretrained(path) for name, path in cfg.learned.items() if path}
     rules = learned | dict(instantiate(cfg.optimizers))
     optimizee = instantiate(cfg.optimizee)
     comparison = instantiate(cfg.evaluation)(rules, optimizee, device)

@@ -14,9 +14,10 @@ from l2o import checkpoint_files
 from l2o.checkpoints import Checkpoints
 from l2o.checks import valid_seed
 from l2o.errors import in_one_line
-from l2o.export import read_checkpoint
+from l2o.export import read_checkpoint, save
 from l2o.figures import draw
 from l2o.loggers import continue_csv, log_comparison
+from l2o.model_card import of_run
 from l2o.preemption import resumable
 from l2o.progress import Progress
 from l2o.ranks import as_one, refuse_relaunch
@@ -57,6 +58,7 @@ def main(cfg: DictConfig) -> float:
         comparison.save(output)
         figures = draw(comparison, output, cfg.name)
         log_comparison(loggers, comparison, figures)
+        save(rules[learner.rule.label], output / "best", of_run(cfg, comparison, learner.best_loss))
         Console().print(comparison.table())
         print(*(f"figure: {path}" for path in figures.values()), f"trained optimizer: {output / 'best'}", sep="\n")
     return learner.best_loss

@@ -175,7 +175,7 @@ def test_the_config_is_readable_and_keeps_the_card(tmp_path):
     config = json.loads((folder / "config.json").read_text())
     assert config["card"] == card
     assert config["rule"]["class"] == "LSTM" and config["rule"]["preprocessing"] == {"class": "Scale", "factor": 0.5}
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
 def test_saving_leaves_the_rule_alone(tmp_path, rule):

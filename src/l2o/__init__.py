@@ -2,6 +2,8 @@
 
 from l2o.evaluation import learning_curves
 from l2o.export import load, save
+from l2o.export import save as save_pretrained
+from l2o.hub import from_pretrained, list_pretrained, push_to_hub
 from l2o.optimizees import Classifier, Optimizee, Quadratic
 from l2o.optimizers import LSTM, SGD, Adam, Momentum, RMSprop, UpdateRule
 from l2o.torch_optimizer import LearnedOptimizer
@@ -18,7 +20,11 @@ __all__ = [
     "Quadratic",
     "RMSprop",
     "UpdateRule",
+    "from_pretrained",
     "learning_curves",
+    "list_pretrained",
     "load",
+    "push_to_hub",
     "save",
+    "save_pretrained",
 ]

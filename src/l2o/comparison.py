@@ -84,7 +84,7 @@ class Comparison(NamedTuple):
         """Write `curves.csv` and `summary.json`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(_finite(self.summary()), indent=2, allow_nan=False) + "\n")
+        (folder / "summary.json").write_text(json.dumps(finite(self.summary()), indent=2, allow_nan=False) + "\n")
         with open(folder / "curves.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["optimizer", "step", "mean", "median", "p10", "p90"])
@@ -131,8 +131,8 @@ class Comparison(NamedTuple):
         }
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows neither inf nor nan: null stands for both."""
+def finite(value: Any) -> Any:
+    """For JSON, which knows neither inf nor nan: null stands for both."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""A trained rule as files: `config.json` (its class and arguments) and `model.safetensors` (φ).
+"""A trained rule as files: `config.json` (class, arguments, card), `model.safetensors` (φ), `README.md` (the card).
 
 A file names a rule by its class's name and can only mean a class that is already imported: loading runs no code of the
 file's author. A rule of one's own is loaded after `import`ing the module that defines it.
@@ -16,20 +16,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from l2o import model_card
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.preprocessing import Preprocessing
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
 
 
 def save(rule: UpdateRule, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
-    """Write a rule into a folder; `card` (what it was trained on, results) goes into its config. Never half a file."""
+    """Write a rule into a folder, with a card (what it was trained on, results, licence), by default the rule's own.
+    Never half a file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
-    config = json.dumps({"format": 1, "rule": describe(rule), "card": card or {}}, indent=2)
+    config = {"format": 1, "rule": describe(rule), "card": card or rule.card or {}}
+    texts = {CONFIG: json.dumps(config, indent=2) + "\n", README: model_card.readme(folder.name, config)}
     _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
-    _replace(folder / CONFIG, lambda path: path.write_text(config + "\n"))
+    for name, text in texts.items():
+        _replace(folder / name, lambda path, text=text: path.write_text(text))
     return folder
 
 
@@ -97,7 +101,9 @@ def _load_folder(folder: Path) -> UpdateRule:
             f"no trained optimizer at '{folder}': expected a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
         )
     try:
-        rule = build(json.loads((folder / CONFIG).read_text())["rule"])
+        config = json.loads((folder / CONFIG).read_text())
+        rule = build(config["rule"])
+        rule.card = config.get("card") if isinstance(config.get("card"), dict) else {}
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"the trained optimizer in '{folder}' cannot be read: {error}") from error

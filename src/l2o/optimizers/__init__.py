@@ -7,6 +7,7 @@ from l2o.optimizers.lstm import LSTM
 from l2o.optimizers.ntm_bfgs import NTMBFGS
 from l2o.optimizers.partitioned import Partitioned
 from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing, Scale
+from l2o.optimizers.rnnprop import RNNProp
 
 __all__ = [
     "GAC",
@@ -21,6 +22,7 @@ __all__ = [
     "Partitioned",
     "Preprocessing",
     "RMSprop",
+    "RNNProp",
     "Scale",
     "State",
     "UpdateRule",

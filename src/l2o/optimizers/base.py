@@ -5,6 +5,7 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ class UpdateRule(nn.Module, ABC):
     φ are the module's parameters. The arguments of a subclass's constructor are kept as attributes of the same names:
     that is how a trained rule is exported and built again.
     """
+
+    card: dict[str, Any] | None = None
+    """What an exported rule says of itself: what it was trained on, results, licence (`l2o.model_card`)."""
 
     coordinatewise: bool
     """Each coordinate's update depends on that coordinate alone: it may be chunked, replayed, sharded."""

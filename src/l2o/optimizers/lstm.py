@@ -71,14 +71,15 @@ class LSTM(UpdateRule):
             return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _forward(self, grad: Tensor, state: State, in_place: bool = False) -> tuple[Tensor, State]:
-        features = self.preprocessing(grad).flatten(0, -2)  # (N, F)
+        features = self.preprocessing(grad)  # (B, P, F)
+        shape, features = features.shape[:-1], features.flatten(0, -2)  # (N, F)
         hidden, cell = self._layers(state)
         kernel = self._kernel(features)
         step = partial(kernel.step, in_place=in_place) if kernel else self._step
         out, hidden, cell = step(self._weights(), features, hidden, cell)
         parts = {f"hidden_{layer}": h for layer, h in enumerate(hidden)} | {f"cell_{i}": c for i, c in enumerate(cell)}
-        state = {name: part.unflatten(0, grad.shape) for name, part in parts.items()}
-        return self.output_scale * out.view_as(grad), state
+        state = {name: part.unflatten(0, shape) for name, part in parts.items()}
+        return self.output_scale * out.view(shape), state
 
     def _step(
         self, weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
