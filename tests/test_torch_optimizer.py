@@ -16,7 +16,20 @@ from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
 from l2o.optimizees import Classifier, mlp
-from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Adam, HandDesigned, LogAndSign, Momentum, RMSprop, UpdateRule
+from l2o.optimizers import (
+    GAC,
+    LSTM,
+    NTMBFGS,
+    SGD,
+    Adam,
+    HandDesigned,
+    LogAndSign,
+    Momentum,
+    Partitioned,
+    RMSprop,
+    RNNProp,
+    UpdateRule,
+)
 from l2o.unroll import start_episode, unroll
 
 RULES = {
@@ -26,6 +39,11 @@ RULES = {
     "nesterov": lambda: Momentum(0.1, nesterov=True),
     "rmsprop": lambda: RMSprop(0.01),
     "adam": lambda: Adam(0.01),
+    "rnnprop": lambda: RNNProp(hidden_size=3, output_scale=0.1),
+    "partitioned": lambda: Partitioned(
+        {"a": LSTM(hidden_size=3, output_scale=0.1), "b": Adam(0.01)},
+        {"a": ".*weight|gain|[024]", "b": ".*bias|unused|[135]"},
+    ),
     "gac": lambda: GAC(LogAndSign(10), hidden_size=3, averaging_cells=1, output_scale=0.1),
     "ntm": lambda: NTMBFGS(LogAndSign(10), hidden_size=3, averaging_cells=1, output_scale=0.1),
     "normalized": lambda: NormalizedMomentum(0.1),

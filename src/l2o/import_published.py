@@ -90,7 +90,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 @in_one_line
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m l2o.import_published", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser("python -m l2o.import_published", description="Make published optimizers l2o's.")
     parser.add_argument("file", help="an .npz of published weights")
     parser.add_argument("folder", help="where the exported optimizer goes")
     given = parser.parse_args()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from l2o.flat import Flat, check_fit, remembered
 from l2o.optimizers.base import UpdateRule
+from l2o.optimizers.partitioned import Partitioned
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -63,30 +64,31 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _flats_of(self, index: int, group: dict[str, Any]) -> list[Flat]:
         """The group's parameters that have a gradient now, flattened; as in the last step while those are the same."""
-        present = {
-            name: param for name, param in zip(_names(group), group["params"], strict=True) if param.grad is not None
-        }
+        present = {name: param for name, param in _named(group) if param.grad is not None}
         for name, param in present.items():
-            if param.grad.layout != torch.strided:
+            if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(f"the gradient of '{name}' is sparse: use a dense one (sparse=False in nn.Embedding)")
         key = [id(param) for param in present.values()]
         known, flats = self._flats.get(index, ([], []))
         if key != known or not all(flat.intact(self.state) for flat in flats):
-            flats = [self._flatten(cohort, group["rule"]) for cohort in self._cohorts(present, group)]
+            by_rule: dict[UpdateRule, dict[str, Tensor]] = {}
+            for name, param in present.items():
+                by_rule.setdefault(_rule_for(group, name), {})[name] = param
+            cohorts = [(rule, part) for rule, own in by_rule.items() for part in self._cohorts(rule, own, group)]
+            flats = [self._flatten(rule, part) for rule, part in cohorts]
             self._flats[index] = key, flats
         return flats
 
-    def _cohorts(self, present: dict[str, Tensor], group: dict[str, Any]) -> list[dict[str, Tensor]]:
+    def _cohorts(self, rule: UpdateRule, present: dict[str, Tensor], group: dict[str, Any]) -> list[dict[str, Tensor]]:
         """Parameters that go through the rule together: on one device, with the same shared state (Adam's count)."""
-        rule = group["rule"]
         if not rule.coordinatewise:
-            known = {name for name, param in zip(_names(group), group["params"], strict=True) if param in self.state}
+            known = {name for name, param in _named(group) if param in self.state and _rule_for(group, name) is rule}
             if known and known != present.keys():
                 raise ValueError(
                     f"{type(rule).__name__} is not coordinatewise and needs gradients of the same parameters at every "
                     f"step; what has changed: {', '.join(sorted(known ^ present.keys()))}"
                 )
-            return [present] if present else []
+            return [present]
         _, shared = remembered(rule)
         cohorts: dict[Any, dict[str, Tensor]] = {}
         for name, param in present.items():
@@ -95,7 +97,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             cohorts.setdefault((param.device, str(age)), {})[name] = param
         return list(cohorts.values())
 
-    def _flatten(self, params: dict[str, Tensor], rule: UpdateRule) -> Flat:
+    def _flatten(self, rule: UpdateRule, params: dict[str, Tensor]) -> Flat:
         flat = Flat(list(params.values()), list(params), rule, [self.state.get(p, {}) for p in params.values()])
         self.state.update(zip(flat.params, flat.entries, strict=True))
         return flat
@@ -135,17 +137,26 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """A state dict's entries by parameter, checked against the rules of the groups."""
         entries = {}
         for group, saved_group in zip(self.param_groups, saved["param_groups"], strict=False):  # torch refuses
-            for name, param, key in zip(_names(group), group["params"], saved_group["params"], strict=False):
+            for (name, param), key in zip(_named(group), saved_group["params"], strict=False):
                 if key in saved["state"]:
-                    entries[param] = saved["state"][key]
-                    if group["rule"].coordinatewise:  # else its shapes are not known before the next step
-                        each, shared = remembered(group["rule"])
+                    entries[param], rule = saved["state"][key], _rule_for(group, name)
+                    if rule.coordinatewise:  # else its shapes are not known before the next step
+                        each, shared = remembered(rule)
                         check_fit(name, entries[param], {k: (*param.shape, *v) for k, v in each.items()} | shared)
         return entries
 
 
-def _names(group: dict[str, Any]) -> list[str]:
-    return group.get("param_names") or [str(index) for index in range(len(group["params"]))]
+def _named(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
+    names = group.get("param_names") or map(str, range(len(group["params"])))
+    return zip(names, group["params"], strict=True)
+
+
+def _rule_for(group: dict[str, Any], name: str) -> UpdateRule:
+    """A partitioned rule's own rule for this parameter: each then has its chunks and its state for itself."""
+    rule = group["rule"]
+    while isinstance(rule, Partitioned):
+        rule = rule.rule_for(name)
+    return rule
 
 
 def _check(group: dict[str, Any]) -> None:
@@ -156,11 +167,12 @@ def _check(group: dict[str, Any]) -> None:
         raise ValueError(f"lr and weight_decay must be >= 0, got {group['lr']} and {group['weight_decay']}")
     if group["chunk_size"] is not None and group["chunk_size"] < 1:
         raise ValueError(f"chunk_size must be at least 1, or None, got {group['chunk_size']}")
-    for name, param in zip(_names(group), group["params"], strict=True):
+    for name, param in _named(group):
         if not param.is_floating_point():
             raise ValueError(f"'{name}' is {param.dtype}: an update rule moves real numbers only (torch.view_as_real)")
-        if hasattr(param, "to_local") and not rule.coordinatewise:
+        own = _rule_for(group, name)
+        if hasattr(param, "to_local") and not own.coordinatewise:
             raise ValueError(
-                f"'{name}' is sharded, but {type(rule).__name__} is not coordinatewise and needs whole parameters: "
+                f"'{name}' is sharded, but {type(own).__name__} is not coordinatewise and needs whole parameters: "
                 "use DDP, or a coordinatewise rule"
             )

@@ -76,6 +76,11 @@ class Partitioned(UpdateRule):
                 total[parameter] = total[parameter] + share  # groups may have a rule in common
         return list(total.values())
 
+    def rule_for(self, part: str) -> UpdateRule:
+        """The rule that serves the part of this name."""
+        (group,) = _resolved(Layout({part: ()}), tuple(self.patterns.items()), torch.device("cpu"))
+        return self._rule(group.name)
+
     def _rule(self, name: str) -> UpdateRule:
         rule = self.rules[name]
         assert isinstance(rule, UpdateRule)

@@ -3,6 +3,8 @@
 Shapes: B tasks, P coordinates, F features of the input layer.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,12 +47,20 @@ class RNNProp(UpdateRule):
         return moments | {"step": theta.new_zeros(len(theta), 1)} | self.lstm.init_state(theta, layout)
 
     def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        return self._forward(self.lstm, grad, state, theta, layout)
+
+    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        return self._forward(self.lstm.advance, grad, state, theta, layout)
+
+    def _forward(
+        self, lstm: Callable[..., tuple[Tensor, State]], grad: Tensor, state: State, theta: Tensor, layout: Layout
+    ) -> tuple[Tensor, State]:
         step = state["step"] + 1
         mean = torch.lerp(state["mean"], grad, 1 - self.beta)
         square = torch.lerp(state["square"], grad.square(), 1 - self.beta)
         correct = (1 - self.beta ** step.double()).to(step.dtype)  # in float32 it would cancel
         directions = torch.stack((mean / correct, grad), -1) / ((square / correct).sqrt() + EPS)[..., None]  # (B, P, 2)
-        out, memory = self.lstm(directions, state, theta, layout)
+        out, memory = lstm(directions, state, theta, layout)
         return self.output_scale * out.tanh(), {"mean": mean, "square": square, "step": step} | memory
 
 
