@@ -1,73 +1,78 @@
-"""Run the published weights of the paper's LSTM in this project's LSTM, on the paper's MNIST problem.
+"""Run published optimizers on the paper's MNIST problem, beside their published losses.
 
-An independent check of LSTM, preprocessing and optimizee. The weights (Chen et al. 2020, MIT licence, .npz) and their
-conventions: gates = [x, h] · w_gates + b_gates, split i, j, f, o, forget bias 1 added in use; log-and-sign with p = 5;
-update = 0.01 · (h · w + b). θ_0 ~ N(0, 0.01²), the first 55 000 images.
+An independent check of rules, importer and optimizee. The weights (Chen et al. 2020, MIT licence, .npz: dm, dm_aug,
+dm_cl_il, rnnprop) become rules by `l2o.import_published`; Adam beside them says how far the problem agrees. θ_0 ~
+N(0, 0.01²), the first 55 000 images.
 
-    python benchmarks/published_lstm.py dm.npz mnist.npz
+    python benchmarks/published_lstm.py mnist.npz dm.npz rnnprop.npz … [--tasks 64]
 """
 
-import sys
-
-import numpy as np
-import torch
+import argparse
+from pathlib import Path
 
 from l2o import data, seeds
+from l2o.errors import in_one_line
 from l2o.evaluation import learning_curves
+from l2o.import_published import published
 from l2o.optimizees import Classifier, mlp
-from l2o.optimizers import LSTM, Adam, LogAndSign, UpdateRule
+from l2o.optimizers import Adam, UpdateRule
 
 TRAIN_IMAGES = 55_000
-PUBLISHED = {  # optimizer, network: {step: mean training loss}; Adam beside it says how far the problem agrees
-    ("LSTM", "20 sigmoid"): {50: 0.378, 100: 0.293, 200: 0.231},
-    ("LSTM", "40 sigmoid"): {100: 0.233},
-    ("LSTM", "20 relu"): {100: 0.639, 200: 0.631},
-    ("LSTM", "20 20 sigmoid"): {200: 2.305},
-    ("Adam", "20 sigmoid"): {50: 0.563, 100: 0.373, 200: 0.314},
+PUBLISHED = {  # optimizer: {network: {step: mean training loss}}
+    "Adam 0.03": {"20 sigmoid": {50: 0.563, 100: 0.373, 200: 0.314}},
+    "dm": {
+        "20 sigmoid": {50: 0.378, 100: 0.293, 200: 0.231},
+        "20 relu": {100: 0.639, 200: 0.631},
+        "40 sigmoid": {100: 0.233},
+        "20 20 sigmoid": {200: 2.305},
+    },
+    "dm_aug": {"20 sigmoid": {50: 0.365, 100: 0.268, 200: 0.234}},
+    "dm_cl_il": {
+        "20 sigmoid": {50: 0.591, 100: 0.396, 200: 0.292},
+        "20 relu": {100: 0.513, 200: 0.405},
+        "40 sigmoid": {100: 0.334},
+        "20 20 sigmoid": {200: 1.725},
+    },
+    "rnnprop": {
+        "20 sigmoid": {50: 1.079, 100: 0.519, 200: 0.318},
+        "20 relu": {100: 0.379, 200: 0.299},
+        "40 sigmoid": {100: 0.350},
+        "20 20 sigmoid": {200: 1.348},
+    },
 }
 
 
-def published_lstm(path: str) -> LSTM:
-    """The weights of an .npz, in torch's order of gates (i, f, g, o) and with the forget bias written out."""
-    weights = np.load(path)
-    rule = LSTM(LogAndSign(p=5.0), hidden_size=20, num_layers=2, output_scale=0.01)
-    for layer, cell in enumerate(rule.cells, 1):
-        gates, bias = (_reordered(weights[f"lstm_{layer}/{part}_gates"]) for part in ("w", "b"))
-        bias[20:40] += 1  # f
-        inputs = gates.shape[1] - 20
-        cell.load_state_dict(
-            {"weight_ih": gates[:, :inputs], "weight_hh": gates[:, inputs:], "bias_ih": bias, "bias_hh": 0 * bias}
-        )
-    rule.head.load_state_dict(
-        {"weight": torch.tensor(weights["linear/w"]).mT, "bias": torch.tensor(weights["linear/b"])}
-    )
-    return rule
-
-
-def _reordered(gates: np.ndarray) -> torch.Tensor:
-    """(…, 4H) in the order i, j, f, o -> (4H, …) in the order i, f, j, o."""
-    i, j, f, o = np.split(gates.T, 4)
-    return torch.from_numpy(np.concatenate([i, f, j, o]))
-
-
-def main(weights: str, mnist: str, num_tasks: int = 64) -> None:
-    """Mean over initialisations and six steps up to each step, with its standard error, beside the published mean."""
-    images = data.from_npz(mnist)
-    images = images._replace(x_train=images.x_train[:TRAIN_IMAGES], y_train=images.y_train[:TRAIN_IMAGES])
-    rules: dict[str, UpdateRule] = {"LSTM": published_lstm(weights), "Adam": Adam(0.03)}
-    for (name, network), published in PUBLISHED.items():
+def report(name: str, rule: UpdateRule, images: data.Dataset, num_tasks: int) -> None:
+    """Mean over initialisations and the six steps up to each step, with its standard error."""
+    for network, losses_at in PUBLISHED[name].items():
         *hidden, activation = network.split()
         problem = Classifier(mlp(784, [int(units) for units in hidden], 10, activation), images)
-        losses = learning_curves(rules[name], problem, num_tasks, max(published), seeds.generator(0)).losses
-        for step, mean in published.items():
+        losses = learning_curves(rule, problem, num_tasks, max(losses_at), seeds.generator(0)).losses
+        for step, mean in losses_at.items():
             ours = losses[step - 6 : step].mean(0)
             error = ours.std() / num_tasks**0.5
-            print(
-                f"{name} {network:14} step {step:3}: {ours.mean():.3f} ± {error:.3f}, published {mean:.3f}", flush=True
-            )
+            line = f"{name:9} {network:14} step {step:3}: {ours.mean():.3f} ± {error:.3f}, published {mean:.3f}"
+            print(line, flush=True)
+
+
+@in_one_line
+def main() -> None:
+    """Adam first, then the files in the order given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mnist")
+    parser.add_argument(
+        "weights", nargs="+", help=f"files named {', '.join(name for name in PUBLISHED if name[0] != 'A')}"
+    )
+    parser.add_argument("--tasks", type=int, default=64)
+    given = parser.parse_args()
+    rules = {Path(path).stem: published(path) for path in given.weights}
+    if unknown := rules.keys() - PUBLISHED.keys():
+        raise ValueError(f"no published losses for {', '.join(unknown)}: known are {', '.join(PUBLISHED)}")
+    images = data.from_npz(given.mnist)
+    images = images._replace(x_train=images.x_train[:TRAIN_IMAGES], y_train=images.y_train[:TRAIN_IMAGES])
+    for name, rule in ({"Adam 0.03": Adam(0.03)} | rules).items():
+        report(name, rule, images, given.tasks)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main()

@@ -65,7 +65,7 @@ class Flat:
         copy_all(self.theta_parts, parts)
         self.state = dict(self.rule.init_state(self.theta.to(self.dtype), self.layout))
         if rule.coordinatewise:
-            self.state = {key: value.clone() for key, value in self.state.items()}
+            self.state = self._buffers(self.state)
             self.shared = remembered(rule)[1].keys()
             self.entries = self._entries()
         else:
@@ -74,6 +74,15 @@ class Flat:
         self.known = [dict(entry) for entry in self.entries]
         for name, own, entry in zip(names, self.entries, saved, strict=True):
             self._restore(name, own, entry)
+
+    def _buffers(self, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Copies that lie in memory as the rule returns its state: it may work in place, and rounds as in `unroll`."""
+        layout, probe = Layout({"probe": (2,)}), self.theta.new_zeros(1, 2, dtype=self.dtype)
+        _, after = self.rule(probe, self.rule.init_state(probe, layout), probe, layout)
+        formats = {
+            key: torch.contiguous_format if after[key].is_contiguous() else torch.preserve_format for key in fresh
+        }
+        return {key: value.clone(memory_format=formats[key]) for key, value in fresh.items()}
 
     def _restore(self, name: str, own: dict[str, Tensor], saved: Mapping[str, Tensor]) -> None:
         if not saved:
