@@ -250,9 +250,11 @@ def test_the_commands_of_the_readme_run(program: Program, npz: Callable[..., Pat
 
 def test_the_python_example_of_the_readme_runs(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     trained = program("train.py", "experiment=quadratic")
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(examples) == 2
     capsys.readouterr()
-    exec(example.replace('"best"', repr(str(trained / "best"))), {})
+    for example in examples:
+        exec(example.replace('"best"', repr(str(trained / "best"))), {})
     assert capsys.readouterr().out.startswith("tensor([")
 
 
