@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
@@ -11,12 +11,14 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial
-from pytorch_lightning.loggers import WandbLogger
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from hydra_plugins.l2o_sweeper._search import Search, is_setting
+
+if TYPE_CHECKING:
+    from pytorch_lightning.loggers import WandbLogger
 
 
 def loss_of(trial: FrozenTrial) -> float:
@@ -81,7 +83,7 @@ def best_config(overrides: Iterable[Override], primary: str, loader: ConfigLoade
     return notes + OmegaConf.to_yaml(OmegaConf.merge({"defaults": [*defaults, "_self_"]}, values))
 
 
-def log_to_wandb(logger: WandbLogger, search: Search, trials: Sequence[FrozenTrial], figure: Path) -> None:
+def log_to_wandb(logger: "WandbLogger", search: Search, trials: Sequence[FrozenTrial], figure: Path) -> None:
     """The table, the figure and the best trial."""
     rows = [[t.number, *map(t.params.get, search.space), loss_of(t), t.user_attrs.get("diverged")] for t in trials]
     logger.log_table("trials", columns=["trial", *search.space, "loss", "diverged"], data=rows)
