@@ -40,6 +40,7 @@ CONF = f"""
 defaults: [{{launcher: null}}, {{sweep: null}}, _self_]
 x: 1.0
 killed: null
+ckpt_path: null
 seed: 0
 name: toy
 hydra: {{searchpath: ["file://{ROOT / "conf"}"], sweep: {{dir: out}}}}

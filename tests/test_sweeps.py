@@ -29,6 +29,7 @@ defaults: [{sweep: null}, {colour: red}, _self_]
 x: 1.0
 k: 1
 seed: 3
+ckpt_path: null
 name: toy
 group: {y: 2}
 """
@@ -319,6 +320,7 @@ def test_best_yaml_gives_the_best_trial_again(sweep, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(sys, "argv", [*arguments, *further])
         GlobalHydra.instance().clear()
         hydra.main(version_base="1.3", config_path=str(tmp_path / "conf"), config_name="toy")(again.append)()
+    assert {config.pop("ckpt_path") for config in (configs[best.number], again[0])} == {"auto", None}
     assert again[0] == OmegaConf.masked_copy(configs[best.number], list(again[0]))
     assert configs[best.number].keys() - again[0].keys() == {"sweep"}
     assert (again[1].colour.shade, again[1].k, again[1].x) == (1, 5, best.params["x"])
