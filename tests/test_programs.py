@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from l2o import figure6, load
+from l2o import figure6, images, load
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -70,6 +71,8 @@ def small_data(npz: Callable[..., Path], name: str) -> list[str]:
         labels = ["dataset.labels=[0,1,2,3,4]"] * ("5" in name) + ["dataset.labels=[0,1]"] * ("2" in name)
         small = ["optimizee.network.image_size=8", "optimizee.batch_size=4", *labels]
         return ["dataset=npz", f"dataset.path={npz(8, 8, 3)}", *small]
+    if name == "neural_art_picture":
+        return [f"optimizee.content={images.sample_photograph('china.jpg')}", "optimizee.content_side=40"]
     return ["dataset=npz", f"dataset.path={npz(28, 28)}"] if "mnist" in name else []
 
 
@@ -108,6 +111,21 @@ def test_evaluate_repeats_what_train_found(program: Program) -> None:
         assert (program("evaluate.py", f"learned.LSTM={path}") / "curves.csv").read_text() == (
             trained / "curves.csv"
         ).read_text()
+
+
+def test_a_picture_of_ones_own_is_stylised_at_its_full_size(program: Program, tmp_path: Path) -> None:
+    """Content, style, the trained optimizer's and the baselines' pictures as PNGs, and the panels of them."""
+    trained = program("train.py", "experiment=neural_art", "optimizee.size=32")
+    assert (trained / "panels.png").stat().st_size > 0
+    Image.new("RGB", (70, 50), "teal").save(tmp_path / "my.png")
+    art = ["optimizee=neural_art_picture", "evaluation=one_picture", f"optimizee.content={tmp_path / 'my.png'}"]
+    folder = program("evaluate.py", f"learned.LSTM={trained / 'best'}", *art, "evaluation.num_tasks=1")
+    names = ("content", "style", "start", "LSTM", "SGD", "NAG", "RMSprop", "ADAM")
+    assert {path.name for path in (folder / "pictures").iterdir()} == {f"0_{name}.png" for name in names}
+    assert Image.open(folder / "pictures/0_LSTM.png").size == (70, 50)
+    assert "no picture at 'missing.png'" in refused(
+        lambda: program("evaluate.py", *art[:2], "optimizee.content=missing.png")
+    )
 
 
 def test_a_resumed_run_ends_with_the_same_optimizer(program: Program) -> None:
@@ -244,6 +262,7 @@ def test_the_commands_of_the_readme_run(program: Program, npz: Callable[..., Pat
     if "experiment=mnist" in overrides:  # torchvision's download is not at hand: the same on a file
         overrides = [word for word in overrides if not word.startswith("dataset")]
         overrides += ["dataset=npz", f"dataset.path={npz(28, 28, name='mnist.npz')}"]
+    Image.new("RGB", (40, 50), "teal").save("my.jpg")
     long = ("trainer.max_epochs", "evaluation.num_steps")
     assert program(script, *(word for word in overrides if not word.startswith(long))).exists()
 
