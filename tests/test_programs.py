@@ -122,7 +122,7 @@ def test_a_picture_of_ones_own_is_stylised_at_its_full_size(program: Program, tm
     folder = program("evaluate.py", f"learned.LSTM={trained / 'best'}", *art, "evaluation.num_tasks=1")
     names = ("content", "style", "start", "LSTM", "SGD", "NAG", "RMSprop", "ADAM")
     assert {path.name for path in (folder / "pictures").iterdir()} == {f"0_{name}.png" for name in names}
-    assert Image.open(folder / "pictures/0_LSTM.png").size == (70, 50)
+    assert images.read(folder / "pictures/0_LSTM.png").shape == (3, 50, 70)
     assert "no picture at 'missing.png'" in refused(
         lambda: program("evaluate.py", *art[:2], "optimizee.content=missing.png")
     )
