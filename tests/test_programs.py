@@ -215,13 +215,15 @@ def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path]
     assert "other" in json.loads((folder / "summary.json").read_text())["optimizers"]
 
 
-@pytest.mark.parametrize("trainer", [name for name in options("trainer") if name not in ("gpu", "ddp", "ddp_cpu")])
+@pytest.mark.parametrize(
+    "trainer", [name for name in options("trainer") if name not in ("gpu", "ddp", "ddp_spawn", "ddp_cpu")]
+)
 def test_every_trainer_runs(program: Program, trainer: str) -> None:
     program("train.py", f"trainer={trainer}")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
-@pytest.mark.parametrize("trainer", ["gpu", "ddp"])
+@pytest.mark.parametrize("trainer", ["gpu", "ddp", "ddp_spawn"])
 def test_a_trainer_for_gpus_says_that_there_is_none(program: Program, trainer: str) -> None:
     assert "accelerator" in refused(lambda: program("train.py", f"trainer={trainer}")).lower()
 

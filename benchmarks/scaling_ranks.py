@@ -1,8 +1,9 @@
-"""Speed and memory of meta-training against B, P, K and ranks, on CPUs: `python benchmarks/scaling.py`.
+"""Speed and memory of meta-training against B, P, K and ranks, on CPUs: `python benchmarks/scaling_ranks.py`.
 
 Each line is a process of its own, one thread per rank, through Lightning as in train.py: the digits MLP, one window to
-warm up, then 200 inner steps. Steps per second are those of one rank; task-steps are B · ranks as many. Memory is what
-a rank's resident size grows by, at its peak.
+warm up, then 200 inner steps. Steps per second are those of one rank, by the clock and by the rank's own processor time
+(which other work on the machine hardly changes); task-steps, by the latter, are B · ranks as many. Memory is what a
+rank's resident size grows by, at its peak.
 """
 
 import multiprocessing
@@ -39,20 +40,29 @@ class Stopwatch(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx == 0:
-            self.start = time.perf_counter()
+            self.start = time.perf_counter(), time.process_time()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seconds = time.perf_counter() - self.start
+        seconds, busy = time.perf_counter() - self.start[0], time.process_time() - self.start[1]
         if trainer.is_global_zero:
             grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self.before) / 1024
-            report(pl_module, trainer.world_size, STEPS / seconds, grown)
+            report(pl_module, trainer.world_size, STEPS / seconds, STEPS / busy, grown)
 
 
-def report(module: pl.LightningModule, ranks: int, speed: float, megabytes: float) -> None:
+def report(module: pl.LightningModule, ranks: int, by_clock: float, speed: float, megabytes: float) -> None:
     """Print a row of the table."""
     assert isinstance(module, MetaLearner)
     size, tasks = module.optimizee.layout.size, module.num_tasks
-    row = tasks, size, module.window, ranks, round(speed), round(speed * tasks * ranks), round(megabytes)
+    row = (
+        tasks,
+        size,
+        module.window,
+        ranks,
+        round(by_clock),
+        round(speed),
+        round(speed * tasks * ranks),
+        round(megabytes),
+    )
     print(f"| {' | '.join(map(str, row))} |", flush=True)
 
 
@@ -80,7 +90,10 @@ def run(num_tasks: int, units: int, window: int, ranks: int) -> None:
 
 
 if __name__ == "__main__":
-    print("| B | P | K | ranks | steps/s | task-steps/s | MB |\n|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| B | P | K | ranks | steps/s | steps per processor s | task-steps | MB |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
     for case in dict.fromkeys(CASES):
         process = multiprocessing.get_context("fork").Process(target=run, args=case)
         process.start()
