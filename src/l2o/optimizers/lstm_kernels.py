@@ -27,8 +27,7 @@ class Kernel(Protocol):
 
 def kernel_for(features: Tensor, hidden_size: int) -> Kernel | None:
     """The kernel for features (…, F) of this device and dtype; None: plain torch."""
-    if features.dtype not in (torch.float32, torch.float64):
-        return None
     if features.device.type == "cpu":
-        return lstm_kernel if lstm_kernel.available() else None
-    return lstm_triton if lstm_triton.available(features.device, hidden_size, features.shape[-1]) else None
+        served = features.dtype in (torch.float32, torch.float64)
+        return lstm_kernel if served and lstm_kernel.available() else None
+    return lstm_triton if lstm_triton.available(features, hidden_size) else None

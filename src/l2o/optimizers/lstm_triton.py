@@ -8,7 +8,8 @@ through all K steps and back. Gates are never written to memory: h_t and c_t are
 own whose size does not depend on N, and the way back computes the gates of each step again. Each program adds up its
 own weight gradients, the programs' sums are added in order: equal calls on one device give equal bits.
 
-float32 and float64. The kernels are in `lstm_triton_kernels`; this module can be imported without Triton.
+The code serves float32 and float64; `available` offers float32 alone, which is what has been compiled for a GPU. The
+kernels are in `lstm_triton_kernels`; this module can be imported without Triton.
 """
 
 import functools
@@ -24,15 +25,18 @@ logger = logging.getLogger(__name__)
 # tf32 would be off by 1e-3. "tf32x3", three tensor core products for each, loses little and issues fewer instructions,
 # but its accuracy and speed have not been measured on a GPU.
 PRECISION = "ieee"
-MAX_SIZE = 64  # features or hidden units: beyond, a tile's registers spill
+MAX_SIZE = 32  # features or hidden units: beyond, a block's tiles do not fit into the registers
+BLOCK = 32  # coordinates
+OPTIONS = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
 CAPABILITY = (8, 0)  # of CUDA devices that Triton supports
-PROGRAMS_PER_PROCESSOR = 1
+PROGRAMS_PER_PROCESSOR = 1  # 8 warps of 255 registers a thread fill a processor
 
 
-def available(device: torch.device, hidden_size: int, num_features: int) -> bool:
-    """Whether the kernels serve these sizes there. Tries one the first time; warns once where that fails."""
-    fits = max(hidden_size, num_features) <= MAX_SIZE
-    return fits and os.environ.get("L2O_KERNEL") != "0" and device.type == "cuda" and _works(device)
+def available(features: Tensor, hidden_size: int) -> bool:
+    """Whether the kernels serve such features (…, F). Tries one the first time; warns once where that fails."""
+    fits = features.dtype == torch.float32 and max(hidden_size, features.shape[-1]) <= MAX_SIZE
+    on_gpu = features.device.type == "cuda" and os.environ.get("L2O_KERNEL") != "0"
+    return fits and on_gpu and _works(features.device)
 
 
 def step(
@@ -46,10 +50,11 @@ def step(
     new = old if in_place else tuple(torch.empty_like(part) for part in old)
     out = features.new_empty(n)
     if n:
-        block, sizes = _block(f, h)
         arguments = [*_weights(weights), rows, old[:layers], old[layers:], out, new[:layers], new[layers:]]
         with _on(features.device):
-            step_kernel[(-(-n // block),)](*arguments, n, rows.stride(1), *sizes, layers, block, PRECISION, **OPTIONS)
+            step_kernel[(-(-n // BLOCK),)](
+                *arguments, n, rows.stride(1), *sizes(f, h), layers, BLOCK, PRECISION, **OPTIONS
+            )
     return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
 
 
@@ -62,27 +67,23 @@ def window_gradient(
     (steps, n, f), h, layers = features.shape, hidden[0].shape[-1], len(hidden)
     if n == 0 or steps == 0:
         return [torch.zeros_like(weight) for weight in weights]
-    block, sizes = _block(f, h)
-    programs = min(-(-n // block), _programs(features.device))
-    workspace = features.new_empty(programs, block * h * (2 * layers * (steps + 1) + 2 * steps))
+    programs = min(-(-n // BLOCK), _programs(features.device))
+    workspace = features.new_empty(programs, BLOCK * h * (2 * layers * (steps + 1) + 2 * steps))
     counts = [weight.numel() for weight in weights]
     partial = features.new_empty(programs, sum(counts))  # each program's gradient, in the weights' order
     rows = _features(features)
     arguments = [*_weights(weights), rows, _states(hidden), _states(cell), cotangent.contiguous(), workspace, partial]
     integers = [n, steps, rows.stride(0), rows.stride(2), workspace.shape[1], partial.shape[1]]
     with _on(features.device):
-        window_kernel[(programs,)](*arguments, *integers, *sizes, layers, block, PRECISION, **OPTIONS)
+        window_kernel[(programs,)](*arguments, *integers, *sizes(f, h), layers, BLOCK, PRECISION, **OPTIONS)
     flat = partial.sum(0)
     return [part.view_as(weight) for part, weight in zip(flat.split(counts), weights, strict=True)]
 
 
-OPTIONS = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
-
-
-def _block(features: int, hidden: int) -> tuple[int, tuple[int, int, int, int]]:
-    """M, and (F, FP, H, HP): tiles are padded to powers of two, at least 8 as `tl.dot` demands."""
+def sizes(features: int, hidden: int) -> tuple[int, int, int, int]:
+    """F, FP, H, HP: tiles are padded to powers of two, at least 8 as `tl.dot` demands."""
     padded = [max(8, 1 << (size - 1).bit_length()) for size in (features, hidden)]
-    return 32 if max(padded) <= 32 else 16, (features, padded[0], hidden, padded[1])
+    return features, padded[0], hidden, padded[1]
 
 
 def _weights(weights: list[Tensor]) -> tuple[tuple[tuple[Tensor, ...], ...], tuple[Tensor, ...]]:

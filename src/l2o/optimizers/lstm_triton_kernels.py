@@ -18,7 +18,7 @@ import triton.language as tl
 @triton.jit
 def _tile(rows, there, width: tl.constexpr, padded: tl.constexpr, row_stride, column_stride):
     """Offsets and mask of some rows of a matrix with `width` columns."""
-    column = tl.arange(0, padded)[None, :].to(tl.int64)
+    column = tl.arange(0, padded)[None, :]
     return rows[:, None] * row_stride + column * column_stride, there[:, None] & (column < width)
 
 
@@ -90,6 +90,7 @@ def step_kernel(
     """One step of a block of coordinates, all layers and the head. States are (H, N)."""
     n = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     there = n < N
+    N, feature_stride = N.to(tl.int64), feature_stride.to(tl.int64)  # offsets may pass 2³¹
     x = _read(features, n, there, F, FP, 1, feature_stride)
     for layer in tl.static_range(L):
         h = _read(hidden[layer], n, there, H, HP, 1, N)
@@ -207,6 +208,7 @@ def window_kernel(
     plane: tl.constexpr = M * H
     state = (steps + 1) * plane
     m = tl.arange(0, M)
+    N, feature_stride = N.to(tl.int64), feature_stride.to(tl.int64)  # offsets may pass 2³¹
     strides = (step_stride, 1, feature_stride)
     for block in range(program, tl.cdiv(N, M), tl.num_programs(0)):
         n = block * M + m
