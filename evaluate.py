@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from l2o import seeds
@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     learned = {name: from_pretrained(path) for name, path in cfg.learned.items() if path}
     rules = learned | dict(instantiate(cfg.optimizers))
-    optimizee = instantiate(cfg.optimizee)
+    optimizee = instantiate(OmegaConf.merge(cfg.optimizee, cfg.evaluation_optimizee))
     comparison = instantiate(cfg.evaluation)(rules, optimizee, device)
     comparison.save(output)
     figures = draw(comparison, output, cfg.name)

@@ -36,6 +36,8 @@ def main(cfg: DictConfig) -> float:
     before = read_checkpoint(resumed) if resumed else {"l2o": {"windows": 0}}
     rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
     learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
+    changed = OmegaConf.merge(cfg.optimizee, cfg.evaluation_optimizee)
+    compared = instantiate(changed) if cfg.evaluation_optimizee else optimizee
     evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
     callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]
     if cfg.early_stopping:  # first, so that a checkpoint holds what it has counted
@@ -54,7 +56,7 @@ def main(cfg: DictConfig) -> float:
 
     if trainer.is_global_zero:
         rules = {learner.rule.label: learner.best_rule(), **baselines}
-        comparison = evaluation(rules, learner.optimizee, trainer.strategy.root_device)
+        comparison = evaluation(rules, compared, trainer.strategy.root_device)
         comparison.save(output)
         figures = draw(comparison, output, cfg.name)
         log_comparison(loggers, comparison, figures)
