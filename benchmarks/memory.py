@@ -5,6 +5,7 @@ the same process without a window and the rule's own states, K times those of on
 ratio is peak(32) / (peak(1) + states), in all and without what the process takes anyway.
 
     python benchmarks/memory.py neural_art
+    python benchmarks/memory.py cifar10 dataset=npz dataset.path=cifar10.npz
     python benchmarks/memory.py EXPERIMENT [key=value …]
 """
 
