@@ -50,11 +50,10 @@ def step(
     new = old if in_place else tuple(torch.empty_like(part) for part in old)
     out = features.new_empty(n)
     if n:
-        arguments = [*_weights(weights), rows, old[:layers], old[layers:], out, new[:layers], new[layers:]]
+        arguments = [*_weights(weights), rows, old[:layers], old[layers:], out, new[:layers], new[layers:], n]
+        arguments += [rows.stride(1), *sizes(f, h), layers, BLOCK, PRECISION]
         with _on(features.device):
-            step_kernel[(-(-n // BLOCK),)](
-                *arguments, n, rows.stride(1), *sizes(f, h), layers, BLOCK, PRECISION, **OPTIONS
-            )
+            step_kernel[(-(-n // BLOCK),)](*arguments, **OPTIONS)
     return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
 
 
@@ -73,9 +72,10 @@ def window_gradient(
     partial = features.new_empty(programs, sum(counts))  # each program's gradient, in the weights' order
     rows = _features(features)
     arguments = [*_weights(weights), rows, _states(hidden), _states(cell), cotangent.contiguous(), workspace, partial]
-    integers = [n, steps, rows.stride(0), rows.stride(2), workspace.shape[1], partial.shape[1]]
+    arguments += [n, steps, rows.stride(0), rows.stride(2), workspace.shape[1], partial.shape[1]]
+    arguments += [*sizes(f, h), layers, BLOCK, PRECISION]
     with _on(features.device):
-        window_kernel[(programs,)](*arguments, *integers, *sizes(f, h), layers, BLOCK, PRECISION, **OPTIONS)
+        window_kernel[(programs,)](*arguments, **OPTIONS)
     flat = partial.sum(0)
     return [part.view_as(weight) for part, weight in zip(flat.split(counts), weights, strict=True)]
 

@@ -10,6 +10,7 @@ one layer's weight gradients are alive at a time. What a layer hands to another 
 written by some threads and read by others: hence the barrier after each layer's pass.
 """
 # pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportOperatorIssue=false, reportArgumentType=false
+# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
