@@ -1,0 +1,168 @@
+"""Every experiment of the paper, one after the other; then the tables and figures of docs/results.md.
+
+Finished parts are not run again, an interrupted training goes on from its checkpoint. A part whose data is not given is
+left out. It takes hours on a CPU.
+
+    python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
+        --other-style scream.jpg --features squeezenet1_1.pth
+    python benchmarks/paper.py --only quadratic digits
+"""
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs/results.md"
+
+MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
+ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
+RUNS = {  # what {out}/NAME holds, in an order in which every part finds the trained optimizers that it needs
+    "quadratic": "train.py experiment=quadratic",
+    "digits": "train.py seed=0",
+    "digits_seed1": "train.py seed=1",
+    "digits_seed2": "train.py seed=2",
+    "mnist": f"train.py experiment=mnist {MNIST}",
+    "mnist_200steps": f"evaluate.py experiment=mnist_200steps {MNIST} learned.LSTM={{out}}/mnist/best",
+    "mnist_40units": f"evaluate.py experiment=mnist_40units {MNIST} learned.LSTM={{out}}/mnist/best",
+    "mnist_2layers": f"evaluate.py experiment=mnist_2layers {MNIST} learned.LSTM={{out}}/mnist/best",
+    "mnist_relu": f"evaluate.py experiment=mnist_relu {MNIST} learned.LSTM={{out}}/mnist/best",
+    "cifar10": f"train.py experiment=cifar10 {CIFAR}",
+    "cifar5_sub": f"train.py experiment=cifar5_sub {CIFAR}",
+    "cifar2_sub": f"train.py experiment=cifar2_sub {CIFAR}",
+    "cifar5": f"evaluate.py experiment=cifar5 {CIFAR} learned.LSTM={{out}}/cifar10/best "
+    "+learned.LSTM-sub={out}/cifar5_sub/best",
+    "cifar2": f"evaluate.py experiment=cifar2 {CIFAR} learned.LSTM={{out}}/cifar10/best "
+    "+learned.LSTM-sub={out}/cifar2_sub/best",
+    "neural_art": f"train.py experiment=neural_art {ART}",
+    "neural_art_style": f"evaluate.py experiment=neural_art {ART} optimizee.style={{other_style}} "
+    "learned.LSTM={out}/neural_art/best",
+    "neural_art_highres": f"evaluate.py experiment=neural_art {ART} optimizee=neural_art_highres "
+    "learned.LSTM={out}/neural_art/best",
+}
+PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the paper's figures, about ±2 %
+    "mnist": {
+        "LSTM": {20: 0.447, 50: 0.311, 100: 0.245},
+        "ADAM": {20: 1.50, 50: 0.482, 100: 0.351},
+        "RMSprop": {20: 1.68, 50: 0.496, 100: 0.359},
+        "NAG": {20: 1.41, 50: 0.453, 100: 0.318},
+        "SGD": {20: 1.94, 50: 0.83, 100: 0.458},
+    },
+    "mnist_200steps": {
+        "LSTM": {150: 0.220, 200: 0.208},
+        "ADAM": {150: 0.323, 200: 0.301},
+        "RMSprop": {150: 0.307, 200: 0.289},
+        "NAG": {150: 0.279, 200: 0.257},
+        "SGD": {150: 0.368, 200: 0.326},
+    },
+    "mnist_40units": {
+        "LSTM": {50: 0.246, 100: 0.193},
+        "ADAM": {50: 0.487, 100: 0.312},
+        "RMSprop": {50: 0.463, 100: 0.325},
+        "NAG": {50: 0.427, 100: 0.297},
+        "SGD": {50: 0.84, 100: 0.44},
+    },
+    "mnist_2layers": {
+        "LSTM": {50: 0.475, 100: 0.330},
+        "ADAM": {50: 1.59, 100: 0.701},
+        "RMSprop": {50: 1.52, 100: 0.726},
+        "NAG": {50: 1.71, 100: 0.757},
+        "SGD": {50: 1.97, 100: 1.78},
+    },
+    "mnist_relu": {
+        "LSTM": {50: 2.29, 100: 2.57},
+        "ADAM": {50: 0.53, 100: 0.372},
+        "RMSprop": {50: 0.56, 100: 0.412},
+        "NAG": {50: 0.47, 100: 0.36},
+        "SGD": {50: 0.75, 100: 0.44},
+    },
+}
+
+
+def run(name: str, command: str, folder: Path) -> None:
+    """Run a part, unless its summary is there; a training resumes from its last checkpoint."""
+    if (folder / "summary.json").exists():
+        return print(f"{name}: done before")
+    resume = ["ckpt_path=auto"] if command.startswith("train.py") else []
+    started = time.monotonic()
+    print(f"{name}: python {command}", flush=True)
+    words = [sys.executable, *shlex.split(command), *resume, f"hydra.run.dir={folder}"]
+    subprocess.run(words, cwd=ROOT, check=True)
+    (folder / "run.json").write_text(json.dumps({"command": command, "seconds": time.monotonic() - started}) + "\n")
+    return None
+
+
+def table(summary: dict[str, Any], published: dict[str, dict[int, float]]) -> str:
+    """A comparison as a Markdown table; the paper's number, where there is one, in brackets behind ours."""
+    rows = summary["optimizers"]
+    steps = sorted({int(step) for row in rows.values() for step in row["loss_at"]})
+    metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
+    headings = ["optimizer", "lr", *(f"step {step}" for step in steps), "final ± s.e.", "steps to best baseline"]
+    lines = ["| " + " | ".join([*headings, *(metric.replace("_", " ") for metric in metrics)]) + " |"]
+    lines.append("|---" * (len(headings) + len(metrics)) + "|")
+    for name, row in rows.items():
+        paper = published.get(name, {})
+        at = [number(row["loss_at"].get(str(s))) + (f" ({paper[s]:g})" if s in paper else "") for s in steps]
+        reached = row["steps_to_best_baseline"]
+        cells = [name, number(row["lr"], 2), *at, f"{number(row['final_loss'])} ± {number(row['standard_error'], 1)}"]
+        cells += ["–" if reached is None else str(reached), *(number(row["metrics"].get(m)) for m in metrics)]
+        lines.append("| " + " | ".join(cells) + " |")
+    best = summary["best_baseline"]
+    ratios = [f"{name} {row['relative_to_best_baseline']:.2f}" for name, row in rows.items() if name.startswith("LSTM")]
+    lines.append(f"\nMean over {summary['num_tasks']} fresh problems. Final loss × {best}'s: {', '.join(ratios)}.")
+    return "\n".join(lines)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A few digits; a dash for what there is not, as a diverged loss."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def write_results(out: Path) -> None:
+    """Put every finished part's table between its marks in docs/results.md, its figures beside it."""
+    text = RESULTS.read_text()
+    for name in RUNS:
+        summary, folder = out / name / "summary.json", RESULTS.parent / "figures"
+        if not summary.exists():
+            continue
+        body = table(json.loads(summary.read_text()), PUBLISHED.get(name, {}))
+        text = re.sub(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
+        )
+        folder.mkdir(exist_ok=True)
+        for figure in ("curves", "panels", "proposals"):
+            if (out / name / f"{figure}.png").exists():
+                shutil.copy(out / name / f"{figure}.png", folder / f"{name}_{figure}.png")
+    RESULTS.write_text(text)
+
+
+def main() -> None:
+    """Run what is missing and can be run, then refresh the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs/paper")
+    parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS), metavar="PART", help=", ".join(RUNS))
+    for data in ("mnist", "cifar", "content", "style", "other-style", "features"):
+        parser.add_argument(f"--{data}", type=lambda path: Path(path).resolve())
+    arguments = vars(parser.parse_args())
+    out = arguments["out"].resolve()
+    given = {name: str(value) for name, value in arguments.items() if value is not None} | {"out": str(out)}
+    for name, command in RUNS.items():
+        if name not in arguments["only"]:
+            continue
+        missing = ["--" + key.replace("_", "-") for key in re.findall(r"{(\w+)}", command) if key not in given]
+        if missing:
+            print(f"{name}: left out, it needs {', '.join(missing)}")
+            continue
+        run(name, command.format(**given), out / name)
+    write_results(out)
+
+
+if __name__ == "__main__":
+    main()
