@@ -9,8 +9,6 @@ Layers go one after another, each over the whole window: forward from the lowest
 one layer's weight gradients are alive at a time. What a layer hands to another goes through the program's workspace,
 written by some threads and read by others: hence the barrier after each layer's pass.
 """
-# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportOperatorIssue=false, reportArgumentType=false
-# pyright: reportGeneralTypeIssues=false
 
 import triton
 import triton.language as tl
