@@ -4,6 +4,7 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
 """
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
@@ -36,8 +37,8 @@ class TruncatedBPTT(MetaGradient):
         dL/dφ = Σ_t ⟨λ_t, ∂g_t/∂φ⟩,   λ_t = ∂L/∂g_t = 1/B Σ_{s>t} w_s ∇f(θ_s),
 
     and every ∇f(θ_s) is one that the rule reads anyway: they are recorded, then the rule alone is replayed over them. A
-    coordinatewise rule is replayed in chunks of coordinates, so that the replay's graph takes at most about
-    `max_replay_bytes`. Second order is plain autograd through the whole window, optimizee included.
+    coordinatewise rule is replayed in chunks of coordinates, so that a replay takes at most about `max_replay_bytes`.
+    Second order is plain autograd through the whole window, optimizee included.
     """
 
     def __init__(self, second_order: bool = False, last_step_only: bool = False, max_replay_bytes: int = 2**30):
@@ -60,8 +61,9 @@ class TruncatedBPTT(MetaGradient):
         num_steps, num_tasks = len(weights), len(episode.theta)
         grads = episode.theta.new_empty(num_steps + 1, *episode.theta.shape)  # ∇_0 … ∇_K
         losses, after = unroll(rule, optimizee, episode, num_steps, generator, record=grads)
-        weighted = grads[1:] * (weights / num_tasks)[:, None, None]
-        cotangents = weighted.flip(0).cumsum(0).flip(0)  # λ_0 … λ_{K−1}
+        cotangents = grads[1:] * (weights / num_tasks)[:, None, None]
+        for later, earlier in pairwise(reversed(cotangents.unbind())):  # summed in place: λ_0 … λ_{K−1}
+            earlier += later
         gradient = rule.replay_in_chunks(
             grads[:-1], cotangents, episode.state, episode.theta, optimizee.layout, self.max_replay_bytes
         )

@@ -49,6 +49,11 @@ class UpdateRule(nn.Module, ABC):
         """`forward` for a caller who gives `state` away: its memory may be used for the next state. No graph."""
         return self(grad, state, theta, layout)
 
+    def replay_numbers(self, state: State) -> int:
+        """About how many numbers `replay_gradient` keeps for each coordinate and step, by default for autograd's graph:
+        some eleven for each number of the state (gates, their inputs, products)."""
+        return 11 * sum(value[0, 0].numel() for value in state.values()) + 8
+
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
     ) -> list[Tensor]:
@@ -69,7 +74,7 @@ class UpdateRule(nn.Module, ABC):
     def replay_in_chunks(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout, max_bytes: int
     ) -> list[Tensor]:
-        """`replay_gradient`; a coordinatewise rule's by chunks of coordinates whose graph takes about `max_bytes`."""
+        """`replay_gradient`; a coordinatewise rule's by chunks of coordinates that take about `max_bytes` each."""
         total = [torch.zeros_like(parameter) for parameter in self.parameters()]
         for part in self.chunks(len(grads), state, theta, max_bytes):
             own = {key: value if value.shape[1] == 1 else value[:, part] for key, value in state.items()}
@@ -78,13 +83,11 @@ class UpdateRule(nn.Module, ABC):
         return total
 
     def chunks(self, num_steps: int, state: State, theta: Tensor, max_bytes: int) -> list[slice]:
-        """The coordinates, shared out so that the graph of K steps over each share takes about `max_bytes`."""
+        """The coordinates, shared out so that a replay of K steps over each share takes about `max_bytes`."""
         num_tasks, num_coordinates = theta.shape
         if not self.coordinatewise:
             return [slice(0, num_coordinates)]
-        # A step's graph holds about eight numbers for each number of the state (gates, their inputs, products).
-        state_size = sum(value[0, 0].numel() for value in state.values())
-        bytes_each = num_tasks * num_steps * 8 * (state_size + 1) * theta.element_size()
+        bytes_each = num_tasks * num_steps * self.replay_numbers(state) * theta.element_size()
         size = max(1, max_bytes // bytes_each)
         return [slice(start, start + size) for start in range(0, num_coordinates, size)]
 

@@ -57,13 +57,18 @@ class LSTM(UpdateRule):
     def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
         return self._forward(grad, state, in_place=True)
 
+    def replay_numbers(self, state: State) -> int:
+        num_features = self.preprocessing.num_features
+        kernel = self._replay_kernel(self.head.weight.new_empty(0, num_features))
+        return 4 * num_features + 8 if kernel else super().replay_numbers(state)  # features, and what they are made of
+
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
     ) -> list[Tensor]:
         with torch.no_grad():
             features = self.preprocessing(grads).flatten(1, -2)  # (K, N, F)
-            kernel = self._kernel(features)
-            if kernel is None or any(True for _ in self.preprocessing.parameters()):
+            kernel = self._replay_kernel(features)
+            if kernel is None:
                 return super().replay_gradient(grads, cotangents, state, theta, layout)
             scaled = self.output_scale * cotangents.flatten(1)
             weights = self._weights()
@@ -101,6 +106,10 @@ class LSTM(UpdateRule):
     def _kernel(self, features: Tensor) -> Kernel | None:
         """Where no graph is wanted, a compiled kernel does the same in a quarter of the time."""
         return None if torch.is_grad_enabled() or self.num_layers == 0 else kernel_for(features, self.hidden_size)
+
+    @torch.no_grad()
+    def _replay_kernel(self, features: Tensor) -> Kernel | None:
+        return None if any(True for _ in self.preprocessing.parameters()) else self._kernel(features)
 
 
 def lstm_cells(sizes: list[int], forget_bias: float) -> nn.ModuleList:

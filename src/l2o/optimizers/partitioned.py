@@ -5,7 +5,7 @@ Shapes: B tasks, P coordinates, G of them in a group, K steps of a window.
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -55,10 +55,18 @@ class Partitioned(UpdateRule):
         return state
 
     def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        return self._step(grad, state, theta, layout, UpdateRule.__call__)
+
+    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+        return self._step(grad, state, theta, layout, lambda rule, *part: rule.advance(*part))
+
+    def _step(
+        self, grad: Tensor, state: State, theta: Tensor, layout: Layout, step: Callable[..., tuple[Tensor, State]]
+    ) -> tuple[Tensor, State]:
         groups, updates, after = self._groups(theta, layout), [], {}
         for group, own in _with_state(groups, state):
             part = grad[:, group.columns], own, theta[:, group.columns], group.layout
-            update, own = self._rule(group.name)(*part)
+            update, own = step(self._rule(group.name), *part)
             updates.append(update)
             after |= _prefixed(group.name, own)
         places = torch.cat([group.columns for group in groups]).argsort()

@@ -1,0 +1,103 @@
+"""How speed and memory scale with tasks, coordinates and the window's length: one figure.
+
+    python benchmarks/scaling.py [--figure docs/figures/scaling.png] [--json FILE] [--quick]
+
+B = 1 … 64 tasks of the MNIST MLP; P = 10³ … 10⁶ coordinates of a separable function, which costs next to nothing;
+K = 1 … 100 steps of a window of the MNIST MLP. The reference is drawn where its graph fits into 8 GB.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from jobs import Timed, interleaved, mnist, ours, peak_megabytes, reference
+from matplotlib.figure import Figure
+from speed import BYTES_PER_COORDINATE_AND_STEP, GRAPH_BYTES
+from torch import Generator, Tensor
+
+from l2o.optimizees import Batch, Layout, Optimizee
+
+Points = list[dict[str, float]]
+
+
+class Separable(Optimizee):
+    """f(θ) = ½ ‖θ‖², whose gradient is θ."""
+
+    def __init__(self, size: int):
+        self.layout = Layout({"theta": (size,)})
+
+    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
+        return torch.randn(num_tasks, self.layout.size, generator=generator), {}
+
+    def loss(self, theta: Tensor, batch: Batch) -> Tensor:
+        return theta.square().sum() / 2
+
+    def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return theta.square().sum(1) / 2, theta.clone()
+
+
+def point(x: int, optimizee: Optimizee, num_tasks: int, num_steps: int) -> dict[str, float]:
+    """Coordinate-steps per second and peak memory, ours and, where it fits, the reference's."""
+    timed, n = Timed(optimizee), num_tasks * optimizee.layout.size
+    fits = n * num_steps * BYTES_PER_COORDINATE_AND_STEP < GRAPH_BYTES / 4
+    makes = {"l2o": ours, "plain eager": reference} if fits else {"l2o": ours}
+    windows = [make(timed, 10.0, num_tasks, num_steps) for make in makes.values()]
+    repeats = 1 if n * num_steps > 2_000_000 else 5
+    found: dict[str, float] = {"x": x}
+    for name, window, (total, _) in zip(
+        makes, windows, interleaved(windows, [timed] * len(windows), repeats), strict=True
+    ):
+        found[f"{name}: task-steps/s"] = num_tasks * num_steps / total
+        found[f"{name}: ns per coordinate and step"] = 1e9 * total / (n * num_steps)
+        if (peak := peak_megabytes(window)) is not None:
+            found[f"{name}: peak MB"] = peak
+    return found
+
+
+def draw(scales: dict[str, Points], path: Path) -> None:
+    """Time and memory over each of the three sizes."""
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    rows = {"ns per coordinate and step": "linear", "peak MB": "log"}
+    axes = figure.subplots(len(rows), len(scales), sharex="col")
+    for column, (size, points) in enumerate(scales.items()):
+        for axis, (quantity, scale) in zip(axes[:, column], rows.items(), strict=True):
+            for name in ("l2o", "plain eager"):
+                pairs = [(p["x"], p[f"{name}: {quantity}"]) for p in points if f"{name}: {quantity}" in p]
+                axis.plot(*zip(*pairs, strict=True), "o-", label=name) if pairs else None
+            axis.set(xscale="log", yscale=scale, ylabel=quantity if column == 0 else None)
+            axis.grid(alpha=0.3)
+            if scale == "linear":
+                axis.set_ylim(bottom=0)
+        axes[-1, column].set_xlabel(size)
+    axes[0, 0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Measure, print, draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", type=Path, default=Path("docs/figures/scaling.png"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="the smallest two sizes only")
+    options = parser.parse_args()
+    few = slice(2 if options.quick else None)
+    problem = mnist()
+    scales = {
+        "tasks B (MNIST MLP, K = 20)": [point(b, problem, b, 20) for b in (1, 4, 16, 64)[few]],
+        "coordinates P (separable, K = 20)": [point(p, Separable(p), 1, 20) for p in (10**3, 10**4, 10**5, 10**6)[few]],
+        "steps of a window K (MNIST MLP, B = 1)": [point(k, problem, 1, k) for k in (1, 5, 20, 100)[few]],
+    }
+    for size, points in scales.items():
+        print(size)
+        for found in points:
+            print("  ", ", ".join(f"{name} {value:.4g}" for name, value in found.items()), flush=True)
+    draw(scales, options.figure)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(scales, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

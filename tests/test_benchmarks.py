@@ -1,0 +1,63 @@
+"""The benchmarks run, and the eager reference computes what the package computes.
+
+Shapes: B tasks, P coordinates, K steps of a window.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from l2o import seeds
+from l2o.meta_gradient import TruncatedBPTT
+from l2o.optimizees import Quadratic
+from l2o.optimizers import LSTM, Identity, LogAndSign
+from l2o.unroll import start_episode
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("p", [None, 10.0])
+def test_the_eager_reference_is_the_same_window(float64, path, monkeypatch, p):
+    """Ratios are between two ways to the same losses and the same meta-gradient."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import eager
+
+    rule, reference = LSTM(LogAndSign(p) if p else Identity(), output_scale=0.01), eager.Eager(p, output_scale=0.01)
+    for ours, theirs in zip(rule.parameters(), reference.parameters(), strict=True):
+        theirs.data.copy_(ours)
+    optimizee = Quadratic(4, init_std=1.0)
+    episode = start_episode(rule, optimizee, 3, seeds.generator(0))
+    losses, gradient, after = TruncatedBPTT()(rule, optimizee, episode, 5, seeds.generator(1))
+    evaluate = lambda theta: optimizee.loss_and_grad(theta, episode.task)  # noqa: E731
+    start = reference.start(episode.theta)
+    expected, theta, grad, _ = eager.window(reference, evaluate, episode.theta, episode.grad, start, 5)
+    assert_close(losses, expected, rtol=1e-11, atol=0)
+    assert_close(after.theta, theta, rtol=1e-11, atol=1e-13)
+    assert_close(after.grad, grad, rtol=1e-10, atol=1e-12)
+    for ours, theirs in zip(gradient, reference.parameters(), strict=True):
+        assert_close(ours, theirs.grad, rtol=1e-9, atol=1e-12 * float(theirs.grad.abs().max()) + 1e-15)
+
+
+def test_a_quick_benchmark_reports_every_job(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "speed.py"), "--quick", "--jobs", "Q", "M1", "--json"]
+    result = subprocess.run([*command, str(tmp_path / "speed.json")], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert set(report["jobs"]) == {"Q", "M1"} and report["threads"] == torch.get_num_threads()
+    assert [job["coordinates"] for job in report["jobs"].values()] == [1280, 15910]
+    for job in report["jobs"].values():
+        ratio = job["reference_ms_per_step"] / job["ms_per_step"]
+        assert job["times_reference"] == pytest.approx(ratio) and job["rule_ms_per_step"] <= job["ms_per_step"]
+    assert "times_reference" not in result.stdout and "× ref." in result.stdout
+
+
+@pytest.mark.slow
+def test_a_quick_scaling_draws_its_figure(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "scaling.py"), "--quick", "--figure", str(tmp_path / "scaling.png")]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
