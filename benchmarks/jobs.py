@@ -88,7 +88,7 @@ JOBS = {
     "M8": Job("the same, B = 8", mnist, 10.0, 8, 3),
     "M64": Job("the same, B = 64", mnist, 10.0, 64, 2),
     "C": Job("CIFAR ConvNet, batch 128, B = 1", cifar, 10.0, 1, 5),
-    "A": Job("neural art 64×64, SqueezeNet, B = 1", neural_art, 10.0, 1, 5),
+    "A": Job("neural art 64×64, SqueezeNet, B = 1", neural_art, 10.0, 1, 3),
 }
 
 

@@ -94,16 +94,14 @@ def main() -> None:
         job = JOBS[name]
         rows[name] = run(job, machine, num_steps, 1 if options.quick else job.windows)
         console.print(f"{name}: {job.title}: {rows[name]['ms_per_step']:.2f} ms per step", highlight=False)
+        report = {"threads": torch.get_num_threads(), "kernel_s": compiled, "machine": machine, "jobs": rows}
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
     console.print(table(rows))
-    threads = torch.get_num_threads()
-    kernel = f"ready after {compiled:.1f} s (a few seconds where it is compiled)" if available else "not available"
-    console.print(
-        f"{threads} threads; kernel {kernel}; machine: " + ", ".join(f"{k} {v:.3g}" for k, v in machine.items())
-    )
-    result = {"threads": threads, "kernel": available, "kernel_s": compiled, "machine": machine, "jobs": rows}
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    kernel = f"ready after {compiled:.1f} s, compilation included" if available else "not available"
+    numbers = ", ".join(f"{key} {value:.3g}" for key, value in machine.items())
+    console.print(f"{torch.get_num_threads()} threads; kernel {kernel}; {numbers}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -16,18 +16,19 @@ class Progress(Callback):
     """Logs the counters that serve as x axes and the inner steps per second; a run at chance level is told what to try,
     once a quarter of it has passed, and at its end."""
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.time = time.perf_counter()
-
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.time = time.perf_counter()  # validation does not count
+        self.time, self.windows = time.perf_counter(), 0  # validation does not count
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, MetaLearner)
+        self.windows += 1
+        if not pl_module.logs_now():
+            return
         now = time.perf_counter()
-        speed, self.time = pl_module.window / (now - self.time), now
+        speed = self.windows * pl_module.window / (now - self.time)
+        self.time, self.windows = now, 0
         pl_module.log("steps_per_s", speed, prog_bar=True, batch_size=1)
         counters = {
             "meta_steps": pl_module.windows,
