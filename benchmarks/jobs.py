@@ -130,15 +130,14 @@ def reference(optimizee: Optimizee, p: float | None, num_tasks: int, num_steps: 
 
 def interleaved(windows: Sequence[Window], optimizees: Sequence[Timed], repeats: int) -> list[tuple[float, float]]:
     """(seconds of a window, seconds of it outside the optimizee), medians; the windows take turns, so that what else
-    happens on the machine hits all alike."""
+    happens on the machine hits all alike. Their first run, for the memory, has warmed them up."""
     times: list[list[tuple[float, float]]] = [[] for _ in windows]
-    for repeat in range(repeats + 1):  # the first one warms up
+    for _ in range(repeats):
         for window, optimizee, found in zip(windows, optimizees, times, strict=True):
             optimizee.seconds, start = 0.0, time.perf_counter()
             window()
             total = time.perf_counter() - start
-            if repeat:
-                found.append((total, total - optimizee.seconds))
+            found.append((total, total - optimizee.seconds))
     return [(median(total for total, _ in found), median(rule for _, rule in found)) for found in times]
 
 

@@ -34,6 +34,7 @@ def run(job: Job, machine: dict[str, float], num_steps: int, windows: int) -> di
     both = n * num_steps * BYTES_PER_COORDINATE_AND_STEP < GRAPH_BYTES
     pairs = [(ours, mine), (reference, theirs)] if both else [(ours, mine)]
     made = [make(optimizee, job.p, job.num_tasks, num_steps) for make, optimizee in pairs]
+    peaks = [peak_megabytes(window) for window in made]
     times = interleaved(made, [optimizee for _, optimizee in pairs], windows)
     (total, rule), limit = times[0], limits.rule_seconds(machine, n, 1 if job.p is None else 2)
     row = {
@@ -43,7 +44,7 @@ def run(job: Job, machine: dict[str, float], num_steps: int, windows: int) -> di
         "rule_ms_per_step": 1e3 * rule / num_steps,
         "task_steps_per_s": job.num_tasks * num_steps / total,
         "fraction_of_limit": limit * num_steps / rule,
-        "peak_mb": peak_megabytes(made[0]),
+        "peak_mb": peaks[0],
     }
     if both:
         row |= {
@@ -51,7 +52,7 @@ def run(job: Job, machine: dict[str, float], num_steps: int, windows: int) -> di
             "reference_rule_ms_per_step": 1e3 * times[1][1] / num_steps,
             "times_reference": times[1][0] / total,
             "rule_times_reference": times[1][1] / rule,
-            "reference_peak_mb": peak_megabytes(made[1]),
+            "reference_peak_mb": peaks[1],
         }
     return row
 
