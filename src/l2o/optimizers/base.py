@@ -50,9 +50,9 @@ class UpdateRule(nn.Module, ABC):
         return self(grad, state, theta, layout)
 
     def replay_numbers(self, state: State) -> int:
-        """About how many numbers `replay_gradient` keeps for each coordinate and step, by default for autograd's graph:
-        some eleven for each number of the state (gates, their inputs, products)."""
-        return 11 * sum(value[0, 0].numel() for value in state.values()) + 8
+        """How many numbers `replay_gradient` keeps for each coordinate and step, at most about; by default for autograd's
+        graph: eight for each number of the state (gates, their inputs, products; an LSTM's takes four)."""
+        return 8 * (sum(value[0, 0].numel() for value in state.values()) + 1)
 
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
