@@ -50,8 +50,8 @@ class UpdateRule(nn.Module, ABC):
         return self(grad, state, theta, layout)
 
     def replay_numbers(self, state: State) -> int:
-        """How many numbers `replay_gradient` keeps for each coordinate and step, at most about; by default for autograd's
-        graph: eight for each number of the state (gates, their inputs, products; an LSTM's takes four)."""
+        """How many numbers `replay_gradient` keeps for each coordinate and step, at most about; by default for a graph
+        of autograd: eight for each number of the state (gates, their inputs, products; an LSTM's takes four)."""
         return 8 * (sum(value[0, 0].numel() for value in state.values()) + 1)
 
     def replay_gradient(
