@@ -16,6 +16,9 @@ class Progress(Callback):
     """Logs the counters that serve as x axes and the inner steps per second; a run at chance level is told what to try,
     once a quarter of it has passed, and at its end."""
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.time, self.windows = time.perf_counter(), 0  # a run resumed mid-epoch starts no epoch
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.time, self.windows = time.perf_counter(), 0  # validation does not count
 
