@@ -30,7 +30,9 @@ SHOWN = ("FFMA", "HGMMA", "HMMA", "MUFU", "LDS", "STS", "LDG", "STG", "LDL", "ST
 def compiled(name: str, f: int, h: int, layers: int) -> Any:
     """One of the two kernels, for pointers that are aligned and sizes that are not."""
     target = GPUTarget("cuda", CAPABILITY, WARP)
-    no_gpu = SimpleNamespace(get_current_device=lambda: 0, get_current_target=lambda: target)
+    no_gpu = SimpleNamespace(
+        get_current_device=lambda: 0, get_current_target=lambda: target, get_current_stream=lambda device: 0
+    )
     triton.runtime.driver.set_active(no_gpu)
     one = MockTensor(float32)
     constants = [*lstm_triton.sizes(f, h), layers, lstm_triton.BLOCK, lstm_triton.PRECISION]
