@@ -147,10 +147,10 @@ def peak_megabytes(window: Window) -> float | None:
         ctypes.CDLL(None).malloc_trim(0)  # what earlier windows have left would hide what this one needs
         Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
         before = _status("VmRSS")
-        window()
-        return (_status("VmHWM") - before) / 1024
     except (OSError, AttributeError):
-        return None
+        before = None
+    window()
+    return None if before is None else (_status("VmHWM") - before) / 1024
 
 
 def _status(field: str) -> int:

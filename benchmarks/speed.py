@@ -24,7 +24,7 @@ from rich.table import Table
 from l2o.optimizers import lstm_kernel
 
 GRAPH_BYTES = 8 << 30
-BYTES_PER_COORDINATE_AND_STEP = 4 * 900  # about what the eager graph of the LSTM keeps
+BYTES_PER_COORDINATE_AND_STEP = 1400  # about what the eager graph of the LSTM keeps
 
 
 def run(job: Job, machine: dict[str, float], num_steps: int, windows: int) -> dict[str, Any]:

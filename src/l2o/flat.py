@@ -17,7 +17,7 @@ from l2o.optimizers.base import UpdateRule
 
 CHUNK_SIZE = 2**20
 """Coordinates in one call of a coordinatewise rule, by default. The 2×20 LSTM's compiled kernels need about 40 bytes of
-temporary memory for each, plain torch about 2 KB."""
+temporary memory for each, 360 where there are several chunks (their states are copied), plain torch about 2 KB."""
 
 Shape = tuple[int, ...]
 

@@ -87,8 +87,9 @@ class UpdateRule(nn.Module, ABC):
         num_tasks, num_coordinates = theta.shape
         if not self.coordinatewise:
             return [slice(0, num_coordinates)]
-        bytes_each = num_tasks * num_steps * self.replay_numbers(state) * theta.element_size()
-        size = max(1, max_bytes // bytes_each)
+        copied = sum(part[0, 0].numel() for part in state.values())
+        numbers_each = num_tasks * (num_steps * self.replay_numbers(state) + copied)
+        size = max(1, max_bytes // (numbers_each * theta.element_size()))
         return [slice(start, start + size) for start in range(0, num_coordinates, size)]
 
 

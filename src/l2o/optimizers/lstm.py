@@ -65,11 +65,11 @@ class LSTM(UpdateRule):
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
     ) -> list[Tensor]:
+        kernel = self._replay_kernel(grads.new_empty(0, self.preprocessing.num_features))
+        if kernel is None:
+            return super().replay_gradient(grads, cotangents, state, theta, layout)
         with torch.no_grad():
             features = self.preprocessing(grads).flatten(1, -2)  # (K, N, F)
-            kernel = self._replay_kernel(features)
-            if kernel is None:
-                return super().replay_gradient(grads, cotangents, state, theta, layout)
             scaled = self.output_scale * cotangents.flatten(1)
             weights = self._weights()
             gradient = kernel.window_gradient(weights, features, *self._layers(state), scaled)
@@ -97,7 +97,9 @@ class LSTM(UpdateRule):
         return self.head(features)[:, 0], new_hidden, new_cell
 
     def _layers(self, state: State) -> tuple[list[Tensor], list[Tensor]]:
-        pick = lambda part: [state[f"{part}_{layer}"].flatten(0, -2) for layer in range(self.num_layers)]  # noqa: E731
+        # (N, H), over (H, N) in memory where it must be copied: the kernels' order
+        rows = lambda part: part.movedim(-1, 0).flatten(1).mT  # noqa: E731
+        pick = lambda part: [rows(state[f"{part}_{layer}"]) for layer in range(self.num_layers)]  # noqa: E731
         return pick("hidden"), pick("cell")
 
     def _weights(self) -> list[Tensor]:
