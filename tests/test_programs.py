@@ -287,6 +287,22 @@ def test_every_dataset_option_names_a_loader(program: Program, npz: Callable[...
         assert "dataset=npz" in refused(lambda: program("train.py", f"dataset={dataset}", *offline))
 
 
+def test_a_search_over_meta_learning_rates_gives_its_best_trial_back(program: Program, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    program("train.py", "sweep=meta_lr", "sweep.n_trials=2", f"hydra.sweep.dir={folder}", "-m")
+    losses = [json.loads((folder / f"outcomes/{number}.json").read_text())["loss"] for number in range(2)]
+    again = program("train.py", "-cd", str(folder), "-cn", "best")
+    best = folder / str(losses.index(min(losses)))
+    assert losses[0] != losses[1]
+    assert (again / "curves.csv").read_bytes() == (best / "curves.csv").read_bytes()
+
+
+def test_a_grid_is_one_run_for_each_value(program: Program, tmp_path: Path) -> None:
+    program("train.py", "seed=0,1", f"hydra.sweep.dir={tmp_path / 'grid'}", "-m")
+    first, second = (tmp_path / f"grid/{number}/curves.csv" for number in range(2))
+    assert first.read_bytes() != second.read_bytes()
+
+
 def readme_commands() -> list[str]:
     text = (ROOT / "README.md").read_text()
     return [line.split("  #")[0].strip() for line in re.findall(r"^python (?:train|evaluate)\.py.*$", text, re.M)]

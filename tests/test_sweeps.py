@@ -1,4 +1,4 @@
-"""The sweeper by toy programs, run in this process; then train.py in a sweep."""
+"""The sweeper by toy programs, run in this process; train.py in a sweep: test_programs."""
 
 import json
 import math
@@ -191,6 +191,26 @@ def test_trials_that_diverge_are_marked_and_the_sweep_goes_on(sweep) -> None:
         0: None, 1: "RuntimeError: singular matrix", 2: "too many windows", 3: "a loss of nan", 4: "a loss of inf",
         5: "a loss of -inf", 6: "a loss of 1e+30", 7: None,
     }  # fmt: skip
+
+
+def test_a_trial_that_leaves_no_outcome_ends_the_sweep(sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launchers keep what a job raises; unseen, the same trial would come again for ever."""
+    monkeypatch.setenv("L2O_TRACEBACK", "1")
+    ran = []
+
+    def fails(cfg: DictConfig) -> float:
+        ran.append(HydraConfig.get().job.num)
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        sweep(fails, "sweep.batch_size=1")
+    assert ran == [0]
+
+
+def test_where_jobs_run_is_no_part_of_the_search() -> None:
+    """A sweep may go on with another launcher."""
+    overrides = ["x=interval(0,1)", "k=2", "launcher=joblib", "sweep.n_trials=3"]
+    assert Search.of(OverridesParser.create().parse_overrides(overrides)).written == ["k=2", "x=interval(0,1)"]
 
 
 def test_a_sweep_of_nothing_but_failures_says_so(sweep) -> None:

@@ -57,6 +57,8 @@ class Checkpoints(Callback):
             self._stop(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
         self._save(trainer)
         self._export(trainer, pl_module)
         _, stop = self._agreed(trainer, False)

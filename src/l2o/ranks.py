@@ -14,7 +14,8 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from l2o.learner import Diverged
 from l2o.preemption import SIGNALS, STATUS
 
-EXPECTED = {"ValueError": ValueError, "l2o.learner.Diverged": Diverged}
+EXPECTED = {error.__name__: error for error in (ValueError, OSError, PermissionError, FileNotFoundError)}
+EXPECTED |= {"l2o.learner.Diverged": Diverged}
 """Errors of a rank that say by themselves what to do; they come from it as text."""
 
 

@@ -33,8 +33,8 @@ class Search:
 
 
 def is_setting(override: Override) -> bool:
-    """Whether it concerns the sweep, not the program."""
-    return re.split("[./@]", override.key_or_group)[0] == "sweep"
+    """Whether it concerns the sweep and where its jobs run, not the program."""
+    return re.split("[./@]", override.key_or_group)[0] in ("sweep", "launcher")
 
 
 def distribution(sweep: Override) -> BaseDistribution:

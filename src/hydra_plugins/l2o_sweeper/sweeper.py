@@ -69,8 +69,10 @@ class OptunaSweeper(Sweeper):
         log.info("After an interruption, the same command goes on with hydra.sweep.dir=%s", self.folder)
         while batch := study.next_batch(self.n_trials, self.batch_size):
             jobs = [self._job(search, trial.params) for trial in batch]
-            self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+            ended = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
             study.tell()
+            for job in ended:
+                job.return_value  # noqa: B018  raises what left no outcome, which would come again for ever
         best = study.trials[0]
         again = parser.parse_overrides(search.overrides(best.params))
         report(self.folder, search, study.trials, again, self.config, self.hydra_context.config_loader, self.group)
