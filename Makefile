@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bench train test test-all lint lock clean
+.PHONY: help bench paper train test test-all lint lock clean
 
 help:
-	@echo "make train   meta-train the LSTM on digits and compare it with tuned baselines (about 8 minutes)"
+	@echo "make train   meta-train the LSTM on digits and compare it with tuned baselines (about 6 minutes)"
 	@echo "make test    run the tests (less than ten minutes)"
 	@echo "make test-all   and the slow ones: killed runs, full disks, lost ranks"
+	@echo "make paper   every experiment of docs/results.md (hours; resumable); data files by DATA='--mnist FILE …'"
 	@echo "make bench   speed and memory as ratios to plain eager PyTorch; a figure of how they scale (some minutes)"
 	@echo "make lint    ruff, ruff format, pyright"
 	@echo "make lock    resolve requirements.lock anew"
@@ -22,6 +23,9 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 2
+
+paper: $(VENV)/.ready
+	$(BIN)/python benchmarks/paper.py $(DATA)
 
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed.py --json outputs/benchmarks/speed.json

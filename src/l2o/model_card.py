@@ -43,7 +43,7 @@ def readme(name: str, config: Mapping[str, Any]) -> str:
         "---",
         f"# {name}",
         "",
-        f"A learned optimizer: {rule['class']}, for [l2o](https://pypi.org/project/l2o/).",
+        f"A learned optimizer: {rule['class']}, for l2o.",
         "",
         "```python",
         "import l2o",
