@@ -122,7 +122,8 @@ class MetaLearner(pl.LightningModule):
     def logs_now(self) -> bool:
         """Whether the window just done is one that loggers and progress bar show: the others are not even offered to
         Lightning, which takes some 0.1 ms for each number."""
-        return self.windows % max(1, self.trainer.log_every_n_steps) == 0
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in its logger connector
+        return self.windows % max(1, every) == 0
 
     def _start_episode(self) -> Episode:
         self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.episodes))
