@@ -151,9 +151,9 @@ def test_meta_training_goes_on_from_a_trained_optimizer(program: Program, npz: C
     still = "learner.meta_optimizer.lr=0"
     trained = program("train.py") / "best"
     weights = load_file(trained / "model.safetensors")
-    again = program("train.py", "optimizer=pretrained", f"optimizer.path={trained}", still) / "best"
+    again = program("train.py", "optimizer=pretrained", f"optimizer.name={trained}", still) / "best"
     torch.testing.assert_close(load_file(again / "model.safetensors"), weights, rtol=0, atol=0)
-    fc = ["optimizer=lstm_conv_fc", "optimizer@optimizer.rules.fc=pretrained", f"optimizer.rules.fc.path={trained}"]
+    fc = ["optimizer=lstm_conv_fc", "optimizer@optimizer.rules.fc=pretrained", f"optimizer.rules.fc.name={trained}"]
     both = program("train.py", "optimizee=cifar_conv", *small_data(npz, "cifar_conv"), *fc, still) / "best"
     found = load_file(both / "model.safetensors")
     parts = {name.removeprefix("rules.fc."): part for name, part in found.items() if name.startswith("rules.fc.")}
@@ -247,7 +247,7 @@ def test_every_logger_runs_and_the_csv_is_always_written(program: Program, logge
 def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path], optimizer: str) -> None:
     needs = {
         "lstm_conv_fc": lambda: ["optimizee=cifar_conv", *small_data(npz, "cifar_conv")],
-        "pretrained": lambda: [f"optimizers.other.path={program('train.py') / 'best'}"],
+        "pretrained": lambda: [f"optimizers.other.name={program('train.py') / 'best'}"],
     }.get(optimizer, list)()
     folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", *needs)
     assert "other" in json.loads((folder / "summary.json").read_text())["optimizers"]
@@ -366,8 +366,8 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["optimizee=mnist_mlp"], "Choose dataset="),
         (["optimizer=adam"], "no parameters to train"),
         (["optimizer=lstm_conv_fc"], "'1.weight' belongs to none of the groups conv, fc"),
-        (["optimizer=pretrained"], "optimizer.path"),
-        (["optimizer=pretrained", "optimizer.path=nowhere"], "no trained optimizer at 'nowhere'"),
+        (["optimizer=pretrained"], "optimizer.name"),
+        (["optimizer=pretrained", "optimizer.name=nowhere"], "no trained optimizer 'nowhere'"),
         (["dataset.labels=[3,10]"], "different ones of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], got [3, 10]"),
         (["dataset=npz"], "dataset.path"),
         (["dataset=npz", "dataset.path=missing.npz"], "no dataset at"),
