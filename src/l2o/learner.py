@@ -3,16 +3,13 @@
 Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
 """
 
-import json
 import logging
 import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from l2o import export, seeds
@@ -20,6 +17,7 @@ from l2o.checks import at_least_one
 from l2o.meta_gradient import MetaGradient, TruncatedBPTT
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import UpdateRule
+from l2o.resumable import ResumableModule
 from l2o.seeds import Stream
 from l2o.unroll import Episode, start_episode
 from l2o.validation import validate
@@ -38,7 +36,7 @@ class Diverged(RuntimeError):
     """Too many windows in a row had a loss or a meta-gradient that is not finite."""
 
 
-class MetaLearner(pl.LightningModule):
+class MetaLearner(ResumableModule):
     """Trains an update rule on an optimizee: one `training_step` = one window of K steps = one meta-update.
 
     All B tasks of an episode go in lockstep; an epoch is `episodes_per_epoch` episodes of T steps. The meta learning
@@ -96,12 +94,8 @@ class MetaLearner(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self._decay, total))]
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self.optimizee.to(self.device)
-        generator = torch.Generator(self.device)
-        if self.episode is not None:  # resumed
-            generator.set_state(self._generator_state)
-            self.episode = self.episode.to(self.device)
-        self.generator = generator
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         episode = self.episode or self._start_episode()
@@ -194,52 +188,3 @@ class MetaLearner(pl.LightningModule):
 
     def _phi(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu().clone() for name, value in self.rule.state_dict().items()}
-
-    # --------------------------------------------------------------------------------------------- checkpoints
-
-    def get_extra_state(self) -> dict[str, Any]:
-        """Part of `state_dict`: so that spawned ranks hand it back to the process that waits for them."""
-        return {name: getattr(self, name) for name in FOUND}
-
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        for name in FOUND:
-            setattr(self, name, state[name])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        episode = self.episode.to("cpu")._asdict() if self.episode else None
-        checkpoint["l2o"] = {
-            "rule": json.dumps(export.describe(self.rule)),
-            "ranks": gather({"episode": episode, "generator": self.generator.get_state()}),
-            **{name: getattr(self, name) for name in (*COUNTED, *FOUND)},
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint["l2o"]
-        if json.loads(saved["rule"]) != export.describe(self.rule):
-            raise ValueError(
-                f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
-                f"{json.dumps(export.describe(self.rule))}: give the overrides that it was trained with"
-            )
-        if len(saved["ranks"]) != self.trainer.world_size:
-            raise ValueError(
-                f"the checkpoint is of a run on {len(saved['ranks'])} ranks, this one has {self.trainer.world_size}: "
-                "set trainer, trainer.devices and trainer.num_nodes as they were"
-            )
-        own = saved["ranks"][self.global_rank]
-        self.episode = Episode(**own["episode"]) if own["episode"] else None
-        self._generator_state = own["generator"]
-        for name in COUNTED:
-            setattr(self, name, saved[name])
-
-
-COUNTED = ("windows", "episodes", "skipped", "skipped_in_a_row", "lr_factor")
-FOUND = ("best_loss", "best_phi", "initial_loss")
-
-
-def gather(value: Any) -> list[Any]:
-    """Every rank's value, in order, on rank zero; an empty list on the others."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
-    dist.gather_object(value, values or None)
-    return values
