@@ -1,5 +1,6 @@
 """The sweeper by toy programs, run in this process; train.py in a sweep: test_programs."""
 
+import errno
 import json
 import math
 import re
@@ -12,6 +13,7 @@ import hydra
 import numpy as np
 import optuna
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,6 +24,8 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.l2o_sweeper._outcomes import HUGE
 from hydra_plugins.l2o_sweeper._search import Search, distribution
 from hydra_plugins.l2o_sweeper._study import Study
+from l2o.errors import in_one_line
+from l2o.learner import Diverged
 
 ROOT = Path(__file__).parents[1]
 TOY = """
@@ -175,34 +179,108 @@ def test_batches_go_to_the_launcher_in_one_piece(sweep, monkeypatch: pytest.Monk
 # -------------------------------------------------------------------------------------------------- what goes wrong
 
 
+def diverge() -> None:
+    """As a rank that is a process of its own hands it on."""
+    try:
+        raise RuntimeError("a rank raised something")
+    except RuntimeError as error:
+        raise Diverged("too many windows") from error
+
+
+def full_disk() -> None:
+    """While a run that has diverged takes leave."""
+    try:
+        raise Diverged("too many windows")
+    except Diverged as error:
+        raise OSError(errno.ENOSPC, "No space left on device") from error
+
+
+def lost_rank() -> None:
+    raise ChildProcessError("a rank was lost: ckpt_path goes on from the last checkpoint")
+
+
+def out_of_memory() -> None:
+    try:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB")
+    finally:
+        raise RuntimeError("in the window")
+
+
+def impossible() -> None:
+    raise ValueError("a window must divide the horizon")
+
+
 def test_trials_that_diverge_are_marked_and_the_sweep_goes_on(sweep) -> None:
     def task(cfg: DictConfig) -> float:
         number = HydraConfig.get().job.num
         if number == 1:
-            raise RuntimeError("singular\nmatrix")
+            raise Diverged("too many\nwindows")
         if number == 2:
-            sys.exit("error: too many windows")
+            in_one_line(diverge)()
         return {3: math.nan, 4: math.inf, 5: -math.inf, 6: 1e30}.get(number, parabola(cfg))
 
     found = sweep(task, "sweep.n_trials=8")
     assert [t.value == HUGE for t in found] == [False, True, True, True, True, True, True, False]
     reasons = {t.number: t.user_attrs.get("diverged") for t in found}
     assert reasons == {
-        0: None, 1: "RuntimeError: singular matrix", 2: "too many windows", 3: "a loss of nan", 4: "a loss of inf",
+        0: None, 1: "Diverged: too many windows", 2: "too many windows", 3: "a loss of nan", 4: "a loss of inf",
         5: "a loss of -inf", 6: "a loss of 1e+30", 7: None,
     }  # fmt: skip
 
 
-def test_a_trial_that_leaves_no_outcome_ends_the_sweep(sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (full_disk, "OSError: [Errno 28] No space left on device"),
+        (in_one_line(full_disk), "[Errno 28] No space left on device"),
+        (in_one_line(lost_rank), "a rank was lost: ckpt_path goes on from the last checkpoint"),
+        (out_of_memory, "RuntimeError: in the window"),
+        (in_one_line(impossible), "a window must divide the horizon"),
+    ],
+)
+def test_a_trial_that_the_machine_ended_is_run_again(sweep, fault: Callable[[], None], says: str) -> None:
+    """The others of its batch are run all the same; then the sweep ends with one line."""
+    ran = []
+
+    def fails(cfg: DictConfig) -> float:
+        ran.append(HydraConfig.get().job.num)
+        if ran[-1] in (1, 2):
+            fault()
+        return parabola(cfg)
+
+    whole = sweep(parabola, folder="whole")
+    with pytest.raises(ValueError, match=re.escape(f"without an outcome: trial 1, 2 ({says})")) as error:
+        sweep(fails)
+    assert "hydra.sweep.dir=" in str(error.value) and "\n" not in str(error.value)
+    assert [t.state.name for t in trials(Path("sweep"))] == ["COMPLETE", "RUNNING", "RUNNING", "COMPLETE"]
+    repaired = lambda cfg: ran.append(HydraConfig.get().job.num) or parabola(cfg)  # noqa: E731
+    found = sweep(repaired)
+    assert ran == [0, 1, 2, 3, 1, 2]
+    assert [(t.params, t.value) for t in found] == [(t.params, t.value) for t in whole]
+
+
+def test_an_outcome_that_cannot_be_written_is_none(sweep) -> None:
+    def task(cfg: DictConfig) -> float:
+        Path("sweep/outcomes").touch()
+        return 0.0
+
+    with pytest.raises(ValueError, match=r"without an outcome: trial 0, 1, 2, 3 .FileExistsError"):
+        sweep(task)
+    Path("sweep/outcomes").unlink()
+    assert len(sweep(parabola)) == 4
+
+
+@pytest.mark.parametrize("traceback", ["0", "1"])
+def test_a_trial_that_leaves_no_outcome_ends_the_sweep(sweep, monkeypatch: pytest.MonkeyPatch, traceback: str) -> None:
     """Launchers keep what a job raises; unseen, the same trial would come again for ever."""
-    monkeypatch.setenv("L2O_TRACEBACK", "1")
+    monkeypatch.setenv("L2O_TRACEBACK", traceback)
     ran = []
 
     def fails(cfg: DictConfig) -> float:
         ran.append(HydraConfig.get().job.num)
         raise RuntimeError("a bug")
 
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RuntimeError if traceback == "1" else ValueError, match="a bug"):
         sweep(fails, "sweep.batch_size=1")
     assert ran == [0]
 
@@ -213,12 +291,9 @@ def test_where_jobs_run_is_no_part_of_the_search() -> None:
     assert Search.of(OverridesParser.create().parse_overrides(overrides)).written == ["k=2", "x=interval(0,1)"]
 
 
-def test_a_sweep_of_nothing_but_failures_says_so(sweep) -> None:
-    def task(cfg: DictConfig) -> float:
-        sys.exit("error: no dataset at x.npz")
-
-    with pytest.raises(ValueError, match=r"every trial diverged.*no dataset at x.npz"):
-        sweep(task)
+def test_a_sweep_of_nothing_but_divergences_says_so(sweep) -> None:
+    with pytest.raises(ValueError, match=r"every trial diverged.*too many windows"):
+        sweep(lambda cfg: in_one_line(diverge)())
 
 
 @pytest.mark.parametrize("exit_", [KeyboardInterrupt, lambda: SystemExit(143)])

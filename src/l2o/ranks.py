@@ -9,14 +9,16 @@ import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from torch import OutOfMemoryError
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from l2o.learner import Diverged
 from l2o.preemption import SIGNALS, STATUS
 
-EXPECTED = {error.__name__: error for error in (ValueError, OSError, PermissionError, FileNotFoundError)}
-EXPECTED |= {"l2o.learner.Diverged": Diverged}
-"""Errors of a rank that say by themselves what to do; they come from it as text."""
+EXPECTED: dict[str, type[Exception]]
+EXPECTED = {e.__name__: e for e in (ValueError, OSError, PermissionError, FileNotFoundError, MemoryError)}
+EXPECTED |= {"l2o.learner.Diverged": Diverged, "torch.OutOfMemoryError": OutOfMemoryError}
+"""Errors of a rank that its last line tells; they come from it as text."""
 
 
 def refuse_relaunch(trainer: pl.Trainer) -> None:

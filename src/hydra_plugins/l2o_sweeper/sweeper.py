@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -51,7 +52,7 @@ class OptunaSweeper(Sweeper):
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, recorded, config)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Raises ValueError if the folder holds another search, or if every trial diverged."""
+        """Raises ValueError if the folder holds another search, a trial left no outcome, or every trial diverged."""
         from hydra_plugins.l2o_sweeper._report import report
         from hydra_plugins.l2o_sweeper._search import Search
         from hydra_plugins.l2o_sweeper._study import Study
@@ -71,11 +72,26 @@ class OptunaSweeper(Sweeper):
             jobs = [self._job(search, trial.params) for trial in batch]
             ended = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
             study.tell()
-            for job in ended:
-                job.return_value  # noqa: B018  raises what left no outcome, which would come again for ever
+            self._refuse_unfinished([trial.number for trial in batch], ended)
         best = study.trials[0]
         again = parser.parse_overrides(search.overrides(best.params))
         report(self.folder, search, study.trials, again, self.config, self.hydra_context.config_loader, self.group)
+
+    def _refuse_unfinished(self, numbers: Sequence[int], ended: Sequence[JobReturn]) -> None:
+        """End the sweep where a trial has left no outcome: unseen, it would come again for ever."""
+        from hydra_plugins.l2o_sweeper._outcomes import Unfinished
+
+        failed = [pair for pair in zip(numbers, ended, strict=True) if pair[1].status != JobStatus.COMPLETED]
+        if not failed:
+            return
+        try:
+            _ = failed[0][1].return_value  # raises
+        except Unfinished as error:
+            trials = ", ".join(str(number) for number, _ in failed)
+            raise ValueError(
+                f"without an outcome: trial {trials} ({error}). The same command with hydra.sweep.dir={self.folder} "
+                "runs what is missing"
+            ) from error
 
     def _job(self, search: "Search", params: Mapping[str, Any]) -> list[str]:
         group = QuotedString(self.group, Quote.single).with_quotes()
