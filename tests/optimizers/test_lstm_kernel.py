@@ -1,14 +1,13 @@
-"""The compiled LSTM kernel against torch.nn.LSTMCell and autograd, and how it is built and cached.
+"""The compiled LSTM kernel against torch.nn.LSTMCell and autograd.
 
 Legend: N coordinates, F features, H hidden units, L layers, K steps.
 """
 
-import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -228,61 +227,46 @@ class TestContract:
         assert os.read(reader, 64) == problem.kernel_step()[0].numpy().tobytes()[:64]
         assert os.waitpid(child, 0)[1] == 0
 
+    @numeric
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+    def test_works_where_only_a_forked_child_loads_it(self) -> None:
+        """Torch's threads run in the parent, which has imported the kernel but never used it."""
+        done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], timeout=60, check=False)
+        assert done.returncode == 0
 
-REPORT = """
-import importlib.util, json, logging, sys
-from unittest.mock import MagicMock
-lines = []
-handler = logging.Handler()
-handler.emit = lambda record: lines.append(record.getMessage())
-logging.getLogger().addHandler(handler)
-sys.modules["torch"] = MagicMock()  # building needs no torch, and torch takes seconds to import
-spec = importlib.util.spec_from_file_location("lstm_kernel", sys.argv[1])
-kernel = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kernel)
-print(json.dumps([kernel.available() and kernel.available(), lines]))
+    def test_without_a_compiler_it_says_so_once(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setenv("CXX", "/no/compiler")
+        lstm_kernel._library.cache_clear()
+        with caplog.at_level(logging.WARNING):
+            assert not lstm_kernel.available() and not lstm_kernel.available()
+        lstm_kernel._library.cache_clear()
+        assert len(caplog.messages) == 1 and "the compiled LSTM kernel is not available" in caplog.messages[0]
+
+    @numeric
+    def test_all_of_torch_s_threads_or_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also where there are fewer blocks of coordinates than threads; the rest has nothing to do."""
+        problem, calls, original = Problem(2, 20, 2, 130, 40), [], lstm_kernel._threads
+        monkeypatch.setattr(lstm_kernel, "_threads", lambda *work: calls.append(original(*work)) or calls[-1])
+        expected = problem.kernel_step() + problem.kernel_gradient()
+        torch.set_num_threads(7)
+        actual = problem.kernel_step() + problem.kernel_gradient()
+        assert calls == [1, 1, 1, 7]
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+FORKED = """
+import os, signal, torch
+from l2o.optimizers import lstm_kernel
+torch.set_num_threads(2)
+weights = [torch.zeros(80, 2), torch.zeros(80, 20), *torch.zeros(2, 80), torch.ones(1, 20), torch.ones(1)]
+features, state = torch.zeros(2, 9000).mT, [torch.zeros(20, 9000).mT]  # torch itself hangs in such a child
+torch.randn(1000, 1000).exp().sum()  # starts torch's threads
+if (child := os.fork()) == 0:
+    signal.alarm(50)
+    assert lstm_kernel._threads(weights, 9000) == 2
+    lstm_kernel.step(weights, features, state, state, in_place=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
 """
-
-
-def start_report(environment: dict[str, str], cache: Path) -> subprocess.Popen[str]:
-    """A new process that prints [available, [warnings]] as JSON, with its own cache directory."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), **environment}
-    command = [sys.executable, "-c", REPORT, str(Path(lstm_kernel.__file__))]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[bool, list[str]]:
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    available, warnings = json.loads(out)
-    return available, warnings
-
-
-class TestBuild:
-    @numeric
-    def test_two_processes_compile_once(self, tmp_path: Path) -> None:
-        log, wrapper = tmp_path / "log", tmp_path / "wrapper"
-        wrapper.write_text(f'#!/bin/sh\necho "$@" >> {log}\nexec {lstm_kernel._compiler()[0]} "$@"\n')
-        wrapper.chmod(0o755)
-        reports = [start_report({"CXX": str(wrapper)}, tmp_path / "cache") for _ in range(2)]
-        assert [finish(report) for report in reports] == [(True, []), (True, [])]
-        assert sum("-shared" in line for line in log.read_text().splitlines()) == 1
-        assert len(list((tmp_path / "cache" / "l2o").glob("*.so"))) == 1
-
-    def test_without_a_compiler(self, tmp_path: Path) -> None:
-        (tmp_path / "empty").mkdir()
-        report = start_report({"PATH": str(tmp_path / "empty"), "CXX": ""}, tmp_path / "cache")
-        available, warnings = finish(report)
-        assert not available and len(warnings) == 1 and "no C++ compiler" in warnings[0]
-
-    def test_a_failing_compiler(self, tmp_path: Path) -> None:
-        wrapper = tmp_path / "wrapper"
-        wrapper.write_text("#!/bin/sh\necho the reason >&2\necho more >&2\nexit 3\n")
-        wrapper.chmod(0o755)
-        available, warnings = finish(start_report({"CXX": str(wrapper)}, tmp_path / "cache"))
-        assert not available and len(warnings) == 1 and warnings[0].endswith("failed with status 3: the reason")
-
-    @numeric
-    def test_unwritable_cache(self, tmp_path: Path) -> None:
-        (tmp_path / "file").touch()  # a file where the cache directory would be: not even root can write there
-        assert finish(start_report({}, tmp_path / "file")) == (True, [])

@@ -41,6 +41,10 @@ extern "C" __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsi
 #endif
 #endif
 
+// The process whose OpenMP pool this is: it does not survive a fork. Set by whoever loads the library.
+extern "C" std::int64_t l2o_pool_owner;
+std::int64_t l2o_pool_owner = 0;
+
 namespace {
 
 using std::int64_t;
@@ -295,20 +299,17 @@ template <class T> struct Buffer {  // aligned, not initialised: its pages are t
     ~Buffer() { ::operator delete(data, std::align_val_t(VECTOR_BYTES)); }
 };
 
+// run() on every thread of a team, this one among them; on the `busy` threads that have work, or fewer where the system
+// grants no more, where the team would have to be started. OpenMP ends and starts threads where a team's size changes.
+template <class Run> void on_threads(int64_t team, int64_t busy, const Run& run) {
 #if defined(__linux__)
-const pid_t LOADED_BY = getpid();  // OpenMP's pool does not survive a fork
-#endif
-
-// run() on at most `threads` threads at once, this one among them; fewer where the system grants no more.
-template <class Run> void on_threads(int64_t threads, const Run& run) {
-#if defined(__linux__)
-    if (GOMP_parallel && threads > 1 && getpid() == LOADED_BY)
-        return GOMP_parallel([](void* data) { (*static_cast<const Run*>(data))(); }, const_cast<Run*>(&run), unsigned(threads), 0);
+    if (GOMP_parallel && busy > 1 && getpid() == l2o_pool_owner)
+        return GOMP_parallel([](void* data) { (*static_cast<const Run*>(data))(); }, const_cast<Run*>(&run), unsigned(team), 0);
 #endif
     std::vector<std::thread> others;
-    others.reserve(threads);
+    others.reserve(busy);
     try {
-        while (int64_t(others.size()) + 1 < threads) others.emplace_back(std::cref(run));
+        while (int64_t(others.size()) + 1 < busy) others.emplace_back(std::cref(run));
     } catch (const std::system_error&) {
     }
     run();
@@ -317,15 +318,16 @@ template <class Run> void on_threads(int64_t threads, const Run& run) {
 
 // job(chunk, workspace) for every chunk.
 template <class T, class Job> void parallel(int64_t chunks, int64_t threads, int64_t workspace, Job job) {
-    threads = std::max<int64_t>(1, std::min(threads, chunks));
+    const int64_t busy = std::max<int64_t>(1, std::min(threads, chunks));
     std::vector<Buffer<T>> workspaces;
-    for (int64_t t = 0; t < threads; ++t) workspaces.emplace_back(workspace);
+    for (int64_t t = 0; t < busy; ++t) workspaces.emplace_back(workspace);
     std::atomic<int64_t> next{0}, started{0};
     const auto work = [&] {
         const int64_t t = started++;
+        if (t >= busy) return;
         for (int64_t chunk; (chunk = next++) < chunks;) job(chunk, workspaces[t].data);
     };
-    on_threads(threads, work);
+    on_threads(threads, busy, work);
 }
 
 template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64_t L, const T* const* weights) {

@@ -15,40 +15,29 @@ contiguous along N (transposed views of (…, F, N) and (H, N)), they are used a
 views.
 
 CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
-threads, which is `torch.get_num_threads()`, or fewer where the work is small.
+threads, which is `torch.get_num_threads()`, or one where the work is small: GNU's OpenMP ends and starts threads
+wherever a team is smaller than the last one.
 
-The machine's own compiler (`$CXX`, else c++, g++ or clang++) builds `lstm_kernel.cpp` once; the library is kept in
-`$XDG_CACHE_HOME/l2o` (default `~/.cache/l2o`), or for this process alone where that cannot be written. Without a
-compiler `available()` is False. The environment variable `L2O_KERNEL=0` disables the kernel.
+`compiled` builds `lstm_kernel.cpp` once per machine. Without a compiler `available()` is False. The environment
+variable `L2O_KERNEL=0` disables the kernel.
 """
 
 import ctypes
 import functools
-import hashlib
 import logging
 import os
-import platform
-import shlex
-import shutil
-import subprocess
-import sysconfig
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from l2o.optimizers import compiled
+
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-# No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
-# the kernel's own arithmetic gains nothing from it.
-FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fPIC -shared -pthread"
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
-
-
-class CompilerError(Exception):
-    """There is no compiler, or it failed."""
+IMPORTED_BY = os.getpid()  # torch's threads, if they run already, are this process's
 
 
 def available() -> bool:
@@ -167,7 +156,7 @@ def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
 
 def _threads(weights: list[Tensor], evaluations: int) -> int:
     work = evaluations * sum(weight.numel() for weight in weights)
-    return max(1, min(torch.get_num_threads(), work // MULTIPLY_ADDS_PER_THREAD))
+    return torch.get_num_threads() if work >= 2 * MULTIPLY_ADDS_PER_THREAD else 1
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: int | ctypes.Array[ctypes.c_void_p]) -> None:
@@ -184,85 +173,9 @@ def _call(name: str, dtype: torch.dtype, *arguments: int | ctypes.Array[ctypes.c
 def _library() -> ctypes.CDLL | None:
     """The loaded library, or None after a warning."""
     try:
-        return _load()
-    except (CompilerError, OSError, ImportError, ValueError) as error:
+        library = compiled.load(SOURCE)
+        ctypes.c_int64.in_dll(library, "l2o_pool_owner").value = IMPORTED_BY
+        return library
+    except (compiled.CompilerError, OSError, ImportError, ValueError) as error:
         logger.warning("the compiled LSTM kernel is not available: %s", str(error).partition("\n")[0])
         return None
-
-
-def _load() -> ctypes.CDLL:
-    """Load the library from the cache, compiling it where it is not there yet."""
-    compiler = _compiler()
-    command = [*compiler, *FLAGS.split(), _native_flag(), str(SOURCE)]
-    name = f"lstm_kernel-{_fingerprint(compiler)}.so"
-    try:
-        return ctypes.CDLL(str(_cached(_cache_directory(), name, command)))
-    except (OSError, RuntimeError):  # not writable, no home, no locks, or not loadable from there
-        with tempfile.TemporaryDirectory() as directory:
-            _compile(command, Path(directory) / name)
-            return ctypes.CDLL(str(Path(directory) / name))
-
-
-def _compiler() -> list[str]:
-    """The compiler's command. CompilerError where there is none."""
-    if command := shlex.split(os.environ.get("CXX", "")):
-        return command
-    for name in ("c++", "g++", "clang++"):
-        if path := shutil.which(name):
-            return [path]
-    raise CompilerError("no C++ compiler found (c++, g++ or clang++ on PATH, or $CXX)")
-
-
-def _native_flag() -> str:
-    """The option for this very processor; its spelling depends on the architecture."""
-    return "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
-
-
-def _fingerprint(compiler: list[str]) -> str:
-    """Hash of everything that the library depends on."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
-    parts = [SOURCE.read_bytes(), FLAGS.encode(), shlex.join(compiler).encode(), version, _processor().encode()]
-    parts.append(sysconfig.get_platform().encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """The processor's model and instruction sets, as far as the system tells."""
-    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return "\n".join([platform.machine(), platform.processor(), *sorted({ln for ln in lines if ln.startswith(names)})])
-
-
-def _cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o"
-
-
-def _cached(directory: Path, name: str, command: list[str]) -> Path:
-    """The library in the cache; whoever finds it missing compiles it under a lock. OSError: cannot be written."""
-    path = directory / name
-    if path.exists():  # it was moved there complete
-        return path
-    import fcntl  # not on every system
-
-    directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            _compile(command, path)
-    return path
-
-
-def _compile(command: list[str], path: Path) -> None:
-    """Compile next to path, then move there. CompilerError with the compiler's first line where it fails."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    try:
-        result = subprocess.run([*command, "-o", str(temporary)], capture_output=True, text=True, check=False)
-        if result.returncode:
-            reason = result.stderr.strip().partition("\n")[0]
-            raise CompilerError(f"{command[0]} failed with status {result.returncode}: {reason}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

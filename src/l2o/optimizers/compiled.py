@@ -1,0 +1,114 @@
+"""A C++ source as a loaded library, compiled on first use and kept in a cache.
+
+The machine's own compiler (`$CXX`, else c++, g++ or clang++) builds a source once; the library is kept in
+`$XDG_CACHE_HOME/l2o` (default `~/.cache/l2o`), or for this process alone where that cannot be written.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+# No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
+# the kernel's own arithmetic gains nothing from it.
+FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fPIC -shared -pthread"
+LINUX_PROCESSORS = Path("/proc/cpuinfo")
+
+
+class CompilerError(Exception):
+    """There is no compiler, or it failed."""
+
+
+def load(source: Path) -> ctypes.CDLL:
+    """The library from the cache, compiled where it is not there yet. CompilerError or OSError where that fails."""
+    compiler = find_compiler()
+    name = f"{source.stem}-{_fingerprint(source, compiler)}.so"
+    try:
+        return ctypes.CDLL(str(_cached(_cache_directory() / name, source, compiler)))
+    except (OSError, RuntimeError):  # not writable, no home, no locks, or not loadable from there
+        with tempfile.TemporaryDirectory() as directory:
+            _compile(compiler, source, Path(directory) / name)
+            return ctypes.CDLL(str(Path(directory) / name))
+
+
+def find_compiler() -> list[str]:
+    """The compiler's command. CompilerError where there is none."""
+    if command := shlex.split(os.environ.get("CXX", "")):
+        return command
+    for name in ("c++", "g++", "clang++"):
+        if path := shutil.which(name):
+            return [path]
+    raise CompilerError("no C++ compiler found (c++, g++ or clang++ on PATH, or $CXX)")
+
+
+def _native_flag() -> str:
+    """The option for this very processor; its spelling depends on the architecture."""
+    return "-march=native" if platform.machine().lower() in ("x86_64", "amd64") else "-mcpu=native"
+
+
+def _fingerprint(source: Path, compiler: list[str]) -> str:
+    """Hash of everything that the library depends on."""
+    parts = [source.read_bytes(), FLAGS.encode(), shlex.join(compiler).encode(), _output([*compiler, "--version"])]
+    parts += [processor().encode(), sysconfig.get_platform().encode()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def processor() -> str:
+    """The processor's model and instruction sets, as far as the system tells: homes are shared by unlike machines."""
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    try:
+        lines = [line for line in LINUX_PROCESSORS.read_text().splitlines() if line.startswith(names)]
+    except OSError:  # macOS
+        lines = _output(["sysctl", "machdep.cpu", "hw.optional"]).decode(errors="replace").splitlines()
+    return "\n".join([platform.machine(), platform.processor(), *sorted(set(lines))])
+
+
+def _output(command: list[str]) -> bytes:
+    """What a command prints; nothing where it is not there."""
+    try:
+        return subprocess.run(command, capture_output=True, check=False).stdout
+    except OSError:
+        return b""
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o"
+
+
+def _cached(path: Path, source: Path, compiler: list[str]) -> Path:
+    """The library in the cache; whoever finds it missing compiles it under a lock. OSError: cannot be written."""
+    if path.exists():  # it was moved there complete
+        return path
+    import fcntl  # not on every system
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _compile(compiler, source, path)
+    return path
+
+
+def _compile(compiler: list[str], source: Path, path: Path) -> None:
+    """Compile next to path, then move there; for any processor where the compiler does not know this very one.
+
+    CompilerError with the compiler's first line where both fail.
+    """
+    temporary = path.with_suffix(f".{os.getpid()}")
+    command = [*compiler, *FLAGS.split(), str(source), "-o", str(temporary)]
+    try:
+        result = subprocess.run([*command, _native_flag()], capture_output=True, text=True, check=False)
+        if result.returncode:
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            reason = result.stderr.strip().partition("\n")[0]
+            raise CompilerError(f"{compiler[0]} failed with status {result.returncode}: {reason}")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
