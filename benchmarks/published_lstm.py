@@ -2,7 +2,8 @@
 
 An independent check of rules, importer and optimizee. The weights (Chen et al. 2020, MIT licence, .npz: dm, dm_aug,
 dm_cl_il, rnnprop) become rules by `l2o.import_published`; Adam beside them says how far the problem agrees. θ_0 ~
-N(0, 0.01²), the first 55 000 images.
+N(0, 0.01²), the first 55 000 images. The published numbers come without errors; the last column says how far each lies
+from ours in standard errors of a mean over `--published-runs` initialisations at a single step.
 
     python benchmarks/published_lstm.py mnist.npz dm.npz rnnprop.npz … [--tasks 64]
 """
@@ -42,17 +43,19 @@ PUBLISHED = {  # optimizer: {network: {step: mean training loss}}
 }
 
 
-def report(name: str, rule: UpdateRule, images: data.Dataset, num_tasks: int) -> None:
-    """Mean over initialisations and the six steps up to each step, with its standard error."""
+def report(name: str, rule: UpdateRule, images: data.Dataset, num_tasks: int, published_runs: int) -> None:
+    """Mean over initialisations and the six steps up to each step, with its standard error; and how far the published
+    number lies from it, in standard errors of a mean over `published_runs` initialisations at that one step."""
     for network, losses_at in PUBLISHED[name].items():
         *hidden, activation = network.split()
         problem = Classifier(mlp(784, [int(units) for units in hidden], 10, activation), images)
         losses = learning_curves(rule, problem, num_tasks, max(losses_at), seeds.generator(0)).losses
         for step, mean in losses_at.items():
             ours = losses[step - 6 : step].mean(0)
-            error = ours.std() / num_tasks**0.5
-            line = f"{name:9} {network:14} step {step:3}: {ours.mean():.3f} ± {error:.3f}, published {mean:.3f}"
-            print(line, flush=True)
+            error, one_run = ours.std() / num_tasks**0.5, losses[step - 1].std()
+            away = (mean - ours.mean()) / (one_run / published_runs**0.5)
+            line = f"{name:9} {network:14} step {step:3}: {ours.mean():.3f} ± {error:.3f} (one run ± {one_run:.3f})"
+            print(f"{line}, published {mean:.3f}: {away:+.1f}", flush=True)
 
 
 @in_one_line
@@ -64,6 +67,7 @@ def main() -> None:
         "weights", nargs="+", help=f"files named {', '.join(name for name in PUBLISHED if name[0] != 'A')}"
     )
     parser.add_argument("--tasks", type=int, default=64)
+    parser.add_argument("--published-runs", type=int, default=8, help="initialisations behind a published number")
     given = parser.parse_args()
     rules = {Path(path).stem: published(path) for path in given.weights}
     if unknown := rules.keys() - PUBLISHED.keys():
@@ -71,7 +75,7 @@ def main() -> None:
     images = data.from_npz(given.mnist)
     images = images._replace(x_train=images.x_train[:TRAIN_IMAGES], y_train=images.y_train[:TRAIN_IMAGES])
     for name, rule in ({"Adam 0.03": Adam(0.03)} | rules).items():
-        report(name, rule, images, given.tasks)
+        report(name, rule, images, given.tasks, given.published_runs)
 
 
 if __name__ == "__main__":

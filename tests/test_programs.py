@@ -76,8 +76,9 @@ def npz(tmp_path: Path) -> Callable[..., Path]:
 def small_data(npz: Callable[..., Path], name: str) -> list[str]:
     """Overrides that put a few random images in the place of the data that an optimizee or experiment is meant for."""
     if "cifar" in name:
-        small = ["optimizee.network.image_size=8", "optimizee.batch_size=4"]
-        return ["dataset=npz", f"dataset.path={npz(8, 8, 3)}", *small]
+        side = 16 if name == "cifar_small" else 8
+        small = [f"optimizee.network.image_size={side}", "optimizee.batch_size=4"]
+        return ["dataset=npz", f"dataset.path={npz(side, side, 3)}", *small]
     if name == "neural_art_picture":
         return [f"optimizee.content={images.sample_photograph('china.jpg')}", "optimizee.content_side=40"]
     return ["dataset=npz", f"dataset.path={npz(28, 28)}"] if "mnist" in name else []
@@ -177,6 +178,7 @@ def test_every_experiment_runs_and_serves_both_programs(
 @pytest.mark.parametrize(
     ("experiment", "trained", "compared"),
     [
+        ("cifar_small", range(5, 10), range(5, 10)),
         ("cifar10", range(10), range(10)),
         ("cifar5", range(5), range(5)),
         ("cifar2", range(2), range(2)),

@@ -57,11 +57,13 @@ def test_conv_net_has_the_paper_s_layers():
 
 
 @pytest.mark.parametrize(
-    ("size", "channels", "hidden"), [(8, (4, 3, 2), (5,)), (12, (3,), ()), (6, (), (4, 3))], ids=str
+    ("size", "channels", "hidden", "reduce"),
+    [(8, (4, 3, 2), (5,), 1), (12, (3,), (), 1), (6, (), (4, 3), 1), (16, (4, 2), (3,), 2)],
+    ids=str,
 )
-def test_conv_net_equals_its_definition(float64, size, channels, hidden):
-    """Convolution → batch norm → ReLU → max-pool, in the paper's order and on colours first."""
-    network = conv_net(size, 3, channels, hidden, out_features=2)
+def test_conv_net_equals_its_definition(float64, size, channels, hidden, reduce):
+    """Means of squares, then convolution → batch norm → ReLU → max-pool, in the paper's order and on colours first."""
+    network = conv_net(size, 3, channels, hidden, out_features=2, reduce=reduce)
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.5)
     part = dict(network.named_parameters())
@@ -73,7 +75,8 @@ def test_conv_net_equals_its_definition(float64, size, channels, hidden):
         shift = part[f"norm_{number}.shift"].view(1, -1, *[1] * (x.ndim - 2))
         return (x - mean) / (variance + 1e-3).sqrt() + shift
 
-    expected = x.permute(0, 3, 1, 2).contiguous()
+    squares = x.view(7, size // reduce, reduce, size // reduce, reduce, 3)
+    expected = squares.mean((2, 4)).permute(0, 3, 1, 2).contiguous()
     for i in range(1, len(channels) + 1):
         expected = F.conv2d(expected, part[f"conv_{i}.weight"], part[f"conv_{i}.bias"], stride=1, padding=2)
         expected = F.max_pool2d(normalised(expected, i).relu(), 2)
@@ -90,7 +93,7 @@ def test_conv_net_equals_its_definition(float64, size, channels, hidden):
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"image_size": 7}, {"channels": [0]}, {"hidden": [0]}, {"in_channels": 0}], ids=str
+    "arguments", [{"image_size": 7}, {"channels": [0]}, {"hidden": [0]}, {"in_channels": 0}, {"reduce": 0}], ids=str
 )
 def test_a_conv_net_without_units_is_refused(arguments):
     with pytest.raises(ValueError, match="at least one unit"):
