@@ -16,6 +16,7 @@ from l2o.checks import valid_seed
 from l2o.errors import in_one_line
 from l2o.export import read_checkpoint, save
 from l2o.figures import draw
+from l2o.locks import alone
 from l2o.loggers import continue_csv, log_comparison
 from l2o.model_card import of_run
 from l2o.preemption import resumable
@@ -27,6 +28,7 @@ warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecat
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 @in_one_line
+@alone
 @resumable
 def main(cfg: DictConfig) -> float:
     """Returns the best final validation loss."""

@@ -10,7 +10,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -130,7 +130,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
 
 @pytest.mark.slow
 @RANKS
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_told_to_stop_a_run_saves_and_says_how_to_go_on(
     programs: Server, tmp_path: Path, undisturbed: dict[tuple[str, ...], Path], ranks: tuple[str, ...], number: int
 ) -> None:
@@ -264,6 +264,74 @@ def test_a_full_file_system_does_not_cost_the_last_good_checkpoint(
     assert_same(small_disk / "run", undisturbed[ONE])
 
 
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Nothing in it can be made, replaced or removed; for root too."""
+    if os.geteuid():
+        change, back = ["chmod", "a-w"], ["chmod", "u+w"]
+    else:
+        change, back = ["chattr", "+i"], ["chattr", "-i"]
+    if subprocess.run([*change, folder], capture_output=True).returncode:
+        pytest.skip("no right to make a folder immutable here")
+    try:
+        yield
+    finally:
+        subprocess.run([*back, folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_folder_that_becomes_unwritable_does_not_cost_the_last_good_checkpoint(
+    programs: Server, tmp_path: Path, undisturbed: dict[tuple[str, ...], Path]
+) -> None:
+    """The run says so, and goes on to a comparison that has nowhere to go; the next one goes on from the checkpoint."""
+    folder = tmp_path / "run"
+    run = programs.start(tmp_path, *ONE, f"hydra.run.dir={folder}")
+    run.wait_for(folder / "previous.ckpt")
+    with unwritable(folder):
+        good = (folder / "last.ckpt").read_bytes()
+        assert run.wait() == 1
+        assert "last.ckpt' could not be written" in run.output and len(errors(run)) == 1
+        assert (folder / "last.ckpt").read_bytes() == good and read_checkpoint(folder / "last.ckpt")
+        refused = programs.finish(tmp_path, *ONE, f"hydra.run.dir={folder}", "ckpt_path=auto", status=1)
+        assert "hydra.run.dir=FOLDER" in errors(refused)[0]
+    programs.finish(tmp_path, *ONE, f"hydra.run.dir={folder}", "ckpt_path=auto")
+    assert_same(folder, undisturbed[ONE])
+
+
+@pytest.mark.slow
+def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(programs: Server, tmp_path: Path) -> None:
+    """The real program in a search: as if it had not been killed."""
+    trials = ("-m", "sweep=meta_lr", "sweep.n_trials=2", *ONE)
+    programs.finish(tmp_path, *trials, f"hydra.sweep.dir={tmp_path / 'whole'}")
+    run = programs.start(tmp_path, *trials, f"hydra.sweep.dir={tmp_path / 'killed'}")
+    run.wait_for(tmp_path / "killed/1/previous.ckpt")
+    run.kill()
+    run.wait()
+    windows = read_checkpoint(tmp_path / "killed/1/last.ckpt")["l2o"]["windows"]
+    assert 0 < windows < 120 and not (tmp_path / "killed/outcomes/1.json").exists()
+    programs.finish(tmp_path, *trials, f"hydra.sweep.dir={tmp_path / 'killed'}")
+    for trial in ("0", "1"):
+        assert_same(tmp_path / "killed" / trial, tmp_path / "whole" / trial)
+
+
+@pytest.mark.slow
+def test_a_job_of_submitit_saves_is_requeued_and_goes_on(
+    programs: Server, tmp_path: Path, undisturbed: dict[tuple[str, ...], Path]
+) -> None:
+    """A grid; the local executor requeues as the one for Slurm does, by the same signal."""
+    folder = tmp_path / "grid"
+    run = programs.start(tmp_path, "-m", "launcher=submitit_local", *ONE, f"hydra.sweep.dir={folder}")
+    run.wait_for(folder / "0/previous.ckpt")
+    (controller,) = [pid for pid in children(run.pid) if children(pid)]
+    (job,) = children(controller)
+    os.kill(job, signal.SIGUSR2)
+    assert run.wait(280) == 0, run.output[-2000:]
+    said = "".join(path.read_text() for path in (folder / ".submitit").rglob("*.err"))
+    said += "".join(path.read_text() for path in (folder / ".submitit").rglob("*.out"))
+    assert "stopped by SIGUSR2 after window" in said and "Requeued job" in said
+    assert_same(folder / "0", undisturbed[ONE])
+
+
 @pytest.mark.slow
 def test_a_nan_in_a_loss_costs_its_window(programs: Server, tmp_path: Path) -> None:
     folder = f"hydra.run.dir={tmp_path / 'run'}"
@@ -308,6 +376,19 @@ def test_two_runs_started_at_once_have_folders_of_their_own(programs: Server, tm
     folders = list((tmp_path / "outputs/train/quadratic").iterdir())
     assert len(folders) == 2
     assert all((folder / "summary.json").exists() and (folder / "last.ckpt").exists() for folder in folders)
+
+
+@pytest.mark.slow
+def test_a_second_run_in_the_same_folder_is_refused(programs: Server, tmp_path: Path) -> None:
+    """As one whose sweep was given up, and started again beside it. The first goes on."""
+    folder = f"hydra.run.dir={tmp_path / 'run'}"
+    first = programs.start(tmp_path, *ONE, "trainer.max_epochs=9999", folder)
+    first.wait_for(tmp_path / "run/last.ckpt")
+    (line,) = errors(programs.finish(tmp_path, folder, "ckpt_path=auto", status=1))
+    assert f"another run is at work in '{tmp_path / 'run'}' (process {first.pid} on" in line
+    first.kill(signal.SIGTERM)
+    assert first.wait() == STOPPED
+    programs.finish(tmp_path, folder, "ckpt_path=auto")
 
 
 @pytest.mark.slow

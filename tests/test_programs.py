@@ -291,7 +291,9 @@ def test_every_dataset_option_names_a_loader(program: Program, npz: Callable[...
 
 def test_a_search_over_meta_learning_rates_gives_its_best_trial_back(program: Program, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    program("train.py", "sweep=meta_lr", "sweep.n_trials=2", f"hydra.sweep.dir={folder}", "-m")
+    program("train.py", "sweep=meta_lr", "sweep.n_trials=2", f"hydra.sweep.dir={folder}", "logger=wandb", "-m")
+    for of in ("0", "1", "."):
+        assert len(list((folder / of / "wandb").glob("offline-run-*/*.wandb"))) == 1, "each trial, and what was found"
     losses = [json.loads((folder / f"outcomes/{number}.json").read_text())["loss"] for number in range(2)]
     again = program("train.py", "-cd", str(folder), "-cn", "best")
     best = folder / str(losses.index(min(losses)))
@@ -429,4 +431,9 @@ def test_a_checkpoint_of_another_architecture_is_answered_in_one_line(program: P
 
 def test_an_output_folder_that_cannot_be_written_is_answered_in_one_line(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert "file" in refused(lambda: program("train.py", f"hydra.run.dir={tmp_path / 'file' / 'run'}"))
+    line = refused(lambda: program("train.py", f"hydra.run.dir={tmp_path / 'file' / 'run'}"))
+    assert "file" in line and "hydra.run.dir=FOLDER" in line
+
+
+def test_a_sweep_without_multirun_is_refused(program: Program) -> None:
+    assert "add -m" in refused(lambda: program("train.py", "sweep=meta_lr"))

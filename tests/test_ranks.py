@@ -1,12 +1,16 @@
 """Several ranks: together they do what one process would."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from programs import Server, server
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from programs import ROOT, Server, server
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Generator, Tensor
 from torch.testing import assert_close
@@ -93,6 +97,24 @@ class TestTwoRanks:
     ) -> None:
         main = torch.load(reports / f"{problem}-{second_order}-main.pt")
         assert main == self.reports(reports, problem, second_order)[0]["best_loss"]
+
+
+def test_a_window_that_is_nan_on_one_rank_is_skipped_on_both(reports: Path) -> None:
+    """φ stays where it was, on both alike."""
+    first, second = (torch.load(reports / f"nan-False-{rank}.pt") for rank in range(2))
+    for report in (first, second):
+        assert (report["windows"], report["episodes"], report["skipped"], report["skipped_in_a_row"]) == (1, 1, 1, 1)
+        for name, value in learner("nan", False).rule.state_dict().items():
+            assert torch.equal(report["phi"][name], value.double())
+
+
+@pytest.mark.parametrize("trainer", ["ddp", "ddp_spawn", "ddp_cpu"])
+def test_several_nodes_are_composed_and_wait_longer_than_a_checkpoint_takes(trainer: str) -> None:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose("train", [f"trainer={trainer}", "trainer.num_nodes=8", "trainer.devices=4"])
+    assert (cfg.trainer.num_nodes, cfg.trainer.devices) == (8, 4)
+    assert instantiate(cfg.trainer.strategy)._timeout >= timedelta(minutes=10)
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 5, 16, 17])

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.l2o_sweeper._outcomes import HUGE
 from hydra_plugins.l2o_sweeper._search import Search, distribution
 from hydra_plugins.l2o_sweeper._study import Study
+from l2o import locks
 from l2o.errors import in_one_line
 from l2o.learner import Diverged
 
@@ -257,6 +259,27 @@ def test_a_trial_that_the_machine_ended_is_run_again(sweep, fault: Callable[[], 
     found = sweep(repaired)
     assert ran == [0, 1, 2, 3, 1, 2]
     assert [(t.params, t.value) for t in found] == [(t.params, t.value) for t in whole]
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line, while the first goes on."""
+    monkeypatch.setattr(locks, "PATIENCE", 0.0)
+    refusals = []
+
+    def task(cfg: DictConfig) -> float:
+        if HydraConfig.get().job.num == 2:
+            with (
+                pytest.raises(OSError, match="another sweep is at work in") as error,
+                locks.sole(Path("sweep"), "another sweep"),
+            ):
+                pass
+            refusals.append(str(error.value))
+        return parabola(cfg)
+
+    assert [t.state.name for t in sweep(task)] == ["COMPLETE"] * 4
+    (refusal,) = refusals
+    assert f"process {os.getpid()} on" in refusal and "choose another folder" in refusal and "\n" not in refusal
+    sweep(parabola, "sweep.n_trials=5")
 
 
 def test_an_outcome_that_cannot_be_written_is_none(sweep) -> None:

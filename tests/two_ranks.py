@@ -7,19 +7,25 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor
 
 from l2o.data import Dataset
 from l2o.learner import MetaLearner
 from l2o.meta_gradient import TruncatedBPTT
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
+from l2o.optimizees.base import Batch
 from l2o.optimizers import LSTM
+from l2o.resumable import COUNTED
 
 TASKS, STEPS, VALIDATION, SEED = 3, 4, 5, 7
 CASES = [(problem, second_order) for problem in ("quadratic", "classifier") for second_order in (False, True)]
 
 
 def optimizee(problem: str) -> Optimizee:
+    if problem == "nan":
+        return NanOnOne(3)
     if problem == "quadratic":
         return Quadratic(3)
     generator = torch.Generator().manual_seed(5)
@@ -47,20 +53,30 @@ def learner(problem: str, second_order: bool) -> MetaLearner:
     )
 
 
+class NanOnOne(Quadratic):
+    """Not finite on the second rank alone."""
+
+    def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss, grad = super().loss_and_grad(theta, batch)
+        return (loss * float("nan") if dist.get_rank() == 1 else loss), grad
+
+
 class Report(pl.Callback):
     def __init__(self, path: Path):
         self.path = path
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
-        found: dict[str, Any] = {name: getattr(pl_module, name) for name in ("best_loss", "best_phi", "initial_loss")}
+        found: dict[str, Any] = {
+            name: getattr(pl_module, name) for name in ("best_loss", "best_phi", "initial_loss", *COUNTED)
+        }
         found |= {"phi": pl_module.rule.state_dict(), "mean_loss": trainer.callback_metrics["val/mean_loss"].item()}
         torch.save(found, f"{self.path}-{trainer.global_rank}.pt")
 
 
 def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
-    for problem, second_order in CASES:
+    for problem, second_order in [*CASES, ("nan", False)]:
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=2,

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 class Checkpoints(Callback):
     """Writes `last.ckpt` every `every_n_minutes` (or `every_n_windows`) and after each validation, and exports the best
-    rule whenever it improves. Answers SIGTERM and SIGUSR1 with a checkpoint at the window's end and exit status 75.
+    rule whenever it improves. Answers SIGTERM, SIGUSR1 and SIGUSR2 with a checkpoint at the window's end and status 75;
+    after the last window with that status alone: the run that goes on has only to compare.
 
     Lightning's own `ModelCheckpoint` never saves by time under manual optimization. Mid-epoch, the epoch's last window
     is left to the save after validation: a run resumed between the two would skip that validation.
@@ -67,6 +68,10 @@ class Checkpoints(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._export(trainer, pl_module)
+        _, stop = self._agreed(trainer, False)
+        self.request.over = True  # nobody asks again: from here a signal ends the rank at once
+        if stop or self.request.received:
+            self._stop(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -1,13 +1,15 @@
-"""Told to stop: SIGTERM or SIGUSR1, as a cluster sends before it takes the machine away."""
+"""Told to stop: SIGTERM, SIGUSR1 or SIGUSR2, as a cluster sends before it takes the machine away."""
 
 import functools
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+from pytorch_lightning.utilities import rank_zero_only
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 STATUS = 75
 """The exit status of a run that was told to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -15,24 +17,36 @@ STATUS = 75
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_received: set[int] = set()
+
 
 def resumable(main: Callable[P, R]) -> Callable[P, R]:
-    """Give `main` that exit status wherever it has nothing to save: before training, in the final comparison."""
+    """Give `main` that exit status wherever it has nothing to save: before training, in the final comparison.
+
+    Slurm tells a job of submitit by SIGUSR2 that its time is over, and submitit's handler puts it back into the queue
+    at once, in the middle of a window. Here it does so when `main` has ended, and has saved what there was.
+    """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        before = _listen(lambda number, _: sys.exit(STATUS))
+        _received.clear()
+        requeues = _submitit()
+        before = listen(lambda number, _: sys.exit(STATUS))
         try:
             return main(*args, **kwargs)
+        except SystemExit as end:
+            if end.code == STATUS:
+                for number in _received & requeues.keys():
+                    requeues[number](number, None)  # exits
+            raise
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            restore(before)
 
     return guarded
 
 
 class StopRequest:
-    """Remembers the signal, so that the window in progress is finished first.
+    """Remembers the signal, so that the window in progress is finished first; when training is `over`, ends the run.
 
     It takes the place of Lightning's handlers: those save, under Slurm, in the middle of a window, and on several ranks
     start a collective inside the handler, where the other ranks are in another one. Lightning puts the former handlers
@@ -40,16 +54,37 @@ class StopRequest:
     """
 
     received: str | None = None
+    over = False
 
     def listen(self) -> None:
-        _listen(self._remember)
+        listen(self._remember)
 
     def _remember(self, number: int, _: Any) -> None:
         self.received = signal.Signals(number).name
+        if self.over:
+            sys.exit(STATUS if getattr(rank_zero_only, "rank", 0) == 0 else 0)
 
 
-def _listen(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
-    """Install a handler, where Python allows it; returns the ones before."""
+def listen(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Install a handler where Python allows it, in the main thread; returns the ones before."""
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in SIGNALS}
+
+    def heard(number: int, frame: Any) -> None:
+        _received.add(number)
+        handler(number, frame)
+
+    return {number: signal.signal(number, heard) for number in SIGNALS}
+
+
+def restore(handlers: Mapping[int, Any]) -> None:
+    """Put handlers back, but for those that are none of Python's."""
+    for number, handler in handlers.items():
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+def _submitit() -> dict[int, Callable[[int, Any], None]]:
+    """What submitit does by itself on its signal, in one of its jobs."""
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
+    return {n: h for n, h in handlers.items() if getattr(h, "__name__", "") == "checkpoint_and_try_requeue"}

@@ -13,7 +13,7 @@ from torch import OutOfMemoryError
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from l2o.learner import Diverged
-from l2o.preemption import SIGNALS, STATUS
+from l2o.preemption import STATUS, listen, restore
 
 EXPECTED: dict[str, type[Exception]]
 EXPECTED = {e.__name__: e for e in (ValueError, OSError, PermissionError, FileNotFoundError, MemoryError)}
@@ -41,8 +41,7 @@ def as_one(trainer: pl.Trainer) -> Iterator[None]:
     if not isinstance(launcher, _MultiProcessingLauncher):
         yield
         return
-    hand_on = lambda number, _: launcher.kill(number)  # noqa: E731
-    before = {number: signal.signal(number, hand_on) for number in SIGNALS}
+    before = listen(lambda number, _: launcher.kill(signal.Signals(number)))
     try:
         yield
     except ProcessExitedException as error:
@@ -53,5 +52,4 @@ def as_one(trainer: pl.Trainer) -> Iterator[None]:
         name, _, message = str(error).strip().splitlines()[-1].partition(": ")
         raise EXPECTED.get(name, RuntimeError)(message if name in EXPECTED else str(error)) from error
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore(before)

@@ -56,6 +56,7 @@ class OptunaSweeper(Sweeper):
         from hydra_plugins.l2o_sweeper._report import report
         from hydra_plugins.l2o_sweeper._search import Search
         from hydra_plugins.l2o_sweeper._study import Study
+        from l2o.locks import sole
 
         assert self.config and self.hydra_context and self.launcher
         for name, value in {"n_trials": self.n_trials, "batch_size": self.batch_size}.items():
@@ -65,17 +66,18 @@ class OptunaSweeper(Sweeper):
         space = [f"{key}={value}" for key, value in self.space.items()]
         search = Search.of(parser.parse_overrides(space + arguments))
         self.validate_batch_is_legal([self._job(search, {})])  # a mistake is found before anything is written
-        study = Study(self.folder, search, self.sampler, self.seed)
-        OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        log.info("After an interruption, the same command goes on with hydra.sweep.dir=%s", self.folder)
-        while batch := study.next_batch(self.n_trials, self.batch_size):
-            jobs = [self._job(search, trial.params) for trial in batch]
-            ended = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
-            study.tell()
-            self._refuse_unfinished([trial.number for trial in batch], ended)
-        best = study.trials[0]
-        again = parser.parse_overrides(search.overrides(best.params))
-        report(self.folder, search, study.trials, again, self.config, self.hydra_context.config_loader, self.group)
+        with sole(self.folder, "another sweep"):
+            study = Study(self.folder, search, self.sampler, self.seed)
+            OmegaConf.save(self.config, self.folder / "multirun.yaml")
+            log.info("After an interruption, the same command goes on with hydra.sweep.dir=%s", self.folder)
+            while batch := study.next_batch(self.n_trials, self.batch_size):
+                jobs = [self._job(search, trial.params) for trial in batch]
+                ended = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
+                study.tell()
+                self._refuse_unfinished([trial.number for trial in batch], ended)
+            best = study.trials[0]
+            again = parser.parse_overrides(search.overrides(best.params))
+            report(self.folder, search, study.trials, again, self.config, self.hydra_context.config_loader, self.group)
 
     def _refuse_unfinished(self, numbers: Sequence[int], ended: Sequence[JobReturn]) -> None:
         """End the sweep where a trial has left no outcome: unseen, it would come again for ever."""
