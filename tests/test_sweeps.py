@@ -240,7 +240,9 @@ def test_trials_that_diverge_are_marked_and_the_sweep_goes_on(sweep) -> None:
         (in_one_line(impossible), "a window must divide the horizon"),
     ],
 )
-def test_a_trial_that_the_machine_ended_is_run_again(sweep, fault: Callable[[], None], says: str) -> None:
+def test_a_trial_that_the_machine_ended_is_run_again(
+    sweep, fault: Callable[[], None], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The others of its batch are run all the same; then the sweep ends with one line."""
     ran = []
 
@@ -254,6 +256,7 @@ def test_a_trial_that_the_machine_ended_is_run_again(sweep, fault: Callable[[], 
     with pytest.raises(ValueError, match=re.escape(f"without an outcome: trial 1, 2 ({says})")) as error:
         sweep(fails)
     assert "hydra.sweep.dir=" in str(error.value) and "\n" not in str(error.value)
+    assert not capsys.readouterr().err
     assert [t.state.name for t in trials(Path("sweep"))] == ["COMPLETE", "RUNNING", "RUNNING", "COMPLETE"]
     repaired = lambda cfg: ran.append(HydraConfig.get().job.num) or parabola(cfg)  # noqa: E731
     found = sweep(repaired)

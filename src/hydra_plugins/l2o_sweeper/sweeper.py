@@ -86,14 +86,14 @@ class OptunaSweeper(Sweeper):
         failed = [pair for pair in zip(numbers, ended, strict=True) if pair[1].status != JobStatus.COMPLETED]
         if not failed:
             return
-        try:
-            _ = failed[0][1].return_value  # raises
-        except Unfinished as error:
-            trials = ", ".join(str(number) for number, _ in failed)
-            raise ValueError(
-                f"without an outcome: trial {trials} ({error}). The same command with hydra.sweep.dir={self.folder} "
-                "runs what is missing"
-            ) from error
+        error = failed[0][1]._return_value  # its property would write a line of its own
+        if not isinstance(error, Unfinished):
+            raise error
+        trials = ", ".join(str(number) for number, _ in failed)
+        raise ValueError(
+            f"without an outcome: trial {trials} ({error}). The same command with hydra.sweep.dir={self.folder} runs "
+            "what is missing"
+        ) from error
 
     def _job(self, search: "Search", params: Mapping[str, Any]) -> list[str]:
         group = QuotedString(self.group, Quote.single).with_quotes()
