@@ -13,7 +13,8 @@ from torch.testing import assert_close
 from l2o.data import Dataset
 from l2o.meta_gradient import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, conv_net
-from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, lstm_kernel
+from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, base, lstm_kernel
+from l2o.optimizers.base import runs_within, take
 from l2o.unroll import start_episode
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -61,6 +62,64 @@ def test_groups_may_alternate_over_theta():
     update, _ = rule(grad, {}, grad, LAYOUT)
     parts = {name: (-1 if "weight" in name else -10) * part for name, part in LAYOUT.unravel(grad).items()}
     assert torch.equal(update, LAYOUT.ravel(parts))
+
+
+@pytest.mark.parametrize("weights", [r"conv\.weight", r".*weight"], ids=["one run", "alternating"])
+@pytest.mark.parametrize("size", [1, 3000, 2**30], ids=lambda size: f"{size} bytes")
+def test_runs_give_the_bits_of_gathered_coordinates(weights, size, path):
+    """Updates, states and gradients: each group's rule on its own coordinates, gathered one by one."""
+    rules = {"weights": lstm(1), "rest": lstm(2)}
+    rule = Partitioned(rules, {"weights": weights, "rest": f"(?!{weights}).*"})
+    columns = {"weights": LAYOUT.select(weights), "rest": LAYOUT.select(f"(?!{weights}).*")}
+    grad, record, cotangents = torch.randn(B, P), torch.randn(4, B, P), torch.randn(4, B, P)
+    state, gradient = rule.init_state(grad, LAYOUT), []
+    with torch.no_grad():
+        update, after = rule(grad, state, grad, LAYOUT)
+        for name, own in columns.items():
+            alone, theta = rules[name], grad[:, own]
+            start = alone.init_state(theta, LAYOUT)
+            expected, moved = alone(theta, start, theta, LAYOUT)
+            assert torch.equal(update[:, own], expected)
+            assert all(torch.equal(after[f"{name}.{key}"], value) for key, value in moved.items())
+            gradient += alone.replay_in_chunks(record[..., own], cotangents[..., own], start, theta, LAYOUT, size)
+    actual = rule.replay_in_chunks(record, cotangents, state, grad, LAYOUT, size)
+    assert all(torch.equal(a, b) for a, b in zip(actual, gradient, strict=True))
+
+
+def test_a_replay_copies_no_more_than_a_chunk(monkeypatch):
+    """Of a group that alternates with another: the coordinates of a chunk at a time."""
+    rule = Partitioned({"weights": lstm(1), "rest": SGD(0.1)}, {"weights": ".*weight", "rest": ".*bias"})
+    theta, record, copies = torch.randn(B, P), torch.randn(4, B, P), []
+    monkeypatch.setattr(base, "take", lambda tensor, runs: copies.append(take(tensor, runs)) or copies[-1])
+    rule.replay_in_chunks(record, record, rule.init_state(theta, LAYOUT), theta, LAYOUT, 1)
+    assert [copy.shape for copy in copies] == [(4, B, 1)] * 2 * P
+
+
+def test_groups_inside_groups():
+    """Runs of runs: the inner groups alternate inside an outer one that alternates, too."""
+    conv, linear, rest = lstm(1), lstm(2), lstm(3)
+    inner = Partitioned({"conv": conv, "linear": linear}, {"conv": "conv.*", "linear": "linear.*"})
+    rule = Partitioned({"weights": inner, "rest": rest}, {"weights": ".*weight", "rest": ".*bias"})
+    flat = Partitioned(
+        {"a": conv, "b": linear, "c": rest},
+        {"a": r"conv\.weight", "b": r"linear\.weight", "c": ".*bias"},
+    )
+    theta, record, cotangents = torch.randn(B, P), torch.randn(4, B, P), torch.randn(4, B, P)
+    results = []
+    for one in (rule, flat):
+        state = one.init_state(theta, LAYOUT)
+        update, _ = one(theta, state, theta, LAYOUT)
+        results.append([update, *one.replay_in_chunks(record, cotangents, state, theta, LAYOUT, 2**30)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("runs", [[slice(None)], [slice(2, 3), slice(5, 9)], [slice(0, 1), slice(4, 4), slice(7, 10)]])
+def test_a_part_of_some_runs_is_runs(runs):
+    tensor = torch.arange(10)
+    for start in range(11):
+        for stop in range(start, 12):
+            expected = take(tensor, runs)[start:stop]
+            assert torch.equal(take(tensor, runs_within(runs, slice(start, stop), 10)), expected)
 
 
 def test_one_rule_in_every_group_is_that_rule():

@@ -72,13 +72,25 @@ class UpdateRule(nn.Module, ABC):
         return gradients(objective, parameters)
 
     def replay_in_chunks(
-        self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout, max_bytes: int
+        self,
+        grads: Tensor,
+        cotangents: Tensor,
+        state: State,
+        theta: Tensor,
+        layout: Layout,
+        max_bytes: int,
+        runs: Sequence[slice] = (slice(None),),
     ) -> list[Tensor]:
-        """`replay_gradient`; a coordinatewise rule's by chunks of coordinates that take about `max_bytes` each."""
+        """`replay_gradient`; a coordinatewise rule's by chunks of coordinates that take about `max_bytes` each.
+
+        `runs` are where the rule's coordinates lie in grads and cotangents; only a chunk's are ever copied.
+        """
         total = [torch.zeros_like(parameter) for parameter in self.parameters()]
         for part in self.chunks(len(grads), state, theta, max_bytes):
             own = {key: value if value.shape[1] == 1 else value[:, part] for key, value in state.items()}
-            share = self.replay_gradient(grads[:, :, part], cotangents[:, :, part], own, theta[:, part], layout)
+            where = runs_within(runs, part, grads.shape[-1])
+            recorded = take(grads, where), take(cotangents, where)
+            share = self.replay_gradient(*recorded, own, theta[:, part], layout)
             total = [sum_ + added for sum_, added in zip(total, share, strict=True)]
         return total
 
@@ -91,6 +103,22 @@ class UpdateRule(nn.Module, ABC):
         numbers_each = num_tasks * (num_steps * self.replay_numbers(state) + copied)
         size = max(1, max_bytes // (numbers_each * theta.element_size()))
         return [slice(start, start + size) for start in range(0, num_coordinates, size)]
+
+
+def take(tensor: Tensor, runs: Sequence[slice]) -> Tensor:
+    """(…, P) -> (…, G), the coordinates of the runs one after another; a view where there is one run."""
+    return tensor[..., runs[0]] if len(runs) == 1 else torch.cat([tensor[..., run] for run in runs], -1)
+
+
+def runs_within(runs: Sequence[slice], part: slice, size: int) -> list[slice]:
+    """The runs of 0 … size − 1 that `take` is to take for `take(tensor, runs)[..., part]`."""
+    ranges, found, before = [range(size)[run] for run in runs], [], 0
+    start, stop, _ = part.indices(sum(map(len, ranges)))
+    for run in ranges:
+        if inner := run[max(0, start - before) : max(0, stop - before)]:
+            found.append(slice(inner.start, inner.stop))
+        before += len(run)
+    return found or [slice(0, 0)]
 
 
 def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

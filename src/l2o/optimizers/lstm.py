@@ -62,6 +62,10 @@ class LSTM(UpdateRule):
         kernel = self._replay_kernel(self.head.weight.new_empty(0, num_features))
         return 4 * num_features + 8 if kernel else super().replay_numbers(state)  # features, and what they are made of
 
+    def chunks(self, num_steps: int, state: State, theta: Tensor, max_bytes: int) -> list[slice]:
+        kernel = self._replay_kernel(theta.new_empty(0, self.preprocessing.num_features))
+        return super().chunks(num_steps, state, theta, min(max_bytes, kernel.REPLAY_BYTES) if kernel else max_bytes)
+
     def replay_gradient(
         self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
     ) -> list[Tensor]:

@@ -11,6 +11,9 @@ from l2o.optimizers import lstm_kernel, lstm_triton
 class Kernel(Protocol):
     """A module with the LSTM's two functions; their contract stands in `lstm_kernel`."""
 
+    REPLAY_BYTES: int
+    """The most that a chunk of a replay is to take."""
+
     def step(
         self,
         weights: list[Tensor],

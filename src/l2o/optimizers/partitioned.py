@@ -5,21 +5,21 @@ Shapes: B tasks, P coordinates, G of them in a group, K steps of a window.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.base import State, UpdateRule, runs_within, take
 
 
 class Group(NamedTuple):
-    """Coordinates (G,) that one rule serves, and the layout that they make by themselves."""
+    """What one rule serves: runs of coordinates, G in all, and the layout that they make by themselves."""
 
     name: str
-    columns: Tensor
+    runs: list[slice]
     layout: Layout
 
 
@@ -49,8 +49,8 @@ class Partitioned(UpdateRule):
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         state: State = {}
-        for group in self._groups(theta, layout):
-            own = self._rule(group.name).init_state(theta[:, group.columns], group.layout)
+        for group in self._groups(layout):
+            own = self._rule(group.name).init_state(take(theta, group.runs), group.layout)
             state |= _prefixed(group.name, own)
         return state
 
@@ -63,39 +63,48 @@ class Partitioned(UpdateRule):
     def _step(
         self, grad: Tensor, state: State, theta: Tensor, layout: Layout, step: Callable[..., tuple[Tensor, State]]
     ) -> tuple[Tensor, State]:
-        groups, updates, after = self._groups(theta, layout), [], {}
-        for group, own in _with_state(groups, state):
-            part = grad[:, group.columns], own, theta[:, group.columns], group.layout
+        places, after = {}, {}
+        for group, own in _with_state(self._groups(layout), state):
+            part = take(grad, group.runs), own, take(theta, group.runs), group.layout
             update, own = step(self._rule(group.name), *part)
-            updates.append(update)
+            sizes = [run.stop - run.start for run in group.runs]
+            places |= {
+                (run.start, run.stop): piece for run, piece in zip(group.runs, update.split(sizes, 1), strict=True)
+            }
             after |= _prefixed(group.name, own)
-        places = torch.cat([group.columns for group in groups]).argsort()
-        return torch.cat(updates, 1)[:, places], after
+        return torch.cat([places[run] for run in sorted(places)], 1), after
 
     def replay_in_chunks(
-        self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout, max_bytes: int
+        self,
+        grads: Tensor,
+        cotangents: Tensor,
+        state: State,
+        theta: Tensor,
+        layout: Layout,
+        max_bytes: int,
+        runs: Sequence[slice] = (slice(None),),
     ) -> list[Tensor]:
         """Group by group, each in chunks of its own and with its rule's own way to replay."""
         total = {parameter: torch.zeros_like(parameter) for parameter in self.parameters()}
-        for group, own in _with_state(self._groups(theta, layout), state):
-            rule, columns = self._rule(group.name), group.columns
-            part = grads[:, :, columns], cotangents[:, :, columns], own, theta[:, columns], group.layout
-            for parameter, share in zip(rule.parameters(), rule.replay_in_chunks(*part, max_bytes), strict=True):
+        for group, own in _with_state(self._groups(layout), state):
+            rule = self._rule(group.name)
+            where = [inner for run in group.runs for inner in runs_within(runs, run, grads.shape[-1])]
+            part = grads, cotangents, own, take(theta, group.runs), group.layout, max_bytes, where
+            for parameter, share in zip(rule.parameters(), rule.replay_in_chunks(*part), strict=True):
                 total[parameter] = total[parameter] + share  # groups may have a rule in common
         return list(total.values())
 
     def rule_for(self, part: str) -> UpdateRule:
         """The rule that serves the part of this name."""
-        (group,) = _resolved(Layout({part: ()}), tuple(self.patterns.items()), torch.device("cpu"))
-        return self._rule(group.name)
+        return self._rule(_group_of(part, tuple(self.patterns.items())))
 
     def _rule(self, name: str) -> UpdateRule:
         rule = self.rules[name]
         assert isinstance(rule, UpdateRule)
         return rule
 
-    def _groups(self, theta: Tensor, layout: Layout) -> list[Group]:
-        return _resolved(layout, tuple(self.patterns.items()), theta.device)
+    def _groups(self, layout: Layout) -> list[Group]:
+        return _resolved(layout, tuple(self.patterns.items()))
 
 
 def _prefixed(name: str, state: State) -> State:
@@ -108,21 +117,40 @@ def _with_state(groups: list[Group], state: State) -> Iterator[tuple[Group, Stat
         yield group, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
+def _group_of(part: str, patterns: Sequence[tuple[str, str]]) -> str:
+    """The name of the one group that a part of θ belongs to."""
+    matching = [name for name, pattern in patterns if re.fullmatch(pattern, part)]
+    if len(matching) != 1:
+        raise ValueError(
+            f"'{part}' belongs to {' and '.join(matching) or 'none'} of the groups {', '.join(dict(patterns))}: "
+            "change optimizer.patterns so that every part of θ matches one of them"
+        )
+    return matching[0]
+
+
 @functools.lru_cache(maxsize=32)
-def _resolved(layout: Layout, patterns: tuple[tuple[str, str], ...], device: torch.device) -> list[Group]:
+def _resolved(layout: Layout, patterns: tuple[tuple[str, str], ...]) -> list[Group]:
     """The groups that have a part in the layout."""
     members: dict[str, list[str]] = {name: [] for name, _ in patterns}
     for part in layout.shapes:
-        matching = [name for name, pattern in patterns if re.fullmatch(pattern, part)]
-        if len(matching) != 1:
-            raise ValueError(
-                f"'{part}' belongs to {' and '.join(matching) or 'none'} of the groups {', '.join(members)}: "
-                "change optimizer.patterns so that every part of θ matches one of them"
-            )
-        members[matching[0]].append(part)
-    groups = []
-    for name, parts in members.items():
-        if parts:
-            columns = layout.select("|".join(map(re.escape, parts))).to(device)
-            groups.append(Group(name, columns, Layout({part: layout.shapes[part] for part in parts})))
-    return groups
+        members[_group_of(part, patterns)].append(part)
+    return [
+        Group(
+            name,
+            _joined([layout.slices[part] for part in parts]),
+            Layout({part: layout.shapes[part] for part in parts}),
+        )
+        for name, parts in members.items()
+        if parts
+    ]
+
+
+def _joined(slices: Sequence[slice]) -> list[slice]:
+    """The same coordinates in as few runs as there can be."""
+    runs: list[slice] = []
+    for part in slices:
+        if runs and runs[-1].stop == part.start:
+            runs[-1] = slice(runs[-1].start, part.stop)
+        elif part.start < part.stop or not runs:
+            runs.append(part)
+    return runs
