@@ -18,6 +18,7 @@ import torch
 from programs import Run, Server, server
 from torch import Tensor
 
+from l2o import locks
 from l2o.export import read_checkpoint
 
 ONE = ("checkpoint_minutes=0", "trainer.max_epochs=20")  # a checkpoint after every window
@@ -315,17 +316,18 @@ def test_a_trial_that_was_killed_goes_on_from_its_checkpoint(programs: Server, t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_job_of_submitit_saves_is_requeued_and_goes_on(
     programs: Server, tmp_path: Path, undisturbed: dict[tuple[str, ...], Path]
 ) -> None:
     """A grid; the local executor requeues as the one for Slurm does, by the same signal."""
     folder = tmp_path / "grid"
     run = programs.start(tmp_path, "-m", "launcher=submitit_local", *ONE, f"hydra.sweep.dir={folder}")
-    run.wait_for(folder / "0/previous.ckpt")
+    run.wait_for(folder / "0/previous.ckpt", 500)  # every start imports everything
     (controller,) = [pid for pid in children(run.pid) if children(pid)]
     (job,) = children(controller)
     os.kill(job, signal.SIGUSR2)
-    assert run.wait(280) == 0, run.output[-2000:]
+    assert run.wait(600) == 0, run.output[-2000:]
     said = "".join(path.read_text() for path in (folder / ".submitit").rglob("*.err"))
     said += "".join(path.read_text() for path in (folder / ".submitit").rglob("*.out"))
     assert "stopped by SIGUSR2 after window" in said and "Requeued job" in said
@@ -388,7 +390,8 @@ def test_a_second_run_in_the_same_folder_is_refused(programs: Server, tmp_path: 
     assert f"another run is at work in '{tmp_path / 'run'}' (process {first.pid} on" in line
     first.kill(signal.SIGTERM)
     assert first.wait() == STOPPED
-    programs.finish(tmp_path, folder, "ckpt_path=auto")
+    with locks.sole(tmp_path / "run", "a test"):
+        pass
 
 
 @pytest.mark.slow
