@@ -9,6 +9,7 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
@@ -83,6 +84,24 @@ def test_submitit_requeues_after_the_run_has_ended_by_its_signal(
         signal.signal(signal.SIGUSR2, before)
     assert saved == [(number.name, 0)]
     assert (end.value.code, submitit.requeued) == (status, requeued)
+
+
+def test_submitit_requeues_a_run_that_came_to_it_as_a_copy() -> None:
+    """As launchers send functions of a program: pickled by value."""
+
+    def main() -> None:
+        StopRequest().listen()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        sys.exit(STATUS)
+
+    submitit = Submitit()
+    before = signal.signal(signal.SIGUSR2, submitit.checkpoint_and_try_requeue)
+    try:
+        with pytest.raises(SystemExit):
+            cloudpickle.loads(cloudpickle.dumps(resumable(main)))()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert submitit.requeued == 1
 
 
 class Signal(pl.Callback):

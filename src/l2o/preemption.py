@@ -17,7 +17,7 @@ STATUS = 75
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_received: set[int] = set()
+_received: set[int] = set()  # for this module's functions alone: launchers copy what `guarded` itself names
 
 
 def resumable(main: Callable[P, R]) -> Callable[P, R]:
@@ -29,15 +29,13 @@ def resumable(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        _received.clear()
-        requeues = _submitit()
+        requeues = _requeues()
         before = listen(lambda number, _: sys.exit(STATUS))
         try:
             return main(*args, **kwargs)
         except SystemExit as end:
             if end.code == STATUS:
-                for number in _received & requeues.keys():
-                    requeues[number](number, None)  # exits
+                _requeue(requeues)
             raise
         finally:
             restore(before)
@@ -84,7 +82,14 @@ def restore(handlers: Mapping[int, Any]) -> None:
             signal.signal(number, handler)
 
 
-def _submitit() -> dict[int, Callable[[int, Any], None]]:
-    """What submitit does by itself on its signal, in one of its jobs."""
+def _requeues() -> dict[int, Callable[[int, Any], None]]:
+    """What submitit does by itself on its signal, in one of its jobs. A run begins: no signal has been received."""
+    _received.clear()
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     return {n: h for n, h in handlers.items() if getattr(h, "__name__", "") == "checkpoint_and_try_requeue"}
+
+
+def _requeue(requeues: Mapping[int, Callable[[int, Any], None]]) -> None:
+    """Let submitit do it, which exits, if its signal has been received."""
+    for number in _received & requeues.keys():
+        requeues[number](number, None)
