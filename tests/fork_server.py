@@ -4,6 +4,7 @@ Each line of stdin is a JSON request, each answered by one line: {"argv", "cwd",
 program and answers its pid; {"poll": pid} answers its exit status, negative for a signal, null while it runs.
 """
 
+import atexit
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ import matplotlib.pyplot
 import pytorch_lightning
 import torch
 import wandb
+from wandb.sdk.data_types._private import MEDIA_TMP
 
 import l2o.checkpoints
 import l2o.figures
@@ -26,6 +28,8 @@ IMPORTED = hydra, matplotlib.pyplot, pytorch_lightning, wandb, l2o.checkpoints, 
 
 def become(request: dict[str, Any]) -> None:
     os.setsid()
+    atexit.unregister(MEDIA_TMP.cleanup)  # the folder is shared with the programs to come
+    MEDIA_TMP._finalizer.atexit = False  # type: ignore[attr-defined]
     nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(request["output"], os.O_WRONLY | os.O_CREAT, 0o644)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)

@@ -26,6 +26,7 @@ class Run:
     def __init__(self, server: "Server", pid: int, output: Path):
         self.server, self.pid, self.path = server, pid, output
         self.status: int | None = None
+        self.started = time.time()
 
     @property
     def output(self) -> str:
@@ -46,9 +47,9 @@ class Run:
         return self.status
 
     def wait_for(self, path: Path, seconds: float = 120) -> None:
-        """Until a file is there."""
+        """Until a file is there that has been written since the start."""
         deadline = time.monotonic() + seconds
-        while not path.exists():
+        while not (path.exists() and path.stat().st_mtime >= self.started):
             assert self.poll() is None and time.monotonic() < deadline, self.output[-2000:]
             time.sleep(0.01)
 
