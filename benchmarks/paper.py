@@ -24,6 +24,7 @@ RESULTS = ROOT / "docs/results.md"
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
 ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
+START = "optimizer=pretrained optimizer.name={out}/cifar_small/best seed=1 learner.meta_optimizer.lr=2e-3"
 RUNS = {  # what {out}/NAME holds, in an order in which every part finds the trained optimizers that it needs
     "quadratic": "train.py experiment=quadratic",
     "digits": "train.py seed=0",
@@ -36,9 +37,11 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "mnist_40units": f"evaluate.py experiment=mnist_40units {MNIST} learned.LSTM={{out}}/mnist/best",
     "mnist_2layers": f"evaluate.py experiment=mnist_2layers {MNIST} learned.LSTM={{out}}/mnist/best",
     "mnist_relu": f"evaluate.py experiment=mnist_relu {MNIST} learned.LSTM={{out}}/mnist/best",
-    "cifar10": f"train.py experiment=cifar10 {CIFAR}",
-    "cifar5_sub": f"train.py experiment=cifar5_sub {CIFAR}",
-    "cifar2_sub": f"train.py experiment=cifar2_sub {CIFAR}",
+    "cifar_small": f"train.py experiment=cifar_small {CIFAR}",
+    "cifar10": f"train.py experiment=cifar10 {CIFAR} {START} learner.episodes_per_epoch=25 trainer.max_epochs=6 "
+    "evaluation.num_tasks=2",
+    "cifar5_sub": f"train.py experiment=cifar5_sub {CIFAR} {START}",
+    "cifar2_sub": f"train.py experiment=cifar2_sub {CIFAR} {START}",
     "cifar5": f"evaluate.py experiment=cifar5 {CIFAR} learned.LSTM={{out}}/cifar10/best "
     "+learned.LSTM-sub={out}/cifar5_sub/best",
     "cifar2": f"evaluate.py experiment=cifar2 {CIFAR} learned.LSTM={{out}}/cifar10/best "
