@@ -38,7 +38,7 @@ class Run:
             self.status = self.server.ask(poll=self.pid)
         return self.status
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 300) -> int:
         deadline = time.monotonic() + seconds
         while self.poll() is None:
             assert time.monotonic() < deadline, f"still running after {seconds} s: {self.output[-2000:]}"
@@ -46,7 +46,7 @@ class Run:
         assert self.status is not None
         return self.status
 
-    def wait_for(self, path: Path, seconds: float = 120) -> None:
+    def wait_for(self, path: Path, seconds: float = 300) -> None:
         """Until a file is there that has been written since the start."""
         deadline = time.monotonic() + seconds
         while not (path.exists() and path.stat().st_mtime >= self.started):
