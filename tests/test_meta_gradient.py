@@ -11,9 +11,11 @@ import torch
 from torch import Generator, nn
 from torch.testing import assert_close
 
+from l2o import meta_gradient
 from l2o.meta_gradient import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, Optimizee, Quadratic, mlp
 from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Identity, LogAndSign, Partitioned, Scale, UpdateRule
+from l2o.optimizers.base import take
 from l2o.unroll import start_episode, unroll
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -233,6 +235,15 @@ def test_a_byte_means_a_coordinate_at_a_time(dataset, size, count):
     case = window(RULES["identity"](), optimizee, 3)
     assert optimizee.layout.size == 63
     assert len(case.rule.chunks(K, case.episode.state, case.episode.theta, size)) == count
+
+
+@pytest.mark.parametrize("name", ["log and sign", "partitioned"])
+def test_the_cotangents_of_a_chunk_are_made_at_a_time(optimizee, name, monkeypatch):
+    """Beyond the recorded gradients nothing grows with K times P."""
+    case, made = window(RULES[name](), optimizee, 3), []
+    monkeypatch.setattr(meta_gradient, "take", lambda tensor, runs: made.append(take(tensor, runs)) or made[-1])
+    case.run(TruncatedBPTT(max_replay_bytes=1))
+    assert [part.shape for part in made] == [(K, 3, 1)] * optimizee.layout.size
 
 
 @pytest.mark.parametrize("size", [1, 2**30])

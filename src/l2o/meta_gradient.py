@@ -4,13 +4,14 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
 
 from l2o.optimizees.base import Optimizee
-from l2o.optimizers.base import UpdateRule, gradients
+from l2o.optimizers.base import UpdateRule, gradients, take
 from l2o.unroll import Episode, unroll
 
 WindowResult = tuple[Tensor, list[Tensor], Episode]
@@ -37,7 +38,8 @@ class TruncatedBPTT(MetaGradient):
         dL/dφ = Σ_t ⟨λ_t, ∂g_t/∂φ⟩,   λ_t = ∂L/∂g_t = 1/B Σ_{s>t} w_s ∇f(θ_s),
 
     and every ∇f(θ_s) is one that the rule reads anyway: they are recorded, then the rule alone is replayed over them. A
-    coordinatewise rule is replayed in chunks of coordinates, so that a replay takes at most about `max_replay_bytes`.
+    coordinatewise rule is replayed in chunks of coordinates, so that a replay, its λ included, takes at most about
+    `max_replay_bytes`.
     Second order is plain autograd through the whole window, optimizee included.
     """
 
@@ -61,9 +63,13 @@ class TruncatedBPTT(MetaGradient):
         num_steps, num_tasks = len(weights), len(episode.theta)
         grads = episode.theta.new_empty(num_steps + 1, *episode.theta.shape)  # ∇_0 … ∇_K
         losses, after = unroll(rule, optimizee, episode, num_steps, generator, record=grads)
-        cotangents = grads[1:] * (weights / num_tasks)[:, None, None]
-        for later, earlier in pairwise(reversed(cotangents.unbind())):  # summed in place: λ_0 … λ_{K−1}
-            earlier += later
+
+        def cotangents(runs: Sequence[slice]) -> Tensor:
+            summed = take(grads[1:], runs) * (weights / num_tasks)[:, None, None]
+            for later, earlier in pairwise(reversed(summed.unbind())):  # in place: λ_0 … λ_{K−1}
+                earlier += later
+            return summed
+
         gradient = rule.replay_in_chunks(
             grads[:-1], cotangents, episode.state, episode.theta, optimizee.layout, self.max_replay_bytes
         )

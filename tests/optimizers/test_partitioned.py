@@ -4,6 +4,7 @@ Shapes: B tasks, P coordinates, K steps.
 """
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -81,8 +82,9 @@ def test_runs_give_the_bits_of_gathered_coordinates(weights, size, path):
             expected, moved = alone(theta, start, theta, LAYOUT)
             assert torch.equal(update[:, own], expected)
             assert all(torch.equal(after[f"{name}.{key}"], value) for key, value in moved.items())
-            gradient += alone.replay_in_chunks(record[..., own], cotangents[..., own], start, theta, LAYOUT, size)
-    actual = rule.replay_in_chunks(record, cotangents, state, grad, LAYOUT, size)
+            given = record[..., own], partial(take, cotangents[..., own])
+            gradient += alone.replay_in_chunks(*given, start, theta, LAYOUT, size)
+    actual = rule.replay_in_chunks(record, partial(take, cotangents), state, grad, LAYOUT, size)
     assert all(torch.equal(a, b) for a, b in zip(actual, gradient, strict=True))
 
 
@@ -91,7 +93,8 @@ def test_a_replay_copies_no_more_than_a_chunk(monkeypatch):
     rule = Partitioned({"weights": lstm(1), "rest": SGD(0.1)}, {"weights": ".*weight", "rest": ".*bias"})
     theta, record, copies = torch.randn(B, P), torch.randn(4, B, P), []
     monkeypatch.setattr(base, "take", lambda tensor, runs: copies.append(take(tensor, runs)) or copies[-1])
-    rule.replay_in_chunks(record, record, rule.init_state(theta, LAYOUT), theta, LAYOUT, 1)
+    cotangents = lambda runs: base.take(record, runs)  # noqa: E731
+    rule.replay_in_chunks(record, cotangents, rule.init_state(theta, LAYOUT), theta, LAYOUT, 1)
     assert [copy.shape for copy in copies] == [(4, B, 1)] * 2 * P
 
 
@@ -109,7 +112,7 @@ def test_groups_inside_groups():
     for one in (rule, flat):
         state = one.init_state(theta, LAYOUT)
         update, _ = one(theta, state, theta, LAYOUT)
-        results.append([update, *one.replay_in_chunks(record, cotangents, state, theta, LAYOUT, 2**30)])
+        results.append([update, *one.replay_in_chunks(record, partial(take, cotangents), state, theta, LAYOUT, 2**30)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
@@ -129,9 +132,9 @@ def test_one_rule_in_every_group_is_that_rule():
     expected, _ = shared(grad, shared.init_state(grad, LAYOUT), grad, LAYOUT)
     assert_close(update, expected, rtol=1e-12, atol=1e-14)
     record, cotangents, state = torch.randn(4, B, P), torch.randn(4, B, P), rule.init_state(grad, LAYOUT)
-    actual = rule.replay_in_chunks(record, cotangents, state, grad, LAYOUT, 2**30)
-    whole = shared.replay_gradient(record, cotangents, shared.init_state(grad, LAYOUT), grad, LAYOUT)
-    assert_close(actual, whole, rtol=1e-10, atol=1e-12)
+    actual = rule.replay_in_chunks(record, partial(take, cotangents), state, grad, LAYOUT, 2**30)
+    expected = shared.replay_gradient(record, cotangents, shared.init_state(grad, LAYOUT), grad, LAYOUT)
+    assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_rule_sees_its_own_layout():
@@ -197,7 +200,7 @@ def test_the_kernel_serves_every_group(monkeypatch):
     monkeypatch.setattr(lstm_kernel, "window_gradient", counted)
     rule, theta = two_lstms(), torch.zeros(B, P)
     record = torch.randn(2, B, P)
-    rule.replay_in_chunks(record, record, rule.init_state(theta, LAYOUT), theta, LAYOUT, 2**30)
+    rule.replay_in_chunks(record, partial(take, record), rule.init_state(theta, LAYOUT), theta, LAYOUT, 2**30)
     assert calls == [B * len(columns) for columns in COLUMNS.values()]
 
 
@@ -214,7 +217,7 @@ def test_a_group_without_a_part_rests():
     update, _ = rule(theta, state, theta, layout)
     expected, _ = lstm(2)(theta, lstm(2).init_state(theta, layout), theta, layout)
     assert_close(update, expected, rtol=1e-12, atol=1e-14)
-    gradient = rule.replay_in_chunks(theta[None], theta[None], state, theta, layout, 2**30)
+    gradient = rule.replay_in_chunks(theta[None], partial(take, theta[None]), state, theta, layout, 2**30)
     assert not any(part.any() for part in gradient[: len(gradient) // 2]) and gradient[-1].any()
 
 

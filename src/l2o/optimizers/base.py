@@ -4,7 +4,7 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class UpdateRule(nn.Module, ABC):
     def replay_in_chunks(
         self,
         grads: Tensor,
-        cotangents: Tensor,
+        cotangents: Callable[[Sequence[slice]], Tensor],
         state: State,
         theta: Tensor,
         layout: Layout,
@@ -83,13 +83,14 @@ class UpdateRule(nn.Module, ABC):
     ) -> list[Tensor]:
         """`replay_gradient`; a coordinatewise rule's by chunks of coordinates that take about `max_bytes` each.
 
-        `runs` are where the rule's coordinates lie in grads and cotangents; only a chunk's are ever copied.
+        `cotangents` gives λ (K, B, G) of the G coordinates of some runs, as `take` would of all of them. `runs` are
+        where the rule's coordinates lie in grads; only a chunk's are ever copied, and only its λ ever made.
         """
         total = [torch.zeros_like(parameter) for parameter in self.parameters()]
         for part in self.chunks(len(grads), state, theta, max_bytes):
             own = {key: value if value.shape[1] == 1 else value[:, part] for key, value in state.items()}
             where = runs_within(runs, part, grads.shape[-1])
-            recorded = take(grads, where), take(cotangents, where)
+            recorded = take(grads, where), cotangents(where)
             share = self.replay_gradient(*recorded, own, theta[:, part], layout)
             total = [sum_ + added for sum_, added in zip(total, share, strict=True)]
         return total

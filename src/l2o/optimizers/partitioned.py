@@ -77,7 +77,7 @@ class Partitioned(UpdateRule):
     def replay_in_chunks(
         self,
         grads: Tensor,
-        cotangents: Tensor,
+        cotangents: Callable[[Sequence[slice]], Tensor],
         state: State,
         theta: Tensor,
         layout: Layout,
