@@ -178,6 +178,21 @@ class TestContract:
             left = expected if rows else before
             assert all(torch.equal(a, b) for a, b in zip(states, left, strict=True))
 
+    def test_columns_of_states_are_stepped_where_they_lie(self) -> None:
+        """As a chunk of an optimizer's coordinates: the others' states stay as they are."""
+        problem = Problem(2, 5, 2, 130, 3)
+        out, *expected = problem.kernel_step()
+        gradient = problem.kernel_gradient()
+        wide = [torch.full((5, 150), 7.0, dtype=torch.float64) for _ in range(4)]
+        states = [part[:, 11:141].mT for part in wide]
+        for state, own in zip(states, (*problem.hidden, *problem.cell), strict=True):
+            state.copy_(own)
+        problem.hidden, problem.cell = states[:2], states[2:]
+        assert all(torch.equal(a, b) for a, b in zip(problem.kernel_gradient(), gradient, strict=True))
+        again, *_ = lstm_kernel.step(problem.weights, problem.features[0], states[:2], states[2:], in_place=True)
+        assert all(torch.equal(a, b) for a, b in zip([again, *states], [out, *expected], strict=True))
+        assert all((part[:, :11] == 7).all() and (part[:, 141:] == 7).all() for part in wide)
+
     def test_non_contiguous_inputs(self) -> None:
         problem = Problem(3, 5, 2, 70, 3)
         expected = problem.kernel_step() + problem.kernel_gradient()

@@ -60,19 +60,19 @@ constexpr int TILE = 2;  // 16 registers
 
 // 2^y - 1 = 2^n (m + 1) - 1 with n the integer nearest to y and m = 2^r - 1 = r (q_0 + q_1 r + ...) for r = y - n, a
 // minimax fit for float (relative error 2e-8) and the Taylor series for double. Adding MAGIC leaves n + the exponent's
-// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1, and 2^(2 LIMIT) is finite.
+// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT) is finite.
 template <class T> struct Real;
 template <> struct Real<float> {
     typedef float V __attribute__((vector_size(VECTOR_BYTES), may_alias));
     typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr float MAGIC = 12582912.0f + 127, LIMIT = 60;
+    static constexpr float MAGIC = 12582912.0f + 127, LIMIT = 40;
     static constexpr int32_t MANTISSA = 23;
     static constexpr float Q[] = {0.6931472f, 0.2402265f, 0.055503566f, 0.009618082f, 0.0013391094f, 0.00015453361f};
 };
 template <> struct Real<double> {
     typedef double V __attribute__((vector_size(VECTOR_BYTES), may_alias));
     typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 500;
+    static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 300;
     static constexpr int64_t MANTISSA = 52;
     static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02,
                                    9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04,
@@ -110,9 +110,12 @@ template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {  // a nan fail
 
 // sum_k pack[4k + q] rows[k], added to four rows of TILE vectors.
 template <class T> INLINE void multiply(Vec<T> (&sum)[4][TILE], const T* pack, const Vec<T>* rows, int64_t n) {
-    for (int64_t k = 0; k < n; ++k, pack += 4, rows += NV<T>)
+    for (int64_t k = 0; k < n; ++k, pack += 4, rows += NV<T>) {
+        Vec<T> row[TILE];
+        for (int v = 0; v < TILE; ++v) row[v] = loaded(rows[v]);
         for (int q = 0; q < 4; ++q)
-            for (int v = 0; v < TILE; ++v) sum[q][v] += pack[q] * rows[v];
+            for (int v = 0; v < TILE; ++v) sum[q][v] += pack[q] * row[v];
+    }
 }
 
 template <class T> struct Layer {
@@ -158,12 +161,22 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
             multiply<T>(sum, pack, x + v0, layer.inputs);
             multiply<T>(sum, pack + 4 * layer.inputs, h + v0, layer.units);
             const int64_t at = j * nv + v0;
-            V next[TILE];
             for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
                 for (int v = 0; v < TILE; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
+            if constexpr (!KEEP) {  // one division for the cell and one for the output: each costs as much as ten products
+                for (int v = 0; v < TILE; ++v) {
+                    const V f = T(2) + sum[1][v], ig = (T(2) + sum[0][v]) * (T(2) + sum[2][v]);
+                    const V next = (c[at + v] * ig + sum[2][v] * f) / (f * ig);
+                    const V t = exp2m1<T>(T(2 * LOG2_E) * next, limit);
+                    new_c[at + v] = next;
+                    new_h[at + v] = t / ((T(2) + t) * (T(2) + sum[3][v]));
+                }
+                continue;
+            }
+            V next[TILE];
             for (int v = 0; v < TILE; ++v) {
                 const V i = T(2) + sum[0][v], f = T(2) + sum[1][v], g = T(2) + sum[2][v], o = T(2) + sum[3][v];
-                const V if_ = T(1) / (i * f), go = T(1) / (g * o);  // a division costs as much as ten products
+                const V if_ = T(1) / (i * f), go = T(1) / (g * o);
                 sum[0][v] = if_ * f, sum[1][v] = if_ * i, sum[2][v] *= go * o, sum[3][v] = go * g;
                 new_c[at + v] = sum[1][v] * c[at + v] + sum[0][v] * sum[2][v];
             }
@@ -171,10 +184,8 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
             for (int v = 0; v < TILE; ++v) {
                 next[v] = next[v] / (T(2) + next[v]);
                 new_h[at + v] = sum[3][v] * next[v];
-                if (KEEP) {
-                    for (int q = 0; q < 4; ++q) gates[4 * j * nv + q * nv + v0 + v] = sum[q][v];
-                    tanh_c[at + v] = next[v];
-                }
+                for (int q = 0; q < 4; ++q) gates[4 * j * nv + q * nv + v0 + v] = sum[q][v];
+                tanh_c[at + v] = next[v];
             }
         }
 }
@@ -272,21 +283,22 @@ void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T
             to[c * to_row + r] = from[r * from_row + c];
 }
 
-// n rows of N coordinates in memory <-> n rows of one block. A partial block repeats its last coordinate.
-template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t N, int64_t count) {
+// n rows of coordinates in memory, one `row` from the next <-> n rows of one block, which repeats the last coordinate
+// where it is partial.
+template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t row, int64_t count) {
     T* to = reinterpret_cast<T*>(rows);
-    for (int64_t k = 0; k < n; ++k, from += N, to += B)
+    for (int64_t k = 0; k < n; ++k, from += row, to += B)
         if (count == B)
             std::memcpy(to, from, B * sizeof(T));
         else
             std::fill(std::copy_n(from, count, to), to + B, from[count - 1]);
 }
-template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t N, int64_t count) {
+template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t row, int64_t count) {
     const T* from = reinterpret_cast<const T*>(rows);
-    for (int64_t k = 0; k < n; ++k, from += B, to += N) std::memcpy(to, from, count * sizeof(T));
+    for (int64_t k = 0; k < n; ++k, from += B, to += row) std::memcpy(to, from, count * sizeof(T));
 }
-template <class T> void prefetch(const T* from, int64_t n, int64_t N) {  // past an array's end this does nothing
-    for (int64_t k = 0; k < n; ++k, from += N)
+template <class T> void prefetch(const T* from, int64_t n, int64_t row) {  // past an array's end this does nothing
+    for (int64_t k = 0; k < n; ++k, from += row)
         for (int64_t i = 0; i < B; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
 
@@ -337,8 +349,9 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
 }
 
 template <class T>
-void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t threads, const T* const* weights,
-          const T* features, const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
+void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_row, int64_t to_row, int64_t threads,
+          const T* const* weights, const T* features, const T* const* hidden, const T* const* cell, T* out,
+          T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T>;
     const std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
@@ -349,13 +362,13 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t threa
         V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
         load(x, features + n0, F, row, count);
         for (int64_t l = 0; l < L; ++l) {
-            load(h, hidden[l] + n0, H, N, count);
-            load(c, cell[l] + n0, H, N, count);
+            load(h, hidden[l] + n0, H, from_row, count);
+            load(c, cell[l] + n0, H, from_row, count);
             const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic
-            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch(from, H, N);
+            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch(from, H, from_row);
             layer_forward<T, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
-            store(new_hidden[l] + n0, even, H, N, count);
-            store(new_cell[l] + n0, new_c, H, N, count);
+            store(new_hidden[l] + n0, even, H, to_row, count);
+            store(new_cell[l] + n0, new_c, H, to_row, count);
             x = even;
             std::swap(even, odd);
         }
@@ -368,9 +381,9 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t threa
 }
 
 template <class T>
-void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t K, int64_t threads,
-                     const T* const* weights, const T* features, const T* const* hidden, const T* const* cell, const T* cotangent,
-                     T* const* gradient) {
+void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t from_row, int64_t K,
+                     int64_t threads, const T* const* weights, const T* features, const T* const* hidden,
+                     const T* const* cell, const T* cotangent, T* const* gradient) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T>, lanes = VECTOR_BYTES / sizeof(T);
     const int64_t steps_per_pass = std::max<int64_t>(1, REDUCTION / B), unit = H * nv, state = (K + 1) * unit;
@@ -394,8 +407,8 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
         const auto tanh_c = [&](int64_t l, int64_t t) { return c(l, 0) + state + t * unit; };
         const auto gates = [&](int64_t l, int64_t t) { return tanh_c(l, 0) + (K + 4 * t) * unit; };
         for (int64_t l = 0; l < L; ++l) {
-            load(h(l, 0), hidden[l] + n0, H, N, count);
-            load(c(l, 0), cell[l] + n0, H, N, count);
+            load(h(l, 0), hidden[l] + n0, H, from_row, count);
+            load(c(l, 0), cell[l] + n0, H, from_row, count);
         }
         for (int64_t t = 0; t < K; ++t) {
             load(x + t * F * nv, features + t * step + n0, F, row, count);
@@ -475,18 +488,20 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 }  // namespace
 
 // Sizes, then arrays of pointers, one array per argument of the Python functions. A feature's row is `row` numbers from
-// the next one's, a step's features are `step` numbers from the next one's.
+// the next one's, a step's features are `step` numbers from the next one's; a unit's row of the state is `from` numbers
+// from the next one's, of the new state `to`.
 #define EXPORT(T, NAME)                                                                                               \
-    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t threads,          \
-                                   const T* const* w, const T* const* x, const T* const* h, const T* const* c,        \
-                                   T* const* out, T* const* new_h, T* const* new_c) {                                 \
-        return guarded([&] { step<T>(N, F, H, L, row, threads, w, *x, h, c, *out, new_h, new_c); });                  \
+    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from, int64_t to, \
+                                   int64_t threads, const T* const* w, const T* const* x, const T* const* h,          \
+                                   const T* const* c, T* const* out, T* const* new_h, T* const* new_c) {              \
+        return guarded([&] { step<T>(N, F, H, L, row, from, to, threads, w, *x, h, c, *out, new_h, new_c); });        \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
-                                              int64_t K, int64_t threads, const T* const* w, const T* const* x,       \
-                                              const T* const* h, const T* const* c, const T* const* d,                \
-                                              T* const* gradient) {                                                   \
-        return guarded([&] { window_gradient<T>(N, F, H, L, row, step, K, threads, w, *x, h, c, *d, gradient); });    \
+                                              int64_t from, int64_t K, int64_t threads, const T* const* w,            \
+                                              const T* const* x, const T* const* h, const T* const* c,                \
+                                              const T* const* d, T* const* gradient) {                                \
+        return guarded(                                                                                               \
+            [&] { window_gradient<T>(N, F, H, L, row, step, from, K, threads, w, *x, h, c, *d, gradient); });         \
     }
 EXPORT(float, float32)
 EXPORT(double, float64)

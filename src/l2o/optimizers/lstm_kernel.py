@@ -11,8 +11,8 @@ All coordinates share the weights, in `torch.nn.LSTMCell`'s conventions (gate ro
 then the head's weight (1, H) and bias (1,).
 
 Features (…, N, F) and states (N, H) may have any strides, but the kernel works on rows of coordinates: where they are
-contiguous along N (transposed views of (…, F, N) and (H, N)), they are used as they are, else copied. It returns such
-views.
+contiguous along N (transposed views of (…, F, N) and (H, N), or of some of their columns), they are used as they are,
+else copied. It returns such views.
 
 CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
 threads, which is `torch.get_num_threads()`, or one where the work is small: GNU's OpenMP ends and starts threads
@@ -68,11 +68,12 @@ def step(
     """
     sizes = _sizes(weights, features, features.shape[:1], hidden, cell)
     n, layers = sizes[0], len(hidden)
-    weights, rows, old = _contiguous(weights), _features(features), _rows([*hidden, *cell])
-    new = old if in_place else [torch.empty_like(part) for part in old]
+    weights, rows, old = _contiguous(weights), _features(features), _states([*hidden, *cell])
+    new = old if in_place else [part.new_empty(part.shape) for part in old]
     out = features.new_empty(n)
     arrays = [weights, [rows], old[:layers], old[layers:], [out], new[:layers], new[layers:]]
-    _call("step", rows.dtype, *sizes, rows.stride(1), _threads(weights, n), *map(_pointers, arrays))
+    strides = rows.stride(1), old[0].stride(0), new[0].stride(0)
+    _call("step", rows.dtype, *sizes, *strides, _threads(weights, n), *map(_pointers, arrays))
     return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
 
 
@@ -101,12 +102,12 @@ def window_gradient(
     """
     sizes = _sizes(weights, features, features.shape[:2], hidden, cell, cotangent)
     steps = features.shape[0]
-    rows = _features(features)
-    inputs = [_contiguous(weights), [rows], _rows(hidden), _rows(cell), _contiguous([cotangent])]
+    rows, state = _features(features), _states([*hidden, *cell])
+    inputs = [_contiguous(weights), [rows], state[: len(hidden)], state[len(hidden) :], _contiguous([cotangent])]
     gradient = [features.new_empty(weight.shape) for weight in weights]
     threads = _threads(weights, 3 * steps * sizes[0])
-    arrays = map(_pointers, [*inputs, gradient])
-    _call("window_gradient", rows.dtype, *sizes, rows.stride(2), rows.stride(0), steps, threads, *arrays)
+    strides = rows.stride(2), rows.stride(0), state[0].stride(0)
+    _call("window_gradient", rows.dtype, *sizes, *strides, steps, threads, *map(_pointers, [*inputs, gradient]))
     return gradient
 
 
@@ -143,12 +144,14 @@ def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
 
 def _features(features: Tensor) -> Tensor:
     """(…, N, F) that is contiguous along N."""
-    return features.detach() if features.stride(-2) == 1 else _rows([features])[0].mT
+    return features.detach() if features.stride(-2) == 1 else features.detach().mT.contiguous().mT
 
 
-def _rows(tensors: list[Tensor]) -> list[Tensor]:
-    """(…, N, F) -> (…, F, N)."""
-    return [tensor.detach().mT.contiguous() for tensor in tensors]
+def _states(states: list[Tensor]) -> list[Tensor]:
+    """(N, H) each -> (H, N), contiguous along N, all rows at the same distance from each other."""
+    rows = [state.detach().mT for state in states]
+    fit = all(row.stride(1) == 1 for row in rows) and len({row.stride(0) for row in rows}) == 1
+    return rows if fit else [row.contiguous() for row in rows]
 
 
 def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
