@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
@@ -197,6 +198,18 @@ def test_experiments_on_cifar_train_and_compare_on_the_labels_that_they_name(
         assert optimizee.network.out_features == len(labels)
         assert optimizee.dataset.name == "CIFAR10"
     assert cfg.name == experiment
+
+
+@pytest.mark.parametrize("experiment", ["quadratic", "neural_art", "cifar10", "cifar_small"])
+def test_experiments_take_any_optimizer(experiment: str) -> None:
+    """What an experiment sets is for every optimizer that has it, and no obstacle to one that has not."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for optimizer in ("lstm", "lstm_gac", "ntm_lbfgs", "pretrained", "adam", "sgd"):
+            name = ["optimizer.name=mnist"] if optimizer == "pretrained" else []
+            cfg = compose("train", [f"experiment={experiment}", f"optimizer={optimizer}", *name, "output_dir=x"])
+            rule = instantiate(cfg.optimizer, _convert_="all")
+            if optimizer in ("lstm", "lstm_gac", "ntm_lbfgs"):
+                assert rule.output_scale == cfg.output_scale == (1.0 if experiment == "quadratic" else 0.1)
 
 
 @pytest.mark.parametrize("optimizer", ["lstm_gac", "ntm_bfgs", "ntm_lbfgs"])
