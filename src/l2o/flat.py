@@ -15,10 +15,9 @@ from torch import Tensor
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import UpdateRule
 
-CHUNK_SIZE, CPU_CHUNK_SIZE = 2**20, 2**17
-"""Coordinates in one call of a coordinatewise rule, by default: on a CPU as many as stay in the cache. For each the 2×20
-LSTM's C++ kernel needs about 40 bytes of temporary memory, its GPU kernel 360 where there are several chunks (their
-states are copied), plain torch about 2 KB."""
+CHUNK_SIZE = 2**20
+"""Coordinates in one call of a coordinatewise rule, by default. For each the 2×20 LSTM's C++ kernel needs about 40 bytes
+of temporary memory, its GPU kernel 360 where there are several chunks (their states are copied), plain torch 2 KB."""
 
 Shape = tuple[int, ...]
 
@@ -133,7 +132,7 @@ class Flat:
     def _chunks(self, chunk_size: int | None) -> list[slice]:
         if not self.rule.coordinatewise:
             return [slice(None)]
-        size = chunk_size or (CPU_CHUNK_SIZE if self.device.type == "cpu" else CHUNK_SIZE)
+        size = chunk_size or CHUNK_SIZE
         return [slice(start, start + size) for start in range(0, self.layout.size, size)]
 
     def _parts(self, flat: Tensor) -> list[Tensor]:

@@ -356,8 +356,8 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_
     constexpr int64_t nv = NV<T>;
     const std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
     const T *head = weights[4 * L], bias = *weights[4 * L + 1];
-    parallel<T>((N + B - 1) / B, threads, (F + 5 * H + 1) * nv, [&](int64_t block, V* work) {
-        const int64_t n0 = block * B, count = std::min(B, N - n0);
+    const auto block_step = [&](int64_t n0, V* work) {
+        const int64_t count = std::min(B, N - n0);
         V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv;
         V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
         load(x, features + n0, F, row, count);
@@ -377,6 +377,11 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_
             for (int64_t j = 0; j < H; ++j) total[v] += head[j] * x[j * nv + v];
         }
         store(out + n0, total, 1, N, count);
+    };
+    // A thread takes several blocks in a row: what it has fetched ahead another thread would be writing to.
+    const int64_t blocks = (N + B - 1) / B, in_a_row = std::clamp<int64_t>(blocks / (4 * threads), 1, 16);
+    parallel<T>((blocks + in_a_row - 1) / in_a_row, threads, (F + 5 * H + 1) * nv, [&](int64_t chunk, V* work) {
+        for (int64_t b = chunk * in_a_row; b < std::min(blocks, (chunk + 1) * in_a_row); ++b) block_step(b * B, work);
     });
 }
 
