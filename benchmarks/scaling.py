@@ -3,11 +3,14 @@
     python benchmarks/scaling.py [--figure docs/figures/scaling.png] [--json FILE] [--quick]
 
 B = 1 … 64 tasks of the MNIST MLP; P = 10³ … 10⁶ coordinates of a separable function, which costs next to nothing;
-K = 1 … 100 steps of a window of the MNIST MLP. The reference is drawn where its graph fits into 2 GB.
+K = 1 … 100 steps of a window of the MNIST MLP. The reference is drawn where its graph fits into 2 GB. Peaks are those of
+a process's first window: what earlier ones leave behind in the allocator would hide or add some megabytes.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +20,7 @@ from speed import BYTES_PER_COORDINATE_AND_STEP, GRAPH_BYTES
 from torch import Generator, Tensor
 
 from l2o.optimizees import Batch, Layout, Optimizee
+from l2o.optimizers import lstm_kernel
 
 Points = list[dict[str, float]]
 
@@ -37,16 +41,33 @@ class Separable(Optimizee):
         return theta.square().sum(1) / 2, theta.clone()
 
 
-def point(x: int, optimizee: Optimizee, num_tasks: int, num_steps: int) -> dict[str, float]:
+MAKES = {"l2o": ours, "plain eager": reference}
+
+
+def problem(size: int | None) -> Optimizee:
+    """A separable function of so many coordinates; the MNIST MLP without."""
+    return mnist() if size is None else Separable(size)
+
+
+def peak(name: str, size: int | None, num_tasks: int, num_steps: int) -> float | None:
+    """How many megabytes the first window of a fresh process takes; None where the system does not tell."""
+    job = json.dumps([name, size, num_tasks, num_steps])
+    done = subprocess.run([sys.executable, __file__, "--peak", job], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def point(x: int, size: int | None, num_tasks: int, num_steps: int) -> dict[str, float]:
     """Coordinate-steps per second and peak memory, ours and, where it fits, the reference's."""
+    optimizee = problem(size)
     timed, n = Timed(optimizee), num_tasks * optimizee.layout.size
     fits = n * num_steps * BYTES_PER_COORDINATE_AND_STEP < GRAPH_BYTES / 4
-    makes = {"l2o": ours, "plain eager": reference} if fits else {"l2o": ours}
+    makes = MAKES if fits else {"l2o": ours}
     windows = [make(timed, 10.0, num_tasks, num_steps) for make in makes.values()]
     found: dict[str, float] = {"x": x}
     for name, window in zip(makes, windows, strict=True):
-        if (peak := peak_megabytes(window)) is not None:
-            found[f"{name}: peak MB"] = peak
+        if (megabytes := peak(name, size, num_tasks, num_steps)) is not None:
+            found[f"{name}: peak MB"] = megabytes
+        window()
     times = interleaved(windows, [timed] * len(windows), 1 if n * num_steps > 2_000_000 else 5)
     for name, (total, _) in zip(makes, times, strict=True):
         found[f"{name}: task-steps/s"] = num_tasks * num_steps / total
@@ -80,13 +101,17 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, default=Path("docs/figures/scaling.png"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true", help="the smallest two sizes only")
+    parser.add_argument("--peak", type=json.loads, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peak:
+        name, size, *job = options.peak
+        lstm_kernel.available()
+        return print(json.dumps(peak_megabytes(MAKES[name](Timed(problem(size)), 10.0, *job))))
     few = slice(2 if options.quick else None)
-    problem = mnist()
     scales = {
-        "tasks B (MNIST MLP, K = 20)": [point(b, problem, b, 20) for b in (1, 8, 64)[few]],
-        "coordinates P (separable, K = 20)": [point(p, Separable(p), 1, 20) for p in (10**3, 10**4, 10**5, 10**6)[few]],
-        "steps of a window K (MNIST MLP, B = 1)": [point(k, problem, 1, k) for k in (1, 20, 100)[few]],
+        "tasks B (MNIST MLP, K = 20)": [point(b, None, b, 20) for b in (1, 8, 64)[few]],
+        "coordinates P (separable, K = 20)": [point(p, p, 1, 20) for p in (10**3, 10**4, 10**5, 10**6)[few]],
+        "steps of a window K (MNIST MLP, B = 1)": [point(k, None, 1, k) for k in (1, 20, 100)[few]],
     }
     for size, points in scales.items():
         print(size)
