@@ -25,6 +25,8 @@ CASES = [  # F, H, L, N, K
     (33, 20, 3, 65, 1),
     (3, 4, 1, 1000, 7),
     (2, 8, 2, 1, 20),
+    (2, 20, 2, 100, 41),  # a long window: blocks half as large
+    (3, 7, 1, 33, 60),
 ]
 numeric = pytest.mark.skipif(
     os.environ.get("L2O_KERNEL") != "0" and not lstm_kernel.available(), reason="no C++ compiler on this machine"

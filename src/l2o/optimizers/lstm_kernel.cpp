@@ -49,13 +49,15 @@ namespace {
 
 using std::int64_t;
 constexpr double LOG2_E = 1.44269504088896341;
-constexpr int64_t B = 64;            // coordinates in a block
+constexpr int64_t BLOCK = 64;        // coordinates in a block,
+constexpr int64_t SMALL_BLOCK = 32;  // and in one of a long window, which keeps its steps: half the memory, as fast there
+constexpr int64_t LONG = 40;         // steps
 constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
 constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int TILE = 4;  // 4 x TILE accumulators: 32 vector registers
+constexpr int64_t MAX_TILE = 4;  // 4 x 4 accumulators: 32 vector registers
 #else
-constexpr int TILE = 2;  // 16 registers
+constexpr int64_t MAX_TILE = 2;  // 16 registers
 #endif
 
 // 2^y - 1 = 2^n (m + 1) - 1 with n the integer nearest to y and m = 2^r - 1 = r (q_0 + q_1 r + ...) for r = y - n, a
@@ -81,7 +83,8 @@ template <> struct Real<double> {
                                    1.369148885390412e-12};
 };
 template <class T> using Vec = typename Real<T>::V;
-template <class T> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;  // vectors in a row
+template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;          // vectors in a row
+template <class T, int64_t B> constexpr int64_t TILE = std::min(MAX_TILE, NV<T, B>);  // of them at a time in registers
 
 // Load once, into a register: gcc would read the value from memory again at each of its uses, and be bound by loads.
 template <class V> INLINE V loaded(V value) {
@@ -109,12 +112,14 @@ template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {  // a nan fail
 }
 
 // sum_k pack[4k + q] rows[k], added to four rows of TILE vectors.
-template <class T> INLINE void multiply(Vec<T> (&sum)[4][TILE], const T* pack, const Vec<T>* rows, int64_t n) {
-    for (int64_t k = 0; k < n; ++k, pack += 4, rows += NV<T>) {
-        Vec<T> row[TILE];
-        for (int v = 0; v < TILE; ++v) row[v] = loaded(rows[v]);
+template <class T, int64_t B>
+INLINE void multiply(Vec<T> (&sum)[4][TILE<T, B>], const T* pack, const Vec<T>* rows, int64_t n) {
+    constexpr int64_t tile = TILE<T, B>;
+    for (int64_t k = 0; k < n; ++k, pack += 4, rows += NV<T, B>) {
+        Vec<T> row[tile];
+        for (int v = 0; v < tile; ++v) row[v] = loaded(rows[v]);
         for (int q = 0; q < 4; ++q)
-            for (int v = 0; v < TILE; ++v) sum[q][v] += pack[q] * row[v];
+            for (int v = 0; v < tile; ++v) sum[q][v] += pack[q] * row[v];
     }
 }
 
@@ -146,25 +151,25 @@ template <class T> struct Layer {
 };
 
 // One layer for one block. The gradient keeps the activated gates [4 units] and tanh(c') [units].
-template <class T, bool KEEP>
+template <class T, int64_t B, bool KEEP>
 void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, const Vec<T>* c, Vec<T>* new_h,
                    Vec<T>* new_c, Vec<T>* gates, Vec<T>* tanh_c) {
     using V = Vec<T>;
-    constexpr int64_t nv = NV<T>;
+    constexpr int64_t nv = NV<T, B>, tile = TILE<T, B>;
     const V limit = V{} + layer.limit;
     for (int64_t j = 0; j < layer.units; ++j)
-        for (int64_t v0 = 0; v0 < nv; v0 += TILE) {
+        for (int64_t v0 = 0; v0 < nv; v0 += tile) {
             const T* pack = &layer.forward[4 * j * (layer.inputs + layer.units)];
-            V sum[4][TILE];
+            V sum[4][tile];
             for (int q = 0; q < 4; ++q)
-                for (int v = 0; v < TILE; ++v) sum[q][v] = V{} + layer.bias[4 * j + q];
-            multiply<T>(sum, pack, x + v0, layer.inputs);
-            multiply<T>(sum, pack + 4 * layer.inputs, h + v0, layer.units);
+                for (int v = 0; v < tile; ++v) sum[q][v] = V{} + layer.bias[4 * j + q];
+            multiply<T, B>(sum, pack, x + v0, layer.inputs);
+            multiply<T, B>(sum, pack + 4 * layer.inputs, h + v0, layer.units);
             const int64_t at = j * nv + v0;
             for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
-                for (int v = 0; v < TILE; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
+                for (int v = 0; v < tile; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
             if constexpr (!KEEP) {  // one division for the cell and one for the output: each costs as much as ten products
-                for (int v = 0; v < TILE; ++v) {
+                for (int v = 0; v < tile; ++v) {
                     const V f = T(2) + sum[1][v], ig = (T(2) + sum[0][v]) * (T(2) + sum[2][v]);
                     const V next = (c[at + v] * ig + sum[2][v] * f) / (f * ig);
                     const V t = exp2m1<T>(T(2 * LOG2_E) * next, limit);
@@ -173,15 +178,15 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
                 }
                 continue;
             }
-            V next[TILE];
-            for (int v = 0; v < TILE; ++v) {
+            V next[tile];
+            for (int v = 0; v < tile; ++v) {
                 const V i = T(2) + sum[0][v], f = T(2) + sum[1][v], g = T(2) + sum[2][v], o = T(2) + sum[3][v];
                 const V if_ = T(1) / (i * f), go = T(1) / (g * o);
                 sum[0][v] = if_ * f, sum[1][v] = if_ * i, sum[2][v] *= go * o, sum[3][v] = go * g;
                 new_c[at + v] = sum[1][v] * c[at + v] + sum[0][v] * sum[2][v];
             }
-            for (int v = 0; v < TILE; ++v) next[v] = exp2m1<T>(T(2 * LOG2_E) * new_c[at + v], limit);
-            for (int v = 0; v < TILE; ++v) {
+            for (int v = 0; v < tile; ++v) next[v] = exp2m1<T>(T(2 * LOG2_E) * new_c[at + v], limit);
+            for (int v = 0; v < tile; ++v) {
                 next[v] = next[v] / (T(2) + next[v]);
                 new_h[at + v] = sum[3][v] * next[v];
                 for (int q = 0; q < 4; ++q) gates[4 * j * nv + q * nv + v0 + v] = sum[q][v];
@@ -192,11 +197,11 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
 
 // Gates become their gradients in place, dc becomes the gradient of the previous cell; bias accumulates.
 //   dc += dh o (1 - t^2),  di = dc g i(1-i),  df = dc c f(1-f),  dg = dc i (1-g^2),  do = dh t o(1-o),  dc <- dc f
-template <class T>
+template <class T, int64_t B>
 void gates_backward(int64_t units, const Vec<T>* dh, const Vec<T>* c, const Vec<T>* tanh_c, Vec<T>* gates, Vec<T>* dc,
                     Vec<T>* bias) {
     using V = Vec<T>;
-    constexpr int64_t nv = NV<T>;
+    constexpr int64_t nv = NV<T, B>;
     for (int64_t j = 0; j < units; ++j, gates += 4 * nv, bias += 4) {
         V total[4] = {bias[0], bias[1], bias[2], bias[3]};
         for (int64_t v = 0; v < nv; ++v) {
@@ -215,15 +220,15 @@ void gates_backward(int64_t units, const Vec<T>* dh, const Vec<T>* c, const Vec<
 }
 
 // dx (or dh) = W^T dgates, written or added.
-template <class T>
+template <class T, int64_t B>
 void inputs_backward(const std::vector<T>& pack, int64_t units, const Vec<T>* gates, Vec<T>* dx, int64_t n, bool add) {
-    constexpr int64_t nv = NV<T>;
+    constexpr int64_t nv = NV<T, B>, tile = TILE<T, B>;
     for (int64_t k = 0; k < n; k += 4)
-        for (int64_t v0 = 0; v0 < nv; v0 += TILE) {
-            Vec<T> sum[4][TILE] = {};
-            multiply<T>(sum, &pack[k * 4 * units], gates + v0, 4 * units);
+        for (int64_t v0 = 0; v0 < nv; v0 += tile) {
+            Vec<T> sum[4][tile] = {};
+            multiply<T, B>(sum, &pack[k * 4 * units], gates + v0, 4 * units);
             for (int q = 0; q < 4 && k + q < n; ++q)
-                for (int v = 0; v < TILE; ++v) {
+                for (int v = 0; v < tile; ++v) {
                     Vec<T>& to = dx[(k + q) * nv + v0 + v];
                     to = add ? to + sum[q][v] : sum[q][v];
                 }
@@ -231,10 +236,10 @@ void inputs_backward(const std::vector<T>& pack, int64_t units, const Vec<T>* ga
 }
 
 // dW[4 rows][WIDTH columns] += sum over steps and coordinates of dgates x, one accumulator per lane.
-template <class T, int WIDTH>
+template <class T, int64_t B, int WIDTH>
 INLINE void outer_tile(Vec<T>* dw, int64_t columns, const Vec<T>* gates, const Vec<T>* x, int64_t gates_step,
                        int64_t x_step, int64_t steps) {
-    constexpr int64_t nv = NV<T>;
+    constexpr int64_t nv = NV<T, B>;
     Vec<T> sum[4][WIDTH];
     for (int q = 0; q < 4; ++q)
         for (int k = 0; k < WIDTH; ++k) sum[q][k] = dw[q * columns + k];
@@ -250,14 +255,14 @@ INLINE void outer_tile(Vec<T>* dw, int64_t columns, const Vec<T>* gates, const V
     for (int q = 0; q < 4; ++q)
         for (int k = 0; k < WIDTH; ++k) dw[q * columns + k] = sum[q][k];
 }
-template <class T>
+template <class T, int64_t B>
 void outer(Vec<T>* dw, int64_t rows, int64_t columns, const Vec<T>* gates, const Vec<T>* x, int64_t gates_step,
            int64_t x_step, int64_t steps) {
-    for (int64_t r = 0; r < rows; r += 4, dw += 4 * columns, gates += 4 * NV<T>) {
+    for (int64_t r = 0; r < rows; r += 4, dw += 4 * columns, gates += 4 * NV<T, B>) {
         int64_t k = 0;
-        for (; k + TILE <= columns; k += TILE)
-            outer_tile<T, TILE>(dw + k, columns, gates, x + k * NV<T>, gates_step, x_step, steps);
-        for (; k < columns; ++k) outer_tile<T, 1>(dw + k, columns, gates, x + k * NV<T>, gates_step, x_step, steps);
+        for (; k + MAX_TILE <= columns; k += MAX_TILE)
+            outer_tile<T, B, MAX_TILE>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
+        for (; k < columns; ++k) outer_tile<T, B, 1>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
     }
 }
 
@@ -285,7 +290,7 @@ void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T
 
 // n rows of coordinates in memory, one `row` from the next <-> n rows of one block, which repeats the last coordinate
 // where it is partial.
-template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t row, int64_t count) {
+template <class T, int64_t B> void load(Vec<T>* rows, const T* from, int64_t n, int64_t row, int64_t count) {
     T* to = reinterpret_cast<T*>(rows);
     for (int64_t k = 0; k < n; ++k, from += row, to += B)
         if (count == B)
@@ -293,11 +298,11 @@ template <class T> void load(Vec<T>* rows, const T* from, int64_t n, int64_t row
         else
             std::fill(std::copy_n(from, count, to), to + B, from[count - 1]);
 }
-template <class T> void store(T* to, const Vec<T>* rows, int64_t n, int64_t row, int64_t count) {
+template <class T, int64_t B> void store(T* to, const Vec<T>* rows, int64_t n, int64_t row, int64_t count) {
     const T* from = reinterpret_cast<const T*>(rows);
     for (int64_t k = 0; k < n; ++k, from += B, to += row) std::memcpy(to, from, count * sizeof(T));
 }
-template <class T> void prefetch(const T* from, int64_t n, int64_t row) {  // past an array's end this does nothing
+template <class T, int64_t B> void prefetch(const T* from, int64_t n, int64_t row) {  // past an array's end this does nothing
     for (int64_t k = 0; k < n; ++k, from += row)
         for (int64_t i = 0; i < B; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
@@ -348,27 +353,27 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
     return layers;
 }
 
-template <class T>
+template <class T, int64_t B>
 void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_row, int64_t to_row, int64_t threads,
           const T* const* weights, const T* features, const T* const* hidden, const T* const* cell, T* out,
           T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
-    constexpr int64_t nv = NV<T>;
+    constexpr int64_t nv = NV<T, B>;
     const std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
     const T *head = weights[4 * L], bias = *weights[4 * L + 1];
     const auto block_step = [&](int64_t n0, V* work) {
         const int64_t count = std::min(B, N - n0);
         V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv;
         V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
-        load(x, features + n0, F, row, count);
+        load<T, B>(x, features + n0, F, row, count);
         for (int64_t l = 0; l < L; ++l) {
-            load(h, hidden[l] + n0, H, from_row, count);
-            load(c, cell[l] + n0, H, from_row, count);
+            load<T, B>(h, hidden[l] + n0, H, from_row, count);
+            load<T, B>(c, cell[l] + n0, H, from_row, count);
             const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic
-            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch(from, H, from_row);
-            layer_forward<T, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
-            store(new_hidden[l] + n0, even, H, to_row, count);
-            store(new_cell[l] + n0, new_c, H, to_row, count);
+            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch<T, B>(from, H, from_row);
+            layer_forward<T, B, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
+            store<T, B>(new_hidden[l] + n0, even, H, to_row, count);
+            store<T, B>(new_cell[l] + n0, new_c, H, to_row, count);
             x = even;
             std::swap(even, odd);
         }
@@ -376,7 +381,7 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_
             total[v] = V{} + bias;
             for (int64_t j = 0; j < H; ++j) total[v] += head[j] * x[j * nv + v];
         }
-        store(out + n0, total, 1, N, count);
+        store<T, B>(out + n0, total, 1, N, count);
     };
     // A thread takes several blocks in a row: what it has fetched ahead another thread would be writing to.
     const int64_t blocks = (N + B - 1) / B, in_a_row = std::clamp<int64_t>(blocks / (4 * threads), 1, 16);
@@ -385,12 +390,12 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_
     });
 }
 
-template <class T>
+template <class T, int64_t B>
 void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t from_row, int64_t K,
                      int64_t threads, const T* const* weights, const T* features, const T* const* hidden,
                      const T* const* cell, const T* cotangent, T* const* gradient) {
     using V = Vec<T>;
-    constexpr int64_t nv = NV<T>, lanes = VECTOR_BYTES / sizeof(T);
+    constexpr int64_t nv = NV<T, B>, lanes = VECTOR_BYTES / sizeof(T);
     const int64_t steps_per_pass = std::max<int64_t>(1, REDUCTION / B), unit = H * nv, state = (K + 1) * unit;
     std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
     int64_t size = H + 1;  // a chunk's gradient: per layer dW_ih, dW_hh, db (gate rows unit by unit), then the head's
@@ -412,15 +417,15 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
         const auto tanh_c = [&](int64_t l, int64_t t) { return c(l, 0) + state + t * unit; };
         const auto gates = [&](int64_t l, int64_t t) { return tanh_c(l, 0) + (K + 4 * t) * unit; };
         for (int64_t l = 0; l < L; ++l) {
-            load(h(l, 0), hidden[l] + n0, H, from_row, count);
-            load(c(l, 0), cell[l] + n0, H, from_row, count);
+            load<T, B>(h(l, 0), hidden[l] + n0, H, from_row, count);
+            load<T, B>(c(l, 0), cell[l] + n0, H, from_row, count);
         }
         for (int64_t t = 0; t < K; ++t) {
-            load(x + t * F * nv, features + t * step + n0, F, row, count);
+            load<T, B>(x + t * F * nv, features + t * step + n0, F, row, count);
             T* const to = reinterpret_cast<T*>(d + t * nv);
             std::fill(std::copy_n(cotangent + t * N + n0, count, to), to + B, T(0));
             for (int64_t l = 0; l < L; ++l)
-                layer_forward<T, true>(layers[l], l ? h(l - 1, t + 1) : x + t * F * nv, h(l, t), c(l, t), h(l, t + 1),
+                layer_forward<T, B, true>(layers[l], l ? h(l - 1, t + 1) : x + t * F * nv, h(l, t), c(l, t), h(l, t + 1),
                                        c(l, t + 1), gates(l, t), tanh_c(l, t));
         }
         std::fill(dh, kept, V{});
@@ -436,18 +441,18 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
                 }
             V* to = total + size - H - 1;
             for (int64_t l = L - 1; l >= 0; --l) {
-                gates_backward<T>(H, dh + l * unit, c(l, t), tanh_c(l, t), gates(l, t), dc + l * unit, to -= 4 * H);
+                gates_backward<T, B>(H, dh + l * unit, c(l, t), tanh_c(l, t), gates(l, t), dc + l * unit, to -= 4 * H);
                 to -= 4 * H * (layers[l].inputs + H);
-                if (t) inputs_backward<T>(layers[l].to_h, H, gates(l, t), dh + l * unit, H, false);
-                if (l) inputs_backward<T>(layers[l].to_x, H, gates(l, t), dh + (l - 1) * unit, H, true);
+                if (t) inputs_backward<T, B>(layers[l].to_h, H, gates(l, t), dh + l * unit, H, false);
+                if (l) inputs_backward<T, B>(layers[l].to_x, H, gates(l, t), dh + (l - 1) * unit, H, true);
             }
         }
         for (int64_t l = 0; l < L; ++l) {
             const int64_t in = layers[l].inputs;
             for (int64_t t = 0; t < K; t += steps_per_pass) {
                 const int64_t steps = std::min(steps_per_pass, K - t);
-                outer<T>(total, 4 * H, in, gates(l, t), l ? h(l - 1, t + 1) : x + t * F * nv, 4 * unit, in * nv, steps);
-                outer<T>(total + 4 * H * in, 4 * H, H, gates(l, t), h(l, t), 4 * unit, unit, steps);
+                outer<T, B>(total, 4 * H, in, gates(l, t), l ? h(l - 1, t + 1) : x + t * F * nv, 4 * unit, in * nv, steps);
+                outer<T, B>(total + 4 * H * in, 4 * H, H, gates(l, t), h(l, t), 4 * unit, unit, steps);
             }
             total += 4 * H * (in + H + 1);
         }
@@ -499,14 +504,14 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
     extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from, int64_t to, \
                                    int64_t threads, const T* const* w, const T* const* x, const T* const* h,          \
                                    const T* const* c, T* const* out, T* const* new_h, T* const* new_c) {              \
-        return guarded([&] { step<T>(N, F, H, L, row, from, to, threads, w, *x, h, c, *out, new_h, new_c); });        \
+        return guarded([&] { step<T, BLOCK>(N, F, H, L, row, from, to, threads, w, *x, h, c, *out, new_h, new_c); }); \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
                                               int64_t from, int64_t K, int64_t threads, const T* const* w,            \
                                               const T* const* x, const T* const* h, const T* const* c,                \
                                               const T* const* d, T* const* gradient) {                                \
-        return guarded(                                                                                               \
-            [&] { window_gradient<T>(N, F, H, L, row, step, from, K, threads, w, *x, h, c, *d, gradient); });         \
+        const auto run = K > LONG ? window_gradient<T, SMALL_BLOCK> : window_gradient<T, BLOCK>;                      \
+        return guarded([&] { run(N, F, H, L, row, step, from, K, threads, w, *x, h, c, *d, gradient); });             \
     }
 EXPORT(float, float32)
 EXPORT(double, float64)
