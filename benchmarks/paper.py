@@ -4,7 +4,7 @@ Finished parts are not run again, an interrupted training goes on from its check
 left out. It takes hours on a CPU.
 
     python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
-        --other-style scream.jpg --features squeezenet1_1.pth
+        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --features squeezenet1_1.pth
     python benchmarks/paper.py --only quadratic digits
 """
 
@@ -49,6 +49,12 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "neural_art": f"train.py experiment=neural_art {ART}",
     "neural_art_style": f"evaluate.py experiment=neural_art {ART} optimizee.style={{other_style}} "
     "learned.LSTM={out}/neural_art/best",
+    **{
+        f"neural_art_style_{n}": f"evaluate.py experiment=neural_art {ART} optimizee.style={{style_{n}}} "
+        "evaluation.tuning_tasks=4 evaluation.rates_range=[0.01,10] evaluation.rates_count=7 "
+        "learned.LSTM={out}/neural_art/best"
+        for n in (2, 3)
+    },
     "neural_art_highres": f"evaluate.py experiment=neural_art {ART} optimizee=neural_art_highres "
     "evaluation.num_tasks=8 evaluation.tuning_tasks=2 learned.LSTM={out}/neural_art/best",
 }
@@ -156,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs/paper")
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS), metavar="PART", help=", ".join(RUNS))
-    for data in ("mnist", "cifar", "content", "style", "other-style", "features"):
+    for data in ("mnist", "cifar", "content", "style", "other-style", "style-2", "style-3", "features"):
         parser.add_argument(f"--{data}", type=lambda path: Path(path).resolve())
     arguments = vars(parser.parse_args())
     out = arguments["out"].resolve()
