@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results.md"
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
+LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best "
+LEARNED += "+learned.NTM-L-BFGS={out}/RULES/3/best"
 ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
 START = "optimizer=pretrained optimizer.name={out}/cifar_small/best seed=1 learner.meta_optimizer.lr=2e-3"
 RUNS = {  # what {out}/NAME holds, in an order in which every part finds the trained optimizers that it needs
@@ -30,6 +32,11 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "digits": "train.py seed=0",
     "digits_seed1": "train.py seed=1",
     "digits_seed2": "train.py seed=2",
+    "quadratic_rules": "train.py -m experiment=architectures_quadratic optimizer=lstm,lstm_gac,ntm_bfgs,ntm_lbfgs",
+    "architectures_quadratic": "evaluate.py name=architectures_quadratic optimizee=quadratic evaluation.num_tasks=1024 "
+    "evaluation.tuning_tasks=256 " + LEARNED.replace("RULES", "quadratic_rules"),
+    "digits_rules": "train.py -m experiment=architectures_digits optimizer=lstm,lstm_gac,ntm_bfgs,ntm_lbfgs",
+    "architectures_digits": "evaluate.py name=architectures_digits " + LEARNED.replace("RULES", "digits_rules"),
     "mnist_start": f"train.py experiment=mnist {MNIST}",
     "mnist": f"train.py experiment=mnist {MNIST} optimizer=pretrained optimizer.name={{out}}/mnist_start/best seed=1 "
     "learner.meta_optimizer.lr=3e-3 learner.episodes_per_epoch=50 trainer.max_epochs=60",
@@ -37,6 +44,8 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "mnist_40units": f"evaluate.py experiment=mnist_40units {MNIST} learned.LSTM={{out}}/mnist/best",
     "mnist_2layers": f"evaluate.py experiment=mnist_2layers {MNIST} learned.LSTM={{out}}/mnist/best",
     "mnist_relu": f"evaluate.py experiment=mnist_relu {MNIST} learned.LSTM={{out}}/mnist/best",
+    "mnist_grid": f"evaluate.py figure=mnist_grid {MNIST} optimizee.init_std=0.05 learned.LSTM={{out}}/mnist/best",
+    "mnist_grid_start": f"evaluate.py figure=mnist_grid {MNIST} learned.LSTM={{out}}/mnist/best",
     "cifar_small": f"train.py experiment=cifar_small {CIFAR}",
     "cifar10": f"train.py experiment=cifar10 {CIFAR} {START} learner.episodes_per_epoch=25 trainer.max_epochs=6 "
     "evaluation.num_tasks=2",
@@ -99,14 +108,17 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the pape
 
 
 def run(name: str, command: str, folder: Path) -> None:
-    """Run a part, unless its summary is there; a training resumes from its last checkpoint."""
-    if (folder / "summary.json").exists():
+    """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep has its runs in subfolders."""
+    sweep = " -m " in command or " figure=" in command
+    if (folder / ("run.json" if sweep else "summary.json")).exists():
         return print(f"{name}: done before")
     resume = ["ckpt_path=auto"] if command.startswith("train.py") else []
     started = time.monotonic()
     print(f"{name}: python {command}", flush=True)
-    words = [sys.executable, *shlex.split(command), *resume, f"hydra.run.dir={folder}"]
+    words = [sys.executable, *shlex.split(command), *resume, f"hydra.{'sweep' if sweep else 'run'}.dir={folder}"]
     subprocess.run(words, cwd=ROOT, check=True)
+    if " figure=" in command:
+        subprocess.run([sys.executable, "-m", "l2o.figure6", str(folder)], cwd=ROOT, check=True)
     (folder / "run.json").write_text(json.dumps({"command": command, "seconds": time.monotonic() - started}) + "\n")
     return None
 
@@ -141,16 +153,15 @@ def write_results(out: Path) -> None:
     """Put every finished part's table between its marks in docs/results.md, and the figures that are shown there beside
     it."""
     text = RESULTS.read_text()
+    folder = RESULTS.parent / "figures"
     for name in RUNS:
-        summary, folder = out / name / "summary.json", RESULTS.parent / "figures"
-        if not summary.exists():
-            continue
-        body = table(json.loads(summary.read_text()), PUBLISHED.get(name, {}))
-        text = re.sub(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
-        )
+        if (summary := out / name / "summary.json").exists():
+            body = table(json.loads(summary.read_text()), PUBLISHED.get(name, {}))
+            text = re.sub(
+                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
+            )
         folder.mkdir(exist_ok=True)
-        for figure in ("curves", "panels", "proposals"):
+        for figure in ("curves", "panels", "proposals", "figure6"):
             drawn, shown = out / name / f"{figure}.png", f"{name}_{figure}.png"
             if drawn.exists() and f"(figures/{shown})" in text:
                 shutil.copy(drawn, folder / shown)
