@@ -57,7 +57,7 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "+learned.LSTM-sub={out}/cifar2_sub/best",
     "neural_art": f"train.py experiment=neural_art {ART}",
     "neural_art_style": f"evaluate.py experiment=neural_art {ART} optimizee.style={{other_style}} "
-    "learned.LSTM={out}/neural_art/best",
+    "evaluation.tuning_tasks=4 learned.LSTM={out}/neural_art/best",
     **{
         f"neural_art_style_{n}": f"evaluate.py experiment=neural_art {ART} optimizee.style={{style_{n}}} "
         "evaluation.tuning_tasks=4 evaluation.rates_range=[0.01,10] evaluation.rates_count=7 "

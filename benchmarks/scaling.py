@@ -52,7 +52,7 @@ def problem(size: int | None) -> Optimizee:
 def peak(name: str, size: int | None, num_tasks: int, num_steps: int) -> float | None:
     """How many megabytes the first window of a fresh process takes; None where the system does not tell."""
     job = json.dumps([name, size, num_tasks, num_steps])
-    done = subprocess.run([sys.executable, __file__, "--peak", job], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, __file__, "--peak", job], stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -238,7 +238,7 @@ def test_a_byte_means_a_coordinate_at_a_time(dataset, size, count):
 
 
 @pytest.mark.parametrize("name", ["log and sign", "partitioned"])
-def test_the_cotangents_of_a_chunk_are_made_at_a_time(optimizee, name, monkeypatch):
+def test_only_a_chunk_s_cotangents_are_made(optimizee, name, monkeypatch):
     """Beyond the recorded gradients nothing grows with K times P."""
     case, made = window(RULES[name](), optimizee, 3), []
     monkeypatch.setattr(meta_gradient, "take", lambda tensor, runs: made.append(take(tensor, runs)) or made[-1])

@@ -204,12 +204,15 @@ def test_experiments_on_cifar_train_and_compare_on_the_labels_that_they_name(
 def test_experiments_take_any_optimizer(experiment: str) -> None:
     """What an experiment sets is for every optimizer that has it, and no obstacle to one that has not."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for optimizer in ("lstm", "lstm_gac", "ntm_lbfgs", "pretrained", "adam", "sgd"):
+        for optimizer in ("lstm", "lstm_gac", "ntm_lbfgs", "lstm_conv_fc", "pretrained", "rnnprop", "adam"):
             name = ["optimizer.name=mnist"] if optimizer == "pretrained" else []
-            cfg = compose("train", [f"experiment={experiment}", f"optimizer={optimizer}", *name, "output_dir=x"])
-            rule = instantiate(cfg.optimizer, _convert_="all")
-            if optimizer in ("lstm", "lstm_gac", "ntm_lbfgs"):
-                assert rule.output_scale == cfg.output_scale == (1.0 if experiment == "quadratic" else 0.1)
+            overrides = [f"experiment={experiment}", f"optimizer={optimizer}", *name, "output_dir=x"]
+            for given, expected in ([], 1.0 if experiment == "quadratic" else 0.1), (["output_scale=0.3"], 0.3):
+                rule = instantiate(compose("train", [*overrides, *given]).optimizer, _convert_="all")
+                if optimizer in ("lstm", "lstm_gac", "ntm_lbfgs"):
+                    assert rule.output_scale == expected
+                if optimizer == "lstm_conv_fc":
+                    assert [own.output_scale for own in rule.rules.values()] == [expected] * 2
 
 
 @pytest.mark.parametrize("optimizer", ["lstm_gac", "ntm_bfgs", "ntm_lbfgs"])

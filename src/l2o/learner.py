@@ -141,7 +141,7 @@ class MetaLearner(ResumableModule):
         if self.skipped_in_a_row >= self.max_skipped:
             raise Diverged(
                 f"{self.skipped_in_a_row} windows in a row had a loss or a meta-gradient that is not finite. Try a "
-                "smaller learner.meta_optimizer.lr or optimizer.output_scale, or preprocessing=log_and_sign"
+                "smaller learner.meta_optimizer.lr or output_scale, or preprocessing=log_and_sign"
             )
 
     def _decay(self, total: int, window: int) -> float:

@@ -117,6 +117,19 @@ class TestNonlinearities:
             problem.weights[0].copy_(torch.tensor([[1.0], [-1.0], [0.5], [2.0]]))
         assert_close(*problem.step_pair(), 16 * torch.finfo(dtype).eps)
 
+    @pytest.mark.parametrize("bias", [1.0, 40.0, 1e3])
+    def test_gates_that_are_all_open_or_shut(self, dtype: torch.dtype, bias: float) -> None:
+        """Every combination, which is where their denominators are largest, and their product."""
+        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=dtype)] * 4)
+        for row in signs:
+            problem = Problem(1, 1, 1, 20, 1, dtype)
+            problem.cell = [torch.logspace(-3, 5, 20, dtype=dtype).view(-1, 1)]
+            with torch.no_grad():
+                problem.weights[2].copy_(bias * row)
+            for actual, expected in zip(*problem.step_pair(), strict=True):
+                error = (actual - expected).abs() / expected.abs().clamp_min(1)
+                assert error.amax() <= 64 * torch.finfo(dtype).eps
+
     def test_small_cells_keep_their_relative_accuracy(self, dtype: torch.dtype) -> None:
         """h' = sigmoid(0) tanh(c') with c' = sigmoid(0) c: every entry is exact to rounding, however small."""
         problem = Problem(1, 1, 1, 64, 1, dtype)
@@ -152,8 +165,9 @@ class TestNonlinearities:
 @numeric
 class TestContract:
     @pytest.mark.parametrize("dtype", TOLERANCE)
-    def test_bits_do_not_depend_on_threads(self, dtype: torch.dtype) -> None:
-        problem = Problem(2, 20, 2, 9000, 3, dtype)
+    @pytest.mark.parametrize(("n", "k"), [(9000, 3), (2200, 41)])
+    def test_bits_do_not_depend_on_threads(self, dtype: torch.dtype, n: int, k: int) -> None:
+        problem = Problem(2, 20, 2, n, k, dtype)
         one = problem.kernel_step() + problem.kernel_gradient()
         for threads in (2, 3):
             torch.set_num_threads(threads)
@@ -191,9 +205,17 @@ class TestContract:
             state.copy_(own)
         problem.hidden, problem.cell = states[:2], states[2:]
         assert all(torch.equal(a, b) for a, b in zip(problem.kernel_gradient(), gradient, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(problem.kernel_step(), [out, *expected], strict=True))
         again, *_ = lstm_kernel.step(problem.weights, problem.features[0], states[:2], states[2:], in_place=True)
         assert all(torch.equal(a, b) for a, b in zip([again, *states], [out, *expected], strict=True))
         assert all((part[:, :11] == 7).all() and (part[:, 141:] == 7).all() for part in wide)
+
+    def test_states_that_overlap_are_copied(self) -> None:
+        problem = Problem(2, 5, 1, 70, 1)
+        problem.hidden = [torch.zeros(70, 1, dtype=torch.float64).expand(70, 5)]
+        problem.cell = [torch.zeros(70, 1, dtype=torch.float64).expand(70, 5)]
+        out, hidden, _ = lstm_kernel.step(problem.weights, problem.features[0], problem.hidden, problem.cell, True)
+        assert_close([out, *hidden], problem.torch_step(problem.features[0], problem.hidden, problem.cell)[:2], 1e-10)
 
     def test_non_contiguous_inputs(self) -> None:
         problem = Problem(3, 5, 2, 70, 3)

@@ -9,8 +9,8 @@
 // the matrix product in registers and go straight into the nonlinearities. In memory, too, a feature or a unit is a row
 // of all N coordinates: features (F, N), states (H, N).
 //
-// Determinism: coordinates are cut into chunks by N alone, each chunk sums its own weight gradient, and chunks are
-// added in order. Threads only pick chunks, so the bits do not depend on their number.
+// Determinism: coordinates are cut into chunks by N and K alone, each chunk sums its own weight gradient, and chunks are
+// added in order. Threads only pick chunks, so the bits do not depend on their number; a step sums no coordinates.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -50,7 +50,7 @@ namespace {
 using std::int64_t;
 constexpr double LOG2_E = 1.44269504088896341;
 constexpr int64_t BLOCK = 64;        // coordinates in a block,
-constexpr int64_t SMALL_BLOCK = 32;  // and in one of a long window, which keeps its steps: half the memory, as fast there
+constexpr int64_t SMALL_BLOCK = 32;  // and in one of a long window, which keeps its steps: half the memory
 constexpr int64_t LONG = 40;         // steps
 constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
 constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
@@ -62,7 +62,8 @@ constexpr int64_t MAX_TILE = 2;  // 16 registers
 
 // 2^y - 1 = 2^n (m + 1) - 1 with n the integer nearest to y and m = 2^r - 1 = r (q_0 + q_1 r + ...) for r = y - n, a
 // minimax fit for float (relative error 2e-8) and the Taylor series for double. Adding MAGIC leaves n + the exponent's
-// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT) is finite.
+// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT)
+// is finite, as is 2^(2 LIMIT) times a cell below 2^47 (it grows by at most 1 a step).
 template <class T> struct Real;
 template <> struct Real<float> {
     typedef float V __attribute__((vector_size(VECTOR_BYTES), may_alias));
@@ -83,8 +84,8 @@ template <> struct Real<double> {
                                    1.369148885390412e-12};
 };
 template <class T> using Vec = typename Real<T>::V;
-template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;          // vectors in a row
-template <class T, int64_t B> constexpr int64_t TILE = std::min(MAX_TILE, NV<T, B>);  // of them at a time in registers
+template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;            // vectors in a row
+template <class T, int64_t B> constexpr int64_t TILE = std::min(MAX_TILE, NV<T, B>);  // of them in registers
 
 // Load once, into a register: gcc would read the value from memory again at each of its uses, and be bound by loads.
 template <class V> INLINE V loaded(V value) {
@@ -168,7 +169,7 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
             const int64_t at = j * nv + v0;
             for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
                 for (int v = 0; v < tile; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
-            if constexpr (!KEEP) {  // one division for the cell and one for the output: each costs as much as ten products
+            if constexpr (!KEEP) {  // one division for the cell, one for the output: each costs as much as ten products
                 for (int v = 0; v < tile; ++v) {
                     const V f = T(2) + sum[1][v], ig = (T(2) + sum[0][v]) * (T(2) + sum[2][v]);
                     const V next = (c[at + v] * ig + sum[2][v] * f) / (f * ig);
@@ -262,7 +263,8 @@ void outer(Vec<T>* dw, int64_t rows, int64_t columns, const Vec<T>* gates, const
         int64_t k = 0;
         for (; k + MAX_TILE <= columns; k += MAX_TILE)
             outer_tile<T, B, MAX_TILE>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
-        for (; k < columns; ++k) outer_tile<T, B, 1>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
+        for (; k < columns; ++k)
+            outer_tile<T, B, 1>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
     }
 }
 
@@ -302,7 +304,7 @@ template <class T, int64_t B> void store(T* to, const Vec<T>* rows, int64_t n, i
     const T* from = reinterpret_cast<const T*>(rows);
     for (int64_t k = 0; k < n; ++k, from += B, to += row) std::memcpy(to, from, count * sizeof(T));
 }
-template <class T, int64_t B> void prefetch(const T* from, int64_t n, int64_t row) {  // past an array's end this does nothing
+template <class T, int64_t B> void prefetch(const T* from, int64_t n, int64_t row) {  // past an array: no effect
     for (int64_t k = 0; k < n; ++k, from += row)
         for (int64_t i = 0; i < B; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
@@ -425,8 +427,8 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
             T* const to = reinterpret_cast<T*>(d + t * nv);
             std::fill(std::copy_n(cotangent + t * N + n0, count, to), to + B, T(0));
             for (int64_t l = 0; l < L; ++l)
-                layer_forward<T, B, true>(layers[l], l ? h(l - 1, t + 1) : x + t * F * nv, h(l, t), c(l, t), h(l, t + 1),
-                                       c(l, t + 1), gates(l, t), tanh_c(l, t));
+                layer_forward<T, B, true>(layers[l], l ? h(l - 1, t + 1) : x + t * F * nv, h(l, t), c(l, t),
+                                          h(l, t + 1), c(l, t + 1), gates(l, t), tanh_c(l, t));
         }
         std::fill(dh, kept, V{});
         V* const head_total = total + size - H - 1;
@@ -451,7 +453,8 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
             const int64_t in = layers[l].inputs;
             for (int64_t t = 0; t < K; t += steps_per_pass) {
                 const int64_t steps = std::min(steps_per_pass, K - t);
-                outer<T, B>(total, 4 * H, in, gates(l, t), l ? h(l - 1, t + 1) : x + t * F * nv, 4 * unit, in * nv, steps);
+                const V* const inputs = l ? h(l - 1, t + 1) : x + t * F * nv;
+                outer<T, B>(total, 4 * H, in, gates(l, t), inputs, 4 * unit, in * nv, steps);
                 outer<T, B>(total + 4 * H * in, 4 * H, H, gates(l, t), h(l, t), 4 * unit, unit, steps);
             }
             total += 4 * H * (in + H + 1);

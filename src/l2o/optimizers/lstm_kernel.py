@@ -150,7 +150,8 @@ def _features(features: Tensor) -> Tensor:
 def _states(states: list[Tensor]) -> list[Tensor]:
     """(N, H) each -> (H, N), contiguous along N, all rows at the same distance from each other."""
     rows = [state.detach().mT for state in states]
-    fit = all(row.stride(1) == 1 for row in rows) and len({row.stride(0) for row in rows}) == 1
+    fit = all(row.stride(1) == 1 and row.stride(0) >= row.shape[1] for row in rows)
+    fit = fit and len({row.stride(0) for row in rows}) == 1
     return rows if fit else [row.contiguous() for row in rows]
 
 
