@@ -108,7 +108,7 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the pape
 
 
 def run(name: str, command: str, folder: Path) -> None:
-    """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep has its runs in subfolders."""
+    """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep's runs lie in subfolders."""
     sweep = " -m " in command or " figure=" in command
     if (folder / ("run.json" if sweep else "summary.json")).exists():
         return print(f"{name}: done before")

@@ -3,8 +3,8 @@
     python benchmarks/scaling.py [--figure docs/figures/scaling.png] [--json FILE] [--quick]
 
 B = 1 … 64 tasks of the MNIST MLP; P = 10³ … 10⁶ coordinates of a separable function, which costs next to nothing;
-K = 1 … 100 steps of a window of the MNIST MLP. The reference is drawn where its graph fits into 2 GB. Peaks are those of
-a process's first window: what earlier ones leave behind in the allocator would hide or add some megabytes.
+K = 1 … 100 steps of a window of the MNIST MLP. The reference is drawn where its graph fits into 2 GB. Peaks are those
+of a process's first window: what earlier ones leave behind in the allocator would hide or add some megabytes.
 """
 
 import argparse
@@ -106,7 +106,8 @@ def main() -> None:
     if options.peak:
         name, size, *job = options.peak
         lstm_kernel.available()
-        return print(json.dumps(peak_megabytes(MAKES[name](Timed(problem(size)), 10.0, *job))))
+        print(json.dumps(peak_megabytes(MAKES[name](Timed(problem(size)), 10.0, *job))))
+        return
     few = slice(2 if options.quick else None)
     scales = {
         "tasks B (MNIST MLP, K = 20)": [point(b, None, b, 20) for b in (1, 8, 64)[few]],

@@ -263,8 +263,10 @@ def test_every_logger_runs_and_the_csv_is_always_written(program: Program, logge
 
 @pytest.mark.parametrize("optimizer", options("optimizer"))
 def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path], optimizer: str) -> None:
+    network = lambda: ["optimizee=cifar_conv", *small_data(npz, "cifar_conv")]  # noqa: E731
     needs = {
-        "lstm_conv_fc": lambda: ["optimizee=cifar_conv", *small_data(npz, "cifar_conv")],
+        "lstm_conv_fc": network,
+        "mnist_conv_fc": network,
         "pretrained": lambda: [f"optimizers.other.name={program('train.py') / 'best'}"],
     }.get(optimizer, list)()
     folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", *needs)
