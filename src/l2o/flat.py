@@ -15,7 +15,7 @@ from torch import Tensor
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import UpdateRule
 
-CHUNK_SIZE = 2**20
+CHUNK_SIZE = 2**19
 """Coordinates in one call of a coordinatewise rule, by default. For each the 2×20 LSTM's C++ kernel needs some 40 bytes
 of temporary memory, its GPU kernel 360 where there are several chunks (their states are copied), plain torch 2 KB."""
 
