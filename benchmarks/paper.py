@@ -139,7 +139,11 @@ def table(summary: dict[str, Any], published: dict[str, dict[int, float]]) -> st
         cells += ["–" if reached is None else str(reached), *(number(row["metrics"].get(m)) for m in metrics)]
         lines.append("| " + " | ".join(cells) + " |")
     best = summary["best_baseline"]
-    ratios = [f"{name} {row['relative_to_best_baseline']:.2f}" for name, row in rows.items() if name.startswith("LSTM")]
+    ratios = [
+        f"{name} {row['relative_to_best_baseline']:.3g} ± {number(row['relative_standard_error'], 1)}"
+        for name, row in rows.items()
+        if row["lr"] is None
+    ]
     lines.append(f"\nMean over {summary['num_tasks']} fresh problems. Final loss × {best}'s: {', '.join(ratios)}.")
     return "\n".join(lines)
 

@@ -133,9 +133,12 @@ def test_summary_by_hand():
     assert row["standard_error"] == pytest.approx(0.5, rel=1e-6)  # std of two numbers 1 apart, over √2
     assert row["mean_loss"] == pytest.approx(21 / 12, rel=1e-6)
     assert row["relative_to_best_baseline"] == pytest.approx(4 / 6, rel=1e-6)
+    # Finals 8/6 ± 1/2 beside 2 ± 1/2 on the same two problems: of 8/6 ± 1/2 − 2/3 · (2 ± 1/2) ± 1/6 is left, over 2.
+    assert row["relative_standard_error"] == pytest.approx(1 / 12, rel=1e-5)
     assert row["steps_to_best_baseline"] == 8 and row["lr"] is None and row["tuning"] is None
     assert row["loss_at"] == {"3": 2.0, "7": 2.0, "12": 1.0}
     assert summary["optimizers"]["Adam"]["relative_to_best_baseline"] == 1.0
+    assert summary["optimizers"]["Adam"]["relative_standard_error"] == 0.0
     assert summary["optimizers"]["Adam"]["steps_to_best_baseline"] == 12
     assert summary["optimizers"]["SGD"]["steps_to_best_baseline"] is None
     assert summary["optimizers"]["SGD"]["relative_to_best_baseline"] == pytest.approx(1.5, rel=1e-6)

@@ -160,6 +160,7 @@ def test_a_description_is_the_class_and_its_arguments_nested():
         "output_scale": 0.1,
         "forget_bias": 1.0,
         "head_init": 0.0,
+        "max_timescale": None,
     }
     assert export.describe(LSTM(Identity()))["preprocessing"] == {"class": "Identity"}
 

@@ -252,7 +252,8 @@ def test_every_preprocessing_runs(program: Program, preprocessing: str) -> None:
 
 @pytest.mark.parametrize("meta_gradient", options("meta_gradient"))
 def test_every_meta_gradient_runs(program: Program, meta_gradient: str) -> None:
-    program("train.py", f"meta_gradient={meta_gradient}")
+    needs = {"imitation": ["meta_gradient.teacher.lr=0.1"]}.get(meta_gradient, [])
+    program("train.py", f"meta_gradient={meta_gradient}", *needs)
 
 
 @pytest.mark.parametrize("logger", options("logger"))
@@ -266,7 +267,6 @@ def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path]
     network = lambda: ["optimizee=cifar_conv", *small_data(npz, "cifar_conv")]  # noqa: E731
     needs = {
         "lstm_conv_fc": network,
-        "mnist_conv_fc": network,
         "pretrained": lambda: [f"optimizers.other.name={program('train.py') / 'best'}"],
     }.get(optimizer, list)()
     folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", *needs)

@@ -30,6 +30,21 @@ def broken_as_inf(losses: Tensor) -> Tensor:
     return losses.where(~losses.isnan(), torch.inf)
 
 
+def standard_error(values: Tensor) -> float:
+    """Of the mean of B independent values; nan for one."""
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+
+
+def ratio_of_means(losses: Tensor, others: Tensor) -> tuple[float | None, float | None]:
+    """Of B losses to those of another optimizer on the same problems, with its standard error: what makes a problem
+    hard for both cancels. None where the others are 0."""
+    mean = others.mean().item()
+    if not mean:
+        return None, None
+    ratio = losses.mean().item() / mean
+    return ratio, standard_error(losses - ratio * others) / mean
+
+
 class Entry(NamedTuple):
     """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), its learning rate if any; where
     there is something to see, pictures (3, H, W) of the first tasks by name, at θ_T under "theta"."""
@@ -72,7 +87,7 @@ class Comparison(NamedTuple):
     def summary(self) -> dict[str, Any]:
         """Everything that the table shows and more, ready for JSON."""
         best = self.best_baseline
-        target = final_loss(self.entries[best].losses).mean().item() if best else None
+        target = final_loss(self.entries[best].losses) if best else None
         return {
             "best_baseline": best,
             "num_tasks": next(iter(self.entries.values())).losses.shape[1],
@@ -114,16 +129,18 @@ class Comparison(NamedTuple):
             )
         return table
 
-    def _row(self, entry: Entry, target: float | None) -> dict[str, Any]:
+    def _row(self, entry: Entry, target: Tensor | None) -> dict[str, Any]:
         band, final = entry.band(), final_loss(entry.losses)
         num_steps = len(entry.losses)
+        ratio, error = (None, None) if target is None else ratio_of_means(final, target)
         return {
             "final_loss": final.mean().item(),
-            "standard_error": (final.std() / math.sqrt(len(final))).item() if len(final) > 1 else math.nan,
+            "standard_error": standard_error(final),
             "final_median": final.median().item(),
             "mean_loss": band["mean"].mean().item(),
-            "relative_to_best_baseline": final.mean().item() / target if target else None,
-            "steps_to_best_baseline": None if target is None else entry.steps_to(target),
+            "relative_to_best_baseline": ratio,
+            "relative_standard_error": error,
+            "steps_to_best_baseline": None if target is None else entry.steps_to(target.mean().item()),
             "lr": entry.lr,
             "loss_at": {str(s): band["mean"][s - 1].item() for s in [*self.table_steps, num_steps] if s <= num_steps},
             "metrics": {name: value.mean().item() for name, value in entry.metrics.items()},

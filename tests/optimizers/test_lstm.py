@@ -3,6 +3,8 @@
 Shapes: B tasks, P coordinates, F features, H hidden units, K steps.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -139,6 +141,25 @@ def test_the_forget_gate_s_bias_starts_where_asked(forget_bias):
         assert forget.tolist() == [1.0 if forget_bias is None else forget_bias] * 4
         others = torch.cat([(cell.bias_ih + cell.bias_hh)[:4], (cell.bias_ih + cell.bias_hh)[8:]])
         assert (others != 0).all() and (others.abs() <= 2 * 4**-0.5).all()
+
+
+def test_timescales_from_the_forget_bias_s_to_the_longest_unit_by_unit(float64):
+    """Without weights a unit is a running mean over n = 1 + e^b steps: c_t = tanh(b_g) (1 − (1 − 1/n)^t)."""
+    rule = LSTM(hidden_size=4, num_layers=2, max_timescale=99.0, forget_bias=1.0)
+    averages = 1 + math.e * (99.0 / math.e) ** (torch.arange(4) / 3)
+    for cell in rule.cells:
+        cell.weight_ih.data.zero_()
+        cell.weight_hh.data.zero_()
+        drive = (cell.bias_ih + cell.bias_hh)[8:12].tanh()
+        c = torch.zeros(1, 4)
+        for _ in range(7):
+            _, c = cell(torch.zeros(1, cell.input_size), (torch.zeros(1, 4), c))
+        assert_close(c[0], drive * (1 - (1 - 1 / averages) ** 7), rtol=1e-12, atol=0)
+
+
+def test_the_longest_timescale_is_no_shorter_than_the_forget_bias_s():
+    with pytest.raises(ValueError, match=r"max_timescale must be at least e\^forget_bias = 2.72 steps"):
+        LSTM(max_timescale=2.0)
 
 
 @pytest.mark.parametrize("head_init", [0.0, 0.5, 2.0])

@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of a window.
 """
 
+import math
 from functools import partial
 from itertools import pairwise
 
@@ -19,7 +20,8 @@ class LSTM(UpdateRule):
     """g = output_scale · (w · h_top + b): one small LSTM for all coordinates, one state for each.
 
     All coordinates of all tasks are rows of one matrix (N, F). `num_layers=0` is a linear map of the features. The
-    forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0). The head starts at
+    forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0); with `max_timescale`
+    the units' memories start between short and that many steps (see `lstm_cells`). The head starts at
     `head_init` times torch's default: at 0 an untrained rule stands still, where random first updates would drive θ
     into saturation and meta-training back to standing still for good.
     """
@@ -34,15 +36,17 @@ class LSTM(UpdateRule):
         output_scale: float = 1.0,
         forget_bias: float = 1.0,
         head_init: float = 1.0,
+        max_timescale: float | None = None,
     ):
         super().__init__()
         if hidden_size < 1 or num_layers < 0:
             raise ValueError(f"hidden_size must be >= 1 and num_layers >= 0, got {hidden_size} and {num_layers}")
         self.preprocessing = preprocessing or Identity()
         self.hidden_size, self.num_layers = hidden_size, num_layers
-        self.output_scale, self.forget_bias, self.head_init = output_scale, forget_bias, head_init
+        self.output_scale, self.head_init = output_scale, head_init
+        self.forget_bias, self.max_timescale = forget_bias, max_timescale
         sizes = [self.preprocessing.num_features, *[hidden_size] * num_layers]
-        self.cells = lstm_cells(sizes, forget_bias)
+        self.cells = lstm_cells(sizes, forget_bias, max_timescale)
         self.head = nn.Linear(sizes[-1], 1)
         for parameter in self.head.parameters():
             parameter.data.mul_(head_init)
@@ -118,12 +122,23 @@ class LSTM(UpdateRule):
         return None if any(True for _ in self.preprocessing.parameters()) else self._kernel(features)
 
 
-def lstm_cells(sizes: list[int], forget_bias: float) -> nn.ModuleList:
-    """Layers from sizes[0] features to sizes[1] units and so on, with the forget gate's bias at `forget_bias`."""
+def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:
+    """Layers from sizes[0] features to sizes[1] units and so on, with the forget gate's bias at `forget_bias`.
+
+    With `max_timescale` it rises from there to its logarithm, unit by unit, and the input gate's is its negative: at
+    rest a unit with bias b averages over the last 1 + e^b steps ("chrono initialization", Tallec & Ollivier 2018). Such
+    units can tell early steps from late ones. Raises ValueError where e^forget_bias is longer already.
+    """
+    longest = forget_bias if max_timescale is None else math.log(max(max_timescale, 1e-300))
+    if longest < forget_bias:
+        raise ValueError(f"max_timescale must be at least e^forget_bias = {math.exp(forget_bias):.3g} steps")
     cells = nn.ModuleList(nn.LSTMCell(*pair) for pair in pairwise(sizes))
     for cell in cells:
-        _, forget_ih, _, _ = cell.get_parameter("bias_ih").data.chunk(4)  # gates: i, f, g, o
-        _, forget_hh, _, _ = cell.get_parameter("bias_hh").data.chunk(4)
-        forget_ih.fill_(forget_bias)
+        biases = [cell.get_parameter(name).data.chunk(4) for name in ("bias_ih", "bias_hh")]  # gates: i, f, g, o
+        (input_ih, forget_ih, _, _), (input_hh, forget_hh, _, _) = biases
+        forget_ih.copy_(torch.linspace(forget_bias, longest, len(forget_ih)))
         forget_hh.zero_()
+        if max_timescale is not None:
+            input_ih.copy_(-forget_ih)
+            input_hh.zero_()
     return cells

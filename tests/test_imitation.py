@@ -1,0 +1,111 @@
+"""Imitation: its gradient, its teacher's memory, and that a rule comes to be its teacher."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from l2o.imitation import TEACHER, Imitation
+from l2o.learner import MetaLearner
+from l2o.optimizees import Quadratic
+from l2o.optimizers import LSTM, Momentum, Partitioned
+from l2o.optimizers.base import gradients
+from l2o.unroll import start_episode, unroll
+
+B, P, K = 2, 6, 4
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(params=["lstm", "partitioned"])
+def rule(request, float64):
+    lstm = lambda: LSTM(hidden_size=3, output_scale=0.01)  # noqa: E731
+    return lstm() if request.param == "lstm" else Partitioned({"all": lstm()}, {"all": ".*"})
+
+
+def test_gradient_is_autograd_s_of_the_relative_squared_error(rule):
+    """Over two windows: the teacher remembers the first, the rule's gradient does not go back to it."""
+    optimizee, teacher = Quadratic(P), Momentum(lr=0.01, nesterov=True)
+    estimator = Imitation(teacher, max_replay_bytes=3000)  # several chunks
+    episode = start_episode(rule, optimizee, B, generator())
+    theta, state, taught = episode.theta, episode.state, teacher.init_state(episode.theta, optimizee.layout)
+    for window in range(2):
+        _, gradient, after = estimator(rule, optimizee, episode, K, generator(window))
+        objective, batches = 0.0, generator(window)
+        state = {key: value.detach() for key, value in state.items()}
+        for _ in range(K):
+            _, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(episode.task, B, batches))
+            update, state = rule(grad, state, theta, optimizee.layout)
+            aim, taught = teacher(grad, taught, theta, optimizee.layout)
+            objective = objective + ((update - aim).square().sum(1) / (2 * aim.square().sum(1))).sum() / (B * K)
+            theta = theta + update.detach()
+        for part, expected in zip(gradient, gradients(objective, list(rule.parameters())), strict=True):
+            assert_close(part, expected, rtol=1e-9, atol=1e-12)
+            assert part.abs().max() > 0
+        assert_close(after.theta, theta, rtol=1e-12, atol=1e-15)
+        assert_close(after.state[TEACHER + "buffer"], taught["buffer"], rtol=1e-12, atol=1e-15)
+        episode = after
+
+
+def test_a_cooldown_aims_at_less_and_less(float64):
+    """A rule that stands still is off by its aim: λ_t falls from 1 at step 2 to 0 at step 6, over two windows."""
+    rule, optimizee, teacher = LSTM(num_layers=0, head_init=0.0), Quadratic(P), Momentum(lr=0.01, momentum=0.0)
+    shares = torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
+    episode = start_episode(rule, optimizee, B, generator())
+    for window in range(2):
+        _, (weight, _), after = Imitation(teacher, cooldown=(2, 6))(rule, optimizee, episode, K, generator(window))
+        square = 0.01 * episode.grad.square().sum(1)  # ∂/∂w of (w ∇ − s a)² / 2a² with a = −0.01 ∇ at w = 0: s ∇·a / a²
+        expected = shares[4 * window : 4 * window + 4].sum() / K * (square / (0.01 * square)).mean()
+        assert_close(weight.item(), expected.item(), rtol=1e-12, atol=0)
+        episode = after
+
+
+@pytest.mark.parametrize("cooldown", [(5, 5), (-1, 3), (1, 2, 3)])
+def test_a_cooldown_is_two_steps_in_order(cooldown):
+    with pytest.raises(ValueError, match="cooldown must be two steps"):
+        Imitation(Momentum(lr=0.1), cooldown=cooldown)
+
+
+def test_the_losses_are_those_of_the_rule_s_own_trajectory(rule):
+    optimizee = Quadratic(P)
+    episode = start_episode(rule, optimizee, B, generator())
+    losses, _, after = Imitation(Momentum(lr=0.01))(rule, optimizee, episode, K, generator(1))
+    expected, alone = unroll(rule, optimizee, episode, K, generator(1))
+    assert_close(losses, expected, rtol=0, atol=0)
+    assert_close(after.theta, alone.theta, rtol=0, atol=0)
+    assert after.step == K
+
+
+def test_a_linear_rule_becomes_gradient_descent(float64):
+    """g = w ∇ + b can be −0.01 ∇ exactly: meta-training by imitation gets there."""
+    from pytorch_lightning import Trainer
+
+    rule = LSTM(num_layers=0)
+    learner = MetaLearner(
+        rule,
+        Quadratic(P),
+        Imitation(Momentum(lr=0.01, momentum=0.0)),
+        horizon=10,
+        window=10,
+        episodes_per_epoch=400,
+        validation_tasks=1,
+        meta_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=0.03),
+    )
+    Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False).fit(
+        learner
+    )
+    assert_close(rule.head.weight.item(), -0.01, rtol=1e-3, atol=0)
+    assert abs(rule.head.bias.item()) < 1e-3
+
+
+def test_a_teacher_without_a_learning_rate_says_so():
+    optimizee, rule = Quadratic(P), LSTM(hidden_size=3)
+    episode = start_episode(rule, optimizee, B, generator())
+    with pytest.raises(ValueError, match="Momentum has no learning rate"):
+        Imitation(Momentum())(rule, optimizee, episode, K, generator())
+
+
+def test_replay_needs_memory():
+    with pytest.raises(ValueError, match="max_replay_bytes must be positive"):
+        Imitation(Momentum(lr=0.1), max_replay_bytes=0)
