@@ -26,7 +26,13 @@ MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={ci
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best "
 LEARNED += "+learned.NTM-L-BFGS={out}/RULES/3/best"
 ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
-START = "optimizer=pretrained optimizer.name={out}/cifar_small/best seed=1 learner.meta_optimizer.lr=2e-3"
+START = "optimizer=pretrained optimizer.name={out}/cifar_small/best seed=1"
+AT_200 = "evaluation.num_tasks=8 evaluation.num_steps=200 evaluation.table_steps=[50,100,200]"
+CIFAR_LEARNED = {
+    "cifar10": "learned.LSTM={out}/cifar10/best",
+    "cifar5": "learned.LSTM={out}/cifar10/best +learned.LSTM-sub={out}/cifar5_sub/best",
+    "cifar2": "learned.LSTM={out}/cifar10/best +learned.LSTM-sub={out}/cifar2_sub/best",
+}
 RUNS = {  # what {out}/NAME holds, in an order in which every part finds the trained optimizers that it needs
     "quadratic": "train.py experiment=quadratic",
     "digits": "train.py seed=0",
@@ -47,14 +53,17 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "mnist_grid": f"evaluate.py figure=mnist_grid {MNIST} optimizee.init_std=0.05 learned.LSTM={{out}}/mnist/best",
     "mnist_grid_start": f"evaluate.py figure=mnist_grid {MNIST} learned.LSTM={{out}}/mnist/best",
     "cifar_small": f"train.py experiment=cifar_small {CIFAR}",
-    "cifar10": f"train.py experiment=cifar10 {CIFAR} {START} learner.episodes_per_epoch=25 trainer.max_epochs=6 "
-    "evaluation.num_tasks=2",
-    "cifar5_sub": f"train.py experiment=cifar5_sub {CIFAR} {START}",
-    "cifar2_sub": f"train.py experiment=cifar2_sub {CIFAR} {START}",
-    "cifar5": f"evaluate.py experiment=cifar5 {CIFAR} learned.LSTM={{out}}/cifar10/best "
-    "+learned.LSTM-sub={out}/cifar5_sub/best",
-    "cifar2": f"evaluate.py experiment=cifar2 {CIFAR} learned.LSTM={{out}}/cifar10/best "
-    "+learned.LSTM-sub={out}/cifar2_sub/best",
+    "cifar10": f"train.py experiment=cifar10 {CIFAR} {START} {AT_200}",
+    **{
+        f"{name}_sub": f"train.py experiment={name}_sub {CIFAR} {START} evaluation.num_tasks=1 evaluation.num_steps=200"
+        for name in ("cifar5", "cifar2")
+    },
+    **{name: f"evaluate.py experiment={name} {CIFAR} {AT_200} {CIFAR_LEARNED[name]}" for name in ("cifar5", "cifar2")},
+    **{
+        f"{name}_1000steps": f"evaluate.py experiment={name} name={name}_1000steps {CIFAR} "
+        f"evaluation.num_tasks=2 {learned}"
+        for name, learned in CIFAR_LEARNED.items()
+    },
     "neural_art": f"train.py experiment=neural_art {ART}",
     "neural_art_style": f"evaluate.py experiment=neural_art {ART} optimizee.style={{other_style}} "
     "evaluation.tuning_tasks=4 learned.LSTM={out}/neural_art/best",
