@@ -55,7 +55,8 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "cifar_small": f"train.py experiment=cifar_small {CIFAR}",
     "cifar10": f"train.py experiment=cifar10 {CIFAR} {START} {AT_200}",
     **{
-        f"{name}_sub": f"train.py experiment={name}_sub {CIFAR} {START} evaluation.num_tasks=1 evaluation.num_steps=200"
+        f"{name}_sub": f"train.py experiment={name}_sub {CIFAR} {START} learner.meta_optimizer.lr=1e-4 "
+        "evaluation.num_tasks=1 evaluation.num_steps=200"
         for name in ("cifar5", "cifar2")
     },
     **{name: f"evaluate.py experiment={name} {CIFAR} {AT_200} {CIFAR_LEARNED[name]}" for name in ("cifar5", "cifar2")},
