@@ -150,7 +150,7 @@ def table(summary: dict[str, Any], published: dict[str, dict[int, float]]) -> st
         lines.append("| " + " | ".join(cells) + " |")
     best = summary["best_baseline"]
     ratios = [
-        f"{name} {row['relative_to_best_baseline']:.3g} ± {number(row['relative_standard_error'], 1)}"
+        f"{name} {number(row['relative_to_best_baseline'])} ± {number(row.get('relative_standard_error'), 1)}"
         for name, row in rows.items()
         if row["lr"] is None
     ]

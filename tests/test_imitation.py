@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from l2o.imitation import TEACHER, Imitation
 from l2o.learner import MetaLearner
 from l2o.optimizees import Quadratic
-from l2o.optimizers import LSTM, Momentum, Partitioned
+from l2o.optimizers import LSTM, Adam, Momentum, Partitioned
 from l2o.optimizers.base import gradients
 from l2o.unroll import start_episode, unroll
 
@@ -49,22 +49,59 @@ def test_gradient_is_autograd_s_of_the_relative_squared_error(rule):
 
 
 def test_a_cooldown_aims_at_less_and_less(float64):
-    """A rule that stands still is off by its aim: λ_t falls from 1 at step 2 to 0 at step 6, over two windows."""
+    """A rule that stands still is off by its aim, which falls over the last 4 of 8 steps, in two windows."""
     rule, optimizee, teacher = LSTM(num_layers=0, head_init=0.0), Quadratic(P), Momentum(lr=0.01, momentum=0.0)
-    shares = torch.tensor([1, 1, 1, 0.75, 0.5, 0.25, 0, 0])
+    shares = torch.tensor([1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
     episode = start_episode(rule, optimizee, B, generator())
     for window in range(2):
-        _, (weight, _), after = Imitation(teacher, cooldown=(2, 6))(rule, optimizee, episode, K, generator(window))
-        square = 0.01 * episode.grad.square().sum(1)  # ∂/∂w of (w ∇ − s a)² / 2a² with a = −0.01 ∇ at w = 0: s ∇·a / a²
-        expected = shares[4 * window : 4 * window + 4].sum() / K * (square / (0.01 * square)).mean()
+        _, (weight, _), after = Imitation(teacher, cooldown=0.5, horizon=2 * K)(
+            rule, optimizee, episode, K, generator(window)
+        )
+        # ∂/∂w of (w ∇ − s a)² / 2a² with a = −0.01 ∇ at w = 0 is −s ∇·a / a² = 100 s
+        expected = 100 * shares[4 * window : 4 * window + 4].mean()
         assert_close(weight.item(), expected.item(), rtol=1e-12, atol=0)
         episode = after
 
 
-@pytest.mark.parametrize("cooldown", [(5, 5), (-1, 3), (1, 2, 3)])
-def test_a_cooldown_is_two_steps_in_order(cooldown):
-    with pytest.raises(ValueError, match="cooldown must be two steps"):
-        Imitation(Momentum(lr=0.1), cooldown=cooldown)
+def test_a_step_in_which_the_teacher_rests_is_left_out(rule):
+    """A task whose gradient is 0 neither divides by 0 nor takes part."""
+    optimizee, both = Quadratic(P), []
+    episode = start_episode(rule, optimizee, B, generator())
+    resting = episode._replace(grad=episode.grad * torch.tensor([[1.0], [0.0]]))
+    for estimator in (Imitation(Momentum(lr=0.01)), Imitation(Momentum(lr=0.0))):
+        _, gradient, _ = estimator(rule, optimizee, resting, 1, generator(1))
+        assert all(part.isfinite().all() for part in gradient)
+        both.append(gradient)
+    first = episode._replace(
+        theta=episode.theta[:1],
+        grad=episode.grad[:1],
+        loss=episode.loss[:1],
+        task={key: value[:1] for key, value in episode.task.items()},
+        state={key: value[:1] for key, value in episode.state.items()},
+    )
+    _, alone, _ = Imitation(Momentum(lr=0.01))(rule, optimizee, first, 1, generator(1))
+    assert_close(both[0], [part / 2 for part in alone], rtol=1e-10, atol=1e-14)
+    assert not any(part.any() for part in both[1])
+
+
+def test_another_teacher_starts_afresh_in_an_episode_that_goes_on(rule):
+    optimizee = Quadratic(P)
+    _, _, begun = Imitation(Momentum(lr=0.01))(
+        rule, optimizee, start_episode(rule, optimizee, B, generator()), K, generator()
+    )
+    _, _, after = Imitation(Adam(lr=0.01))(rule, optimizee, begun, K, generator(1))
+    assert after.state[TEACHER + "step"].unique().tolist() == [K]
+
+
+@pytest.mark.parametrize("cooldown", [-0.1, 50])
+def test_a_cooldown_is_a_part_of_the_episode(cooldown):
+    with pytest.raises(ValueError, match="cooldown is the last part of an episode, between 0 and 1"):
+        Imitation(Momentum(lr=0.1), cooldown=cooldown, horizon=200)
+
+
+def test_a_cooldown_needs_the_horizon():
+    with pytest.raises(ValueError, match="horizon"):
+        Imitation(Momentum(lr=0.1), cooldown=0.25)
 
 
 def test_the_losses_are_those_of_the_rule_s_own_trajectory(rule):
@@ -99,11 +136,9 @@ def test_a_linear_rule_becomes_gradient_descent(float64):
     assert abs(rule.head.bias.item()) < 1e-3
 
 
-def test_a_teacher_without_a_learning_rate_says_so():
-    optimizee, rule = Quadratic(P), LSTM(hidden_size=3)
-    episode = start_episode(rule, optimizee, B, generator())
-    with pytest.raises(ValueError, match="Momentum has no learning rate"):
-        Imitation(Momentum())(rule, optimizee, episode, K, generator())
+def test_a_teacher_needs_a_learning_rate():
+    with pytest.raises(ValueError, match=r"set meta_gradient\.teacher\.lr"):
+        Imitation(Momentum())
 
 
 def test_replay_needs_memory():

@@ -1,5 +1,6 @@
 """MetaLearner: what a window does to φ, what is skipped, what is kept, and that resuming changes nothing."""
 
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from l2o import export, seeds
 from l2o.checkpoints import Checkpoints
+from l2o.imitation import Imitation
 from l2o.learner import Diverged, MetaLearner
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradient import MetaGradient, TruncatedBPTT
 from l2o.optimizees import Quadratic
-from l2o.optimizers import LSTM, SGD
+from l2o.optimizers import LSTM, SGD, Adam
 from l2o.progress import Progress
 from l2o.seeds import Stream
 from l2o.unroll import start_episode
@@ -126,14 +128,15 @@ def test_the_best_phi_is_that_of_the_lowest_final_validation_loss() -> None:
     assert torch.equal(best, torch.cat([p.detach().flatten() for p in module.best_rule().parameters()]))
 
 
-def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path) -> None:
-    undisturbed = learner()
+@pytest.mark.parametrize("meta_gradient", [None, Imitation(Adam(lr=0.01), cooldown=0.5, horizon=12)])
+def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, meta_gradient: MetaGradient | None) -> None:
+    undisturbed = learner(meta_gradient=meta_gradient)
     first = trainer(3, SaveAlways(tmp_path))
     first.fit(undisturbed)
     checkpoints = sorted(tmp_path.iterdir())
     assert len(checkpoints) == 15 + 3
     for path in checkpoints:
-        module = learner(rule=LSTM(hidden_size=4))
+        module = learner(rule=LSTM(hidden_size=4), meta_gradient=meta_gradient)
         resumed = trainer(3)
         resumed.fit(module, ckpt_path=path, weights_only=True)
         assert torch.equal(phi(module), phi(undisturbed)), path.name
@@ -218,6 +221,18 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None
     trainer(1, Checkpoints(str(tmp_path))).fit(learner())
     with pytest.raises(ValueError, match="another optimizer"):
         trainer(2).fit(learner(rule=LSTM(hidden_size=5)), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_from_before_an_argument_existed_is_taken(tmp_path: Path) -> None:
+    trainer(1, Checkpoints(str(tmp_path))).fit(learner())
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    described = json.loads(checkpoint["l2o"]["rule"])
+    del described["max_timescale"]
+    checkpoint["l2o"]["rule"] = json.dumps(described)
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    module = learner()
+    trainer(2).fit(module, ckpt_path=tmp_path / "older.ckpt", weights_only=True)
+    assert module.windows == 12
 
 
 def test_inference_mode_is_refused_with_the_remedy() -> None:

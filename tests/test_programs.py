@@ -267,6 +267,7 @@ def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path]
     network = lambda: ["optimizee=cifar_conv", *small_data(npz, "cifar_conv")]  # noqa: E731
     needs = {
         "lstm_conv_fc": network,
+        "pretrained_cifar_small": network,
         "pretrained": lambda: [f"optimizers.other.name={program('train.py') / 'best'}"],
     }.get(optimizer, list)()
     folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", *needs)
@@ -387,6 +388,8 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["preprocessing.p=0"], "p > 0"),
         (["optimizee=mnist_mlp"], "Choose dataset="),
         (["optimizer=adam"], "no parameters to train"),
+        (["meta_gradient=imitation"], "set meta_gradient.teacher.lr"),
+        (["meta_gradient=imitation_cifar", "meta_gradient.cooldown=50"], "between 0 and 1, got 50"),
         (["optimizer=lstm_conv_fc"], "'1.weight' belongs to none of the groups conv, fc"),
         (["optimizer=pretrained"], "optimizer.name"),
         (["optimizer=pretrained", "optimizer.name=nowhere"], "no trained optimizer 'nowhere'"),

@@ -1,9 +1,7 @@
-"""Learning from a teacher: a start for meta-training where fresh φ do not leave chance, or learn slowly.
+"""Learning from a teacher, where the meta-gradient does not get φ further.
 
 Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
 """
-
-from collections.abc import Sequence
 
 import torch
 from torch import Generator
@@ -18,52 +16,64 @@ TEACHER = "teacher/"
 
 
 class Imitation(MetaGradient):
-    """φ learns the teacher's updates a_t: L(φ) = 1/BK Σ_tasks Σ_t ‖g_t − a_t‖² / 2‖a_t‖² (imitation: Chen et al. 2020).
+    """φ learns a teacher's updates a_t: L(φ) = 1/BK Σ_tasks Σ_t ‖g_t − s_t a_t‖² / 2‖a_t‖² (after Chen et al. 2020).
 
-    Both read the gradients of the rule's own trajectory, so that it learns to act where it comes to; with a teacher
-    that moves it soon moves itself. The teacher, an update rule with its learning rate, remembers the whole episode;
-    the replay goes through one window, as in `TruncatedBPTT`. With `cooldown=(t_1, t_2)` the updates to learn fall
-    linearly from a_t at step t_1 to 0 at step t_2. The losses returned are the optimizee's, f(θ_t).
+    Both read the gradients ∇_t of the rule's own trajectory, so that it learns to act where it comes to; with a teacher
+    that moves it soon moves itself. ∇_t and a_t count as given. s_t = 1; with a cooldown s_t falls linearly to 0 over
+    that part of an episode of `horizon` steps. A step in which the teacher rests is left out.
+
+    The teacher, an update rule with its learning rate, remembers the whole episode; the replay goes through one window,
+    as in `TruncatedBPTT`. The losses returned are the optimizee's, f(θ_t).
     """
 
-    def __init__(self, teacher: UpdateRule, cooldown: Sequence[int] | None = None, max_replay_bytes: int = 2**30):
-        if cooldown is not None and not (len(cooldown) == 2 and 0 <= cooldown[0] < cooldown[1]):
-            raise ValueError(f"cooldown must be two steps, the first before the second, got {list(cooldown)}")
+    def __init__(
+        self, teacher: UpdateRule, cooldown: float = 0.0, horizon: int | None = None, max_replay_bytes: int = 2**30
+    ):
+        if getattr(teacher, "lr", 0) is None:
+            raise ValueError("imitation needs the teacher's learning rate: set meta_gradient.teacher.lr")
+        if not 0 <= cooldown <= 1:
+            raise ValueError(f"cooldown is the last part of an episode, between 0 and 1, got {cooldown}")
+        if cooldown and horizon is None:
+            raise ValueError("a cooldown needs the episode's horizon")
         if max_replay_bytes < 1:
             raise ValueError(f"max_replay_bytes must be positive, got {max_replay_bytes}")
-        self.teacher, self.cooldown, self.max_replay_bytes = teacher, cooldown, max_replay_bytes
+        self.teacher, self.cooldown, self.horizon = teacher, cooldown, horizon
+        self.max_replay_bytes = max_replay_bytes
 
     @torch.no_grad()
     def __call__(
         self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
     ) -> WindowResult:
         layout = optimizee.layout
-        task, theta, loss, grad, state, step = episode
-        state, taught = _parted(state)
-        taught = taught or self.teacher.init_state(theta, layout)
+        task, theta, loss, grad, state, steps_before = episode
+        state, memory = _parted(state)
+        fresh = self.teacher.to(theta.device).init_state(theta, layout)
+        memory = memory if memory.keys() == fresh.keys() else fresh  # an episode's start, or resumed with another one
         start = state, theta
         losses = theta.new_empty(num_steps, len(theta))
         grads = theta.new_empty(num_steps, *theta.shape)
         cotangents = torch.empty_like(grads)
         for t in range(num_steps):
             grads[t] = grad
-            update, state = rule(grad, state, theta, layout)
-            aim, taught = self.teacher(grad, taught, theta, layout)
-            square = aim.square().sum(1, keepdim=True).clamp(min=torch.finfo(aim.dtype).tiny)
-            cotangents[t] = (update - self._share(step + t) * aim) / (square * num_steps * len(theta))
+            step = rule.advance if t else rule  # the episode that was passed in stays as it is
+            update, state = step(grad, state, theta, layout)
+            aim, memory = self.teacher(grad, memory, theta, layout)
+            scale = num_steps * len(theta) * aim.square().sum(1, keepdim=True)
+            cotangents[t] = torch.where(scale > 0, (update - self._share(steps_before + t) * aim) / scale, 0.0)
             theta = theta + update
             loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
             losses[t] = loss
         gradient = rule.replay_in_chunks(
             grads, lambda runs: take(cotangents, runs), *start, layout, self.max_replay_bytes
         )
-        after = state | {TEACHER + key: value for key, value in taught.items()}
-        return losses, gradient, Episode(task, theta, loss, grad, after, step + num_steps)
+        state = state | {TEACHER + key: value for key, value in memory.items()}
+        return losses, gradient, Episode(task, theta, loss, grad, state, steps_before + num_steps)
 
     def _share(self, step: int) -> float:
-        """How much of the teacher's update is aimed at in the step after θ_step."""
-        start, end = self.cooldown or (step, step + 1)
-        return min(1.0, max(0.0, (end - step) / (end - start)))
+        """s_t: how much of the teacher's update is aimed at after `step` steps."""
+        if not self.cooldown or self.horizon is None:
+            return 1.0
+        return min(1.0, max(0.0, (self.horizon - step) / (self.cooldown * self.horizon)))
 
 
 def _parted(state: State) -> tuple[State, State]:

@@ -19,7 +19,7 @@ WindowResult = tuple[Tensor, list[Tensor], Episode]
 
 
 class MetaGradient(ABC):
-    """An estimator of dL/dφ over one window, L(φ) = 1/B Σ_tasks Σ_t w_t f(θ_t)."""
+    """An estimator of dL/dφ over one window; what L is, the estimator says."""
 
     @abstractmethod
     def __call__(
@@ -30,8 +30,8 @@ class MetaGradient(ABC):
 class TruncatedBPTT(MetaGradient):
     """Backpropagation through the K steps of a window; the state is carried over, gradients are not.
 
-    w_t = 1 for every step, as in the paper, or only for the window's last step (`last_step_only`: with windows as long
-    as the episode, its final loss).
+    L(φ) = 1/B Σ_tasks Σ_t w_t f(θ_t), w_t = 1 for every step, as in the paper, or only for the window's last step
+    (`last_step_only`: with windows as long as the episode, its final loss).
 
     First order (the paper's: ∂∇_t/∂φ = 0) needs no graph of the optimizee. With θ_s = θ_0 + Σ_{t<s} g_t,
 

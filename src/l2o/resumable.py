@@ -60,10 +60,13 @@ class ResumableModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["l2o"]
-        if json.loads(saved["rule"]) != export.describe(self.rule):
+        described = export.describe(self.rule)
+        if (
+            export.describe(export.build(json.loads(saved["rule"]))) != described
+        ):  # arguments that are newer have defaults
             raise ValueError(
                 f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
-                f"{json.dumps(export.describe(self.rule))}: give the overrides that it was trained with"
+                f"{json.dumps(described)}: give the overrides that it was trained with"
             )
         if len(saved["ranks"]) != self.trainer.world_size:
             raise ValueError(

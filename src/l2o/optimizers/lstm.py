@@ -125,13 +125,14 @@ class LSTM(UpdateRule):
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:
     """Layers from sizes[0] features to sizes[1] units and so on, with the forget gate's bias at `forget_bias`.
 
-    With `max_timescale` it rises from there to its logarithm, unit by unit, and the input gate's is its negative: at
-    rest a unit with bias b averages over the last 1 + e^b steps ("chrono initialization", Tallec & Ollivier 2018). Such
-    units can tell early steps from late ones. Raises ValueError where e^forget_bias is longer already.
+    With `max_timescale`, T, the forget gates' biases b rise unit by unit from `forget_bias` to log T, and the input
+    gates' are −b: without weights a unit averages over the last 1 + e^b steps (after the "chrono initialization" of
+    Tallec & Ollivier 2018, who draw b). Such units can tell early steps from late ones. Raises ValueError for
+    T < e^forget_bias.
     """
-    longest = forget_bias if max_timescale is None else math.log(max(max_timescale, 1e-300))
-    if longest < forget_bias:
+    if max_timescale is not None and max_timescale < math.exp(forget_bias):
         raise ValueError(f"max_timescale must be at least e^forget_bias = {math.exp(forget_bias):.3g} steps")
+    longest = forget_bias if max_timescale is None else math.log(max_timescale)
     cells = nn.ModuleList(nn.LSTMCell(*pair) for pair in pairwise(sizes))
     for cell in cells:
         biases = [cell.get_parameter(name).data.chunk(4) for name in ("bias_ih", "bias_hh")]  # gates: i, f, g, o
