@@ -23,8 +23,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs/results.md"
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
-LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best "
-LEARNED += "+learned.NTM-L-BFGS={out}/RULES/3/best"
+LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
 ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
 START = "optimizer=pretrained optimizer.name={out}/cifar_small/best seed=1"
 AT_200 = "evaluation.num_tasks=8 evaluation.num_steps=200 evaluation.table_steps=[50,100,200]"
@@ -40,8 +39,9 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "digits_seed2": "train.py seed=2",
     "quadratic_rules": "train.py -m experiment=architectures_quadratic optimizer=lstm,lstm_gac,ntm_bfgs,ntm_lbfgs",
     "architectures_quadratic": "evaluate.py name=architectures_quadratic optimizee=quadratic evaluation.num_tasks=1024 "
-    "evaluation.tuning_tasks=256 " + LEARNED.replace("RULES", "quadratic_rules"),
-    "digits_rules": "train.py -m experiment=architectures_digits optimizer=lstm,lstm_gac,ntm_bfgs,ntm_lbfgs",
+    "evaluation.tuning_tasks=256 +learned.NTM-L-BFGS={out}/quadratic_rules/3/best "
+    + LEARNED.replace("RULES", "quadratic_rules"),
+    "digits_rules": "train.py -m experiment=architectures_digits optimizer=lstm,lstm_gac,ntm_bfgs",
     "architectures_digits": "evaluate.py name=architectures_digits " + LEARNED.replace("RULES", "digits_rules"),
     "mnist_start": f"train.py experiment=mnist {MNIST}",
     "mnist": f"train.py experiment=mnist {MNIST} optimizer=pretrained optimizer.name={{out}}/mnist_start/best seed=1 "
