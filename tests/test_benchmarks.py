@@ -4,12 +4,16 @@ Shapes: B tasks, P coordinates, K steps of a window.
 """
 
 import json
+import re
+import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch.testing import assert_close
 
 from l2o import seeds
@@ -19,6 +23,8 @@ from l2o.optimizers import LSTM, Identity, LogAndSign
 from l2o.unroll import start_episode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CONF = BENCHMARKS.parent / "conf"
+PARTS: dict[str, str] = runpy.run_path(str(BENCHMARKS / "paper.py"))["RUNS"]
 
 
 @pytest.mark.parametrize("p", [None, 10.0])
@@ -61,3 +67,16 @@ def test_a_quick_scaling_draws_its_figure(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "scaling.py"), "--quick", "--figure", str(tmp_path / "scaling.png")]
     assert subprocess.run(command, check=False).returncode == 0
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_of_the_paper_is_a_command_that_composes(name: str) -> None:
+    """With the first of a sweep's values; and what it starts from is a part that was run before it."""
+    given = dict.fromkeys(re.findall(r"{(\w+)}", PARTS[name]), "somewhere")
+    script, *overrides = shlex.split(PARTS[name].format(**given))
+    first = [override.split(",")[0] if re.match(r"optimizer=\w+,", override) else override for override in overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(script.removesuffix(".py"), [override for override in first if override != "-m"])
+    assert cfg.optimizee._target_.startswith("l2o.")
+    before = list(PARTS)[: list(PARTS).index(name)]
+    assert set(re.findall(r"{out}/(\w+)/", PARTS[name])) <= set(before)
