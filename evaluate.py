@@ -23,7 +23,7 @@ def main(cfg: DictConfig) -> None:
     """Writes curves.csv, summary.json, curves.png and proposals.png into the output folder."""
     output = Path(cfg.output_dir)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
-    learned = {name: from_pretrained(path) for name, path in cfg.learned.items() if path}
+    learned = {name: from_pretrained(path) for name, path in (cfg.learned or {}).items() if path}
     rules = learned | dict(instantiate(cfg.optimizers))
     optimizee = instantiate(OmegaConf.merge(cfg.optimizee, cfg.evaluation_optimizee))
     comparison = instantiate(cfg.evaluation)(rules, optimizee, device)

@@ -226,6 +226,11 @@ def test_every_architecture_is_trained_and_goes_by_its_own_name(program: Program
     assert (compared / "proposals.png").stat().st_size > 0
 
 
+def test_baselines_alone_are_compared(program: Program) -> None:
+    folder = program("evaluate.py", "learned=null", "~optimizers.SGD")
+    assert list(json.loads((folder / "summary.json").read_text())["optimizers"]) == ["NAG", "RMSprop", "ADAM"]
+
+
 @pytest.mark.parametrize("figure", options("figure"))
 def test_every_figure_of_many_runs_is_drawn(
     program: Program, npz: Callable[..., Path], tmp_path: Path, figure: str
