@@ -61,9 +61,8 @@ class ResumableModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["l2o"]
         described = export.describe(self.rule)
-        if (
-            export.describe(export.build(json.loads(saved["rule"]))) != described
-        ):  # arguments that are newer have defaults
+        trained = export.build(json.loads(saved["rule"]))  # arguments newer than the checkpoint have their defaults
+        if export.describe(trained) != described:
             raise ValueError(
                 f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
                 f"{json.dumps(described)}: give the overrides that it was trained with"
