@@ -20,8 +20,8 @@ def generator(seed=0):
 
 @pytest.fixture(params=["lstm", "partitioned"])
 def rule(request, float64):
-    lstm = lambda: LSTM(hidden_size=3, output_scale=0.01)  # noqa: E731
-    return lstm() if request.param == "lstm" else Partitioned({"all": lstm()}, {"all": ".*"})
+    lstm = LSTM(hidden_size=3, output_scale=0.01)
+    return lstm if request.param == "lstm" else Partitioned({"all": lstm}, {"all": ".*"})
 
 
 def test_gradient_is_autograd_s_of_the_relative_squared_error(rule):

@@ -20,7 +20,8 @@ class Imitation(MetaGradient):
 
     Both read the gradients ∇_t of the rule's own trajectory, so that it learns to act where it comes to; with a teacher
     that moves it soon moves itself. ∇_t and a_t count as given. s_t = 1; with a cooldown s_t falls linearly to 0 over
-    that part of an episode of `horizon` steps. A step in which the teacher rests is left out.
+    the last part of an episode of `horizon` steps, a quarter for `cooldown=0.25`. A step in which the teacher rests is
+    left out. Raises ValueError for a teacher without a learning rate and for a cooldown that is no part of a horizon.
 
     The teacher, an update rule with its learning rate, remembers the whole episode; the replay goes through one window,
     as in `TruncatedBPTT`. The losses returned are the optimizee's, f(θ_t).

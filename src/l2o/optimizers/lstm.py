@@ -21,9 +21,9 @@ class LSTM(UpdateRule):
 
     All coordinates of all tasks are rows of one matrix (N, F). `num_layers=0` is a linear map of the features. The
     forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0); with `max_timescale`
-    the units' memories start between short and that many steps (see `lstm_cells`). The head starts at
-    `head_init` times torch's default: at 0 an untrained rule stands still, where random first updates would drive θ
-    into saturation and meta-training back to standing still for good.
+    the units' memories start between short and that many steps (see `lstm_cells`). The head starts at `head_init` times
+    torch's default: at 0 an untrained rule stands still, where random first updates would drive θ into saturation and
+    meta-training back to standing still for good.
     """
 
     coordinatewise = True
