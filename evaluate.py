@@ -9,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from l2o import seeds
-from l2o.errors import in_one_line
+from l2o.deploy.hub import from_pretrained
+from l2o.evaluation.proposals import plot_proposals, proposals, tuned
 from l2o.figures import draw
-from l2o.hub import from_pretrained
-from l2o.loggers import log_comparison
-from l2o.proposals import plot_proposals, proposals, tuned
+from l2o.runs.errors import in_one_line
+from l2o.runs.loggers import log_comparison
 from l2o.seeds import Stream
 
 

@@ -10,18 +10,18 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from rich.console import Console
 
-from l2o import checkpoint_files
-from l2o.checkpoints import Checkpoints
 from l2o.checks import valid_seed
-from l2o.errors import in_one_line
-from l2o.export import read_checkpoint, save
+from l2o.deploy.export import read_checkpoint, save
+from l2o.deploy.model_card import of_run
 from l2o.figures import draw
-from l2o.locks import alone
-from l2o.loggers import continue_csv, log_comparison
-from l2o.model_card import of_run
-from l2o.preemption import resumable
-from l2o.progress import Progress
-from l2o.ranks import as_one, refuse_relaunch
+from l2o.runs import checkpoint_files
+from l2o.runs.checkpoints import Checkpoints
+from l2o.runs.errors import in_one_line
+from l2o.runs.locks import alone
+from l2o.runs.loggers import continue_csv, log_comparison
+from l2o.runs.preemption import resumable
+from l2o.runs.progress import Progress
+from l2o.runs.ranks import as_one, refuse_relaunch
 
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated", FutureWarning)  # Lightning's own
 

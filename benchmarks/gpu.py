@@ -21,10 +21,11 @@ import torch
 from torch import Generator
 
 from l2o.data import Dataset
-from l2o.meta_gradient import TruncatedBPTT, WindowResult
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT, WindowResult
 from l2o.optimizees import Classifier, Optimizee, mlp
-from l2o.optimizers import LSTM, LogAndSign, UpdateRule, lstm, lstm_triton
+from l2o.optimizers import LSTM, LogAndSign, UpdateRule, lstm
 from l2o.optimizers.base import gradients
+from l2o.optimizers.kernels import lstm_triton
 from l2o.unroll import Episode, start_episode
 
 TASKS, STEPS, WINDOWS, WARM_UP = (1, 8, 64), 20, 10, 3

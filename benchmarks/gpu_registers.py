@@ -19,8 +19,8 @@ from torch import float32
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
-from l2o.optimizers import lstm_triton
-from l2o.optimizers.lstm_triton_kernels import step_kernel, window_kernel
+from l2o.optimizers.kernels import lstm_triton
+from l2o.optimizers.kernels.lstm_triton_source import step_kernel, window_kernel
 
 CAPABILITY, WARP = 90, 32
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

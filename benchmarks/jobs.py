@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l2o import seeds
 from l2o.data import Dataset
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, NeuralArt, Optimizee, Quadratic, conv_net, mlp
 from l2o.optimizers import LSTM, Identity, LogAndSign
 from l2o.unroll import start_episode

@@ -15,10 +15,10 @@ from jobs import JOBS, Job, ours
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from l2o.checkpoints import Checkpoints
-from l2o.learner import MetaLearner
 from l2o.optimizers import LSTM, Identity, LogAndSign
-from l2o.progress import Progress
+from l2o.runs.checkpoints import Checkpoints
+from l2o.runs.progress import Progress
+from l2o.training.learner import MetaLearner
 
 
 class Beside(Callback):

@@ -1,9 +1,9 @@
 """Run published optimizers on the paper's MNIST problem, beside their published losses.
 
 An independent check of rules, importer and optimizee. The weights (Chen et al. 2020, MIT licence, .npz: dm, dm_aug,
-dm_cl_il, rnnprop) become rules by `l2o.import_published`; Adam beside them says how far the problem agrees. θ_0 ~
-N(0, 0.01²), the first 55 000 images. The published numbers come without errors; the last column says how far each lies
-from ours in standard errors of a mean over `--published-runs` initialisations at a single step.
+dm_cl_il, rnnprop) become rules by `l2o.deploy.import_published`; Adam beside them says how far the problem agrees.
+θ_0 ~ N(0, 0.01²), the first 55 000 images. The published numbers come without errors; the last column says how far each
+lies from ours in standard errors of a mean over `--published-runs` initialisations at a single step.
 
     python benchmarks/published_lstm.py mnist.npz dm.npz rnnprop.npz … [--tasks 64]
 """
@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 from l2o import data, seeds
-from l2o.errors import in_one_line
-from l2o.evaluation import learning_curves
-from l2o.import_published import published
+from l2o.deploy.import_published import published
+from l2o.evaluation.evaluation import learning_curves
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import Adam, UpdateRule
+from l2o.runs.errors import in_one_line
 
 TRAIN_IMAGES = 55_000
 PUBLISHED = {  # optimizer: {network: {step: mean training loss}}

@@ -20,7 +20,7 @@ from speed import BYTES_PER_COORDINATE_AND_STEP, GRAPH_BYTES
 from torch import Generator, Tensor
 
 from l2o.optimizees import Batch, Layout, Optimizee
-from l2o.optimizers import lstm_kernel
+from l2o.optimizers.kernels import lstm_cpp
 
 Points = list[dict[str, float]]
 
@@ -105,7 +105,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.peak:
         name, size, *job = options.peak
-        lstm_kernel.available()
+        lstm_cpp.available()
         print(json.dumps(peak_megabytes(MAKES[name](Timed(problem(size)), 10.0, *job))))
         return
     few = slice(2 if options.quick else None)

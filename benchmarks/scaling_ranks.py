@@ -17,9 +17,9 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy
 
 from l2o.data import digits
-from l2o.learner import MetaLearner
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import LSTM, LogAndSign
+from l2o.training.learner import MetaLearner
 
 STEPS = 200
 CASES = [

@@ -21,7 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from l2o.optimizers import lstm_kernel
+from l2o.optimizers.kernels import lstm_cpp
 
 GRAPH_BYTES = 8 << 30
 BYTES_PER_COORDINATE_AND_STEP = 1400  # about what the eager graph of the LSTM keeps
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one window of two steps each, only to see that it works")
     options = parser.parse_args()
     start = time.perf_counter()
-    available = lstm_kernel.available()
+    available = lstm_cpp.available()
     compiled = time.perf_counter() - start
     machine = limits.machine()
     num_steps = 2 if options.quick else 20

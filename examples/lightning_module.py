@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import l2o
 from l2o.data import digits
-from l2o.errors import in_one_line
+from l2o.runs.errors import in_one_line
 
 
 class Digits(pl.LightningModule):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import l2o
 from l2o.data import digits
-from l2o.errors import in_one_line
+from l2o.runs.errors import in_one_line
 
 
 @in_one_line

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import l2o
-from l2o import images
-from l2o.errors import in_one_line
+from l2o.data import images
 from l2o.optimizees import NeuralArt
+from l2o.runs.errors import in_one_line
 
 
 @in_one_line

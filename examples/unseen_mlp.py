@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 import l2o
 from l2o.data import Dataset, from_npz
-from l2o.errors import in_one_line
+from l2o.runs.errors import in_one_line
 
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 

@@ -15,7 +15,7 @@ if not torch.cuda.is_available():  # before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from l2o.data import Dataset
-from l2o.optimizers import lstm_kernel
+from l2o.optimizers.kernels import lstm_cpp
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         monkeypatch.setenv("L2O_KERNEL", "0")
     else:
         monkeypatch.delenv("L2O_KERNEL", raising=False)
-        if not lstm_kernel.available():
+        if not lstm_cpp.available():
             pytest.skip("no C++ compiler on this machine")
     return request.param
 

@@ -19,11 +19,11 @@ import torch
 import wandb
 from wandb.sdk.data_types._private import MEDIA_TMP
 
-import l2o.checkpoints
 import l2o.figures
-import l2o.loggers
+import l2o.runs.checkpoints
+import l2o.runs.loggers
 
-IMPORTED = hydra, matplotlib.pyplot, pytorch_lightning, wandb, l2o.checkpoints, l2o.loggers, l2o.figures
+IMPORTED = hydra, matplotlib.pyplot, pytorch_lightning, wandb, l2o.runs.checkpoints, l2o.runs.loggers, l2o.figures
 
 
 def become(request: dict[str, Any]) -> None:

@@ -13,11 +13,11 @@ import pytorch_lightning as pl
 import torch
 
 from l2o.data import Dataset
-from l2o.imitation import Imitation
-from l2o.learner import MetaLearner
-from l2o.meta_gradient import MetaGradient, TruncatedBPTT
+from l2o.meta_gradients.imitation import Imitation
+from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizers import GAC, LSTM, Adam, LogAndSign, Partitioned, RNNProp, UpdateRule
+from l2o.training.learner import MetaLearner
 
 STORED = Path(__file__).with_name("golden") / "learner.json"
 HORIZON, WINDOW, WINDOWS = 20, 5, 20

@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 from torch.testing import assert_close
 
 from l2o import seeds
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Quadratic
 from l2o.optimizers import LSTM, Identity, LogAndSign
 from l2o.unroll import start_episode

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from l2o import images, save_pretrained
+from l2o import save_pretrained
+from l2o.data import images
 from l2o.optimizers import LSTM, LogAndSign
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,8 @@ import torch
 from programs import Run, Server, server
 from torch import Tensor
 
-from l2o import locks
-from l2o.export import read_checkpoint
+from l2o.deploy.export import read_checkpoint
+from l2o.runs import locks
 
 ONE = ("checkpoint_minutes=0", "trainer.max_epochs=20")  # a checkpoint after every window
 TWO = (*ONE, "trainer=ddp_cpu", "trainer.strategy.start_method=fork")

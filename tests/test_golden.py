@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Generator
 
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Layout, Optimizee
 from l2o.optimizers import LSTM, Identity
 from l2o.unroll import start_episode

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from l2o import seeds
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Quadratic
-from l2o.optimizers import LSTM, LogAndSign, lstm_kernel
+from l2o.optimizers import LSTM, LogAndSign
+from l2o.optimizers.kernels import lstm_cpp
 from l2o.unroll import start_episode
 
 STATM = Path("/proc/self/statm")
@@ -39,7 +40,7 @@ def train(num_windows: int, windows_per_episode: int = 5, num_steps: int = 8) ->
 
 def both_paths(monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
     monkeypatch.delenv("L2O_KERNEL", raising=False)
-    if not lstm_kernel.available():
+    if not lstm_cpp.available():
         pytest.skip("no C++ compiler on this machine")
     compiled = train(50)
     monkeypatch.setenv("L2O_KERNEL", "0")

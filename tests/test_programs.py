@@ -18,7 +18,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 
-from l2o import figure6, images, load
+from l2o import load
+from l2o.data import images
+from l2o.figures import layers_by_units
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -239,9 +241,9 @@ def test_every_figure_of_many_runs_is_drawn(
     sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}", f"hydra.sweeper.params={networks}"]
     learned = f"learned.LSTM={program('train.py') / 'best'}"
     program("evaluate.py", f"figure={figure}", learned, *sweep, *small_data(npz, figure))
-    figure6.main([str(tmp_path / "sweep")])
+    layers_by_units.main([str(tmp_path / "sweep")])
     assert (tmp_path / "sweep/figure6.png").stat().st_size > 0
-    assert [point[:2] for point in figure6.collect(tmp_path / "sweep")] == [(1, 2), (1, 3), (2, 2)]
+    assert [point[:2] for point in layers_by_units.collect(tmp_path / "sweep")] == [(1, 2), (1, 3), (2, 2)]
 
 
 @pytest.mark.parametrize("optimizee", options("optimizee"))

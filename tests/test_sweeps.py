@@ -25,9 +25,9 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins.l2o_sweeper._outcomes import HUGE
 from hydra_plugins.l2o_sweeper._search import Search, distribution
 from hydra_plugins.l2o_sweeper._study import Study
-from l2o import locks
-from l2o.errors import in_one_line
-from l2o.learner import Diverged
+from l2o.runs import locks
+from l2o.runs.errors import in_one_line
+from l2o.training.learner import Diverged
 
 ROOT = Path(__file__).parents[1]
 TOY = """

@@ -12,12 +12,12 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from l2o.data import Dataset
-from l2o.learner import MetaLearner
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizees.base import Batch
 from l2o.optimizers import LSTM
-from l2o.resumable import COUNTED
+from l2o.training.learner import MetaLearner
+from l2o.training.training_state import COUNTED
 
 TASKS, STEPS, VALIDATION, SEED = 3, 4, 5, 7
 CASES = [(problem, second_order) for problem in ("quadratic", "classifier") for second_order in (False, True)]

@@ -11,7 +11,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout
-from l2o.optimizers import LSTM, Identity, LogAndSign, Preprocessing, Scale, lstm_kernel
+from l2o.optimizers import LSTM, Identity, LogAndSign, Preprocessing, Scale
+from l2o.optimizers.kernels import lstm_cpp
 
 B, P, K = 3, 7, 6
 LAYOUT = Layout({"theta": (P,)})
@@ -218,12 +219,12 @@ def test_advance_is_forward_with_the_state_given_away(rule, path, memory):
 @pytest.fixture
 def calls(monkeypatch):
     """How often the kernel was used."""
-    if not lstm_kernel.available():
+    if not lstm_cpp.available():
         pytest.skip("no C++ compiler on this machine")
     count = {"step": 0, "window_gradient": 0}
 
     def counted(name):
-        function = getattr(lstm_kernel, name)
+        function = getattr(lstm_cpp, name)
 
         def call(*arguments, **options):
             count[name] += 1
@@ -232,7 +233,7 @@ def calls(monkeypatch):
         return call
 
     for name in count:
-        monkeypatch.setattr(lstm_kernel, name, counted(name))
+        monkeypatch.setattr(lstm_cpp, name, counted(name))
     return count
 
 

@@ -12,10 +12,11 @@ from torch import Generator
 from torch.testing import assert_close
 
 from l2o.data import Dataset
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, conv_net
-from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, base, lstm_kernel
+from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, base
 from l2o.optimizers.base import runs_within, take
+from l2o.optimizers.kernels import lstm_cpp
 from l2o.unroll import start_episode
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -189,15 +190,15 @@ def small_conv_net():
 
 
 def test_the_kernel_serves_every_group(monkeypatch):
-    if not lstm_kernel.available():
+    if not lstm_cpp.available():
         pytest.skip("no C++ compiler on this machine")
-    calls, original = [], lstm_kernel.window_gradient
+    calls, original = [], lstm_cpp.window_gradient
 
     def counted(weights, features, *rest):
         calls.append(features.shape[1])
         return original(weights, features, *rest)
 
-    monkeypatch.setattr(lstm_kernel, "window_gradient", counted)
+    monkeypatch.setattr(lstm_cpp, "window_gradient", counted)
     rule, theta = two_lstms(), torch.zeros(B, P)
     record = torch.randn(2, B, P)
     rule.replay_in_chunks(record, partial(take, record), rule.init_state(theta, LAYOUT), theta, LAYOUT, 2**30)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from l2o.meta_gradient import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Layout, Quadratic
 from l2o.optimizers import RNNProp
 from l2o.unroll import start_episode

@@ -11,7 +11,7 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 from torch import OutOfMemoryError
 
-from l2o.learner import Diverged
+from l2o.training.learner import Diverged
 
 HUGE = 1e9
 """Stands for a loss that is larger still, or not finite, or that meta-training never came to."""

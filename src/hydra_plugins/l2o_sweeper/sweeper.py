@@ -56,7 +56,7 @@ class OptunaSweeper(Sweeper):
         from hydra_plugins.l2o_sweeper._report import report
         from hydra_plugins.l2o_sweeper._search import Search
         from hydra_plugins.l2o_sweeper._study import Study
-        from l2o.locks import sole
+        from l2o.runs.locks import sole
 
         assert self.config and self.hydra_context and self.launcher
         for name, value in {"n_trials": self.n_trials, "batch_size": self.batch_size}.items():

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
-from l2o.data import Dataset
+from l2o.data.datasets import Dataset
 from l2o.optimizees.base import Batch, Optimizee
 from l2o.optimizees.layout import Layout
 

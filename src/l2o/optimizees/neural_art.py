@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from l2o import images
+from l2o.data import images
 from l2o.optimizees.base import Batch, Optimizee, Split
 from l2o.optimizees.features import MEAN, STD, Features
 from l2o.optimizees.layout import Layout

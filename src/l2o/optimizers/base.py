@@ -24,7 +24,7 @@ class UpdateRule(nn.Module, ABC):
     """
 
     card: dict[str, Any] | None = None
-    """What an exported rule says of itself: what it was trained on, results, licence (`l2o.model_card`)."""
+    """What an exported rule says of itself: what it was trained on, results, licence (`l2o.deploy.model_card`)."""
 
     coordinatewise: bool
     """Each coordinate's update depends on that coordinate alone: it may be chunked, replayed, sharded."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import State, UpdateRule
-from l2o.optimizers.lstm_kernels import Kernel, kernel_for
+from l2o.optimizers.kernels.dispatch import Kernel, kernel_for
 from l2o.optimizers.preprocessing import Identity, Preprocessing
 
 

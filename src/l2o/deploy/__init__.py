@@ -1,0 +1,1 @@
+"""Trained update rules in use: as torch optimizers, as files, on the Hugging Face Hub."""

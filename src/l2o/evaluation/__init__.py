@@ -1,0 +1,6 @@
+"""How good an optimizer is: learning curves on fresh problems, tuned baselines, comparisons."""
+
+from l2o.evaluation.comparison import Comparison
+from l2o.evaluation.evaluation import Evaluation, learning_curves, tune
+
+__all__ = ["Comparison", "Evaluation", "learning_curves", "tune"]

@@ -1,0 +1,176 @@
+"""How good is an optimizer: learning curves on fresh problems, baselines with tuned learning rates, comparisons.
+
+Shapes: B tasks, T steps of an episode, R learning rates of a grid.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from l2o import seeds
+from l2o.checks import at_least_one, valid_seed
+from l2o.evaluation.comparison import Comparison, Entry, broken_as_inf, final_loss
+from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizers.base import UpdateRule
+from l2o.optimizers.hand_designed import HandDesigned
+from l2o.seeds import Stream
+from l2o.unroll import start_episode, unroll
+
+log = logging.getLogger(__name__)
+
+SHOWN = 6
+"""Of how many tasks a comparison keeps pictures."""
+
+
+class Curves(NamedTuple):
+    """What one unroll shows: f(θ_0) (B,), f(θ_1) … f(θ_T) (T, B), and the optimizee's metrics at θ_T, each (B,); its
+    pictures at θ_T, and "start", at θ_0."""
+
+    initial: Tensor
+    losses: Tensor
+    metrics: dict[str, Tensor]
+    pictures: dict[str, list[Tensor]]
+
+
+class Tuning(NamedTuple):
+    """A grid of learning rates (R,), each one's score (R,) and the best rate."""
+
+    rates: Tensor
+    scores: Tensor
+    best: float
+
+
+def learning_curves(
+    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
+) -> Curves:
+    """One graph-free unroll over B fresh tasks. Rules given equal generators meet equal tasks and minibatches."""
+    episode = start_episode(rule, optimizee, num_tasks, generator)
+    losses, after = unroll(rule, optimizee, episode, num_steps, generator)
+    pictures = optimizee.pictures(after.theta, after.task)
+    if pictures:
+        pictures["start"] = optimizee.pictures(episode.theta, episode.task)["theta"]
+    return Curves(episode.loss, losses, optimizee.metrics(after.theta, after.task), pictures)
+
+
+def tune(
+    rule: HandDesigned,
+    optimizee: Optimizee,
+    rates: Tensor,
+    num_tasks: int,
+    num_steps: int,
+    generator: Generator,
+    select_by: str = "final",
+) -> Tuning:
+    """The learning rate with the best mean final loss (`select_by="final"`, the paper's) or mean loss ("sum").
+
+    All rates go in one batched unroll, on the same `num_tasks` problems and the same minibatches.
+    """
+    if select_by not in ("final", "sum"):
+        raise ValueError(f"select_by must be final or sum, got {select_by!r}")
+    per_task = rates.to(generator.device).repeat_interleave(num_tasks)[:, None]  # (R·B, 1)
+    copies = _Copies(optimizee, len(rates))
+    losses = learning_curves(rule.with_lr(per_task), copies, len(per_task), num_steps, generator).losses
+    score = final_loss(losses) if select_by == "final" else broken_as_inf(losses.mean(0))
+    scores = score.view(len(rates), num_tasks).mean(1).cpu()
+    return Tuning(rates, scores, rates[scores.argmin()].item())
+
+
+class Evaluation:
+    """Compares update rules on one optimizee: the same problems and the same minibatches for every rule.
+
+    Baselines without a learning rate are tuned first, on other problems, over `rates_count` rates spaced evenly on a
+    logarithmic scale between the two `rates_range`. Where an optimizee has splits, it is tuned on "validation" and
+    compared on "test".
+    """
+
+    def __init__(
+        self,
+        num_tasks: int = 32,
+        num_steps: int = 100,
+        tuning_tasks: int = 8,
+        tuning_steps: int | None = None,
+        rates_range: tuple[float, float] = (1e-4, 10.0),
+        rates_count: int = 15,
+        select_by: str = "final",
+        table_steps: Sequence[int] = (20, 50, 100),
+        seed: int = 0,
+    ):
+        tuning_steps = num_steps if tuning_steps is None else tuning_steps
+        at_least_one("evaluation", num_tasks=num_tasks, num_steps=num_steps, tuning_tasks=tuning_tasks)
+        at_least_one("evaluation", tuning_steps=tuning_steps, rates_count=rates_count)
+        if select_by not in ("final", "sum"):
+            raise ValueError(f"evaluation.select_by must be final or sum, got {select_by!r}")
+        low, high = rates_range
+        if not 0 < low <= high:
+            raise ValueError(f"evaluation.rates_range must be two positive learning rates, got {list(rates_range)}")
+        self.num_tasks, self.num_steps = num_tasks, num_steps
+        self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps
+        self.rates = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), rates_count)
+        self.select_by, self.table_steps, self.seed = select_by, table_steps, valid_seed(seed)
+
+    def __call__(
+        self, rules: Mapping[str, UpdateRule], optimizee: Optimizee, device: torch.device | str = "cpu"
+    ) -> Comparison:
+        """Curves of every rule, in the order given. Moves rules and optimizee to `device`."""
+        optimizee.to(device)
+        entries = {}
+        for name, rule in rules.items():
+            log.info("evaluating %s", name)
+            entries[name] = self._entry(name, rule.to(device), optimizee, device)
+        return Comparison(entries, self.table_steps)
+
+    def _entry(self, name: str, rule: UpdateRule, optimizee: Optimizee, device: torch.device | str) -> Entry:
+        tuning = None
+        if isinstance(rule, HandDesigned) and rule.lr is None:
+            tuning = self._tune(name, rule, optimizee, device)
+            rule = rule.with_lr(tuning.best)
+        stream = seeds.generator(self.seed, Stream.EVALUATION, device=device)
+        curves = learning_curves(rule, optimizee.split("test"), self.num_tasks, self.num_steps, stream)
+        return Entry(
+            losses=curves.losses.cpu(),
+            metrics={key: value.cpu() for key, value in curves.metrics.items()},
+            pictures={key: [picture.cpu() for picture in value[:SHOWN]] for key, value in curves.pictures.items()},
+            baseline=isinstance(rule, HandDesigned),
+            lr=rule.rate if isinstance(rule, HandDesigned) else None,  # type: ignore[arg-type]
+            tuning={f"{rate:.4g}": score for rate, score in zip(*map(Tensor.tolist, tuning[:2]), strict=True)}
+            if tuning
+            else None,
+        )
+
+    def _tune(self, name: str, rule: HandDesigned, optimizee: Optimizee, device: torch.device | str) -> Tuning:
+        stream = seeds.generator(self.seed, Stream.TUNING, device=device)
+        problems = optimizee.split("validation")
+        tuning = tune(rule, problems, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
+        if len(self.rates) > 1 and int(tuning.scores.argmin()) in (0, len(self.rates) - 1):
+            log.warning(
+                "%s: its best learning rate, %.4g, is the grid's last: widen evaluation.rates_range", name, tuning.best
+            )
+        return tuning
+
+
+class _Copies(Optimizee):
+    """R copies of every task: the drawing is done once, so that all copies see the same minibatches."""
+
+    def __init__(self, inner: Optimizee, copies: int):
+        self.inner, self.copies, self.layout = inner, copies, inner.layout
+
+    def loss(self, theta: Tensor, batch: Batch) -> Tensor:
+        return self.inner.loss(theta, batch)
+
+    def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.inner.loss_and_grad(theta, batch)
+
+    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
+        theta, task = self.inner.sample(num_tasks // self.copies, generator)
+        return self._repeat(theta), {key: self._repeat(value) for key, value in task.items()}
+
+    def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        originals = num_tasks // self.copies
+        batch = self.inner.sample_batch({key: value[:originals] for key, value in task.items()}, originals, generator)
+        return {key: self._repeat(value) for key, value in batch.items()}
+
+    def _repeat(self, tensor: Tensor) -> Tensor:
+        return tensor.repeat(self.copies, *[1] * (tensor.ndim - 1))

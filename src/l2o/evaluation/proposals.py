@@ -1,0 +1,97 @@
+"""What other rules would have done on a rule's trajectory (Andrychowicz et al. 2016, appendix: visualizations).
+
+Shapes: P coordinates of one optimizee, C of them shown, T steps.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from matplotlib.figure import Figure
+from torch import Generator, Tensor
+
+from l2o.checks import at_least_one
+from l2o.evaluation.comparison import Comparison
+from l2o.optimizees.base import Optimizee
+from l2o.optimizees.layout import Layout
+from l2o.optimizers.base import UpdateRule
+from l2o.optimizers.hand_designed import HandDesigned
+from l2o.unroll import start_episode
+
+STYLES = (("black", "-"), ("tab:blue", "--"), ("tab:red", "--"), ("tab:green", "--"), ("tab:orange", "--"))
+
+
+class Proposals(NamedTuple):
+    """Updates proposed along one trajectory at C coordinates; the first rule's are those that were taken."""
+
+    coordinates: list[str]
+    gradients: Tensor  # (T, C)
+    updates: dict[str, Tensor]  # each (T, C)
+
+
+@torch.no_grad()
+def proposals(
+    rules: Mapping[str, UpdateRule], optimizee: Optimizee, num_steps: int, num_coordinates: int, generator: Generator
+) -> Proposals:
+    """The first rule moves θ for T steps, on one task; the others see the same gradients and keep states of their own.
+
+    The coordinates are spread evenly over the ranks of |∇f(θ_0)|, from the largest to the median.
+    """
+    at_least_one("proposals", coordinates=num_coordinates)
+    task, theta, _, grad, _, _ = start_episode(next(iter(rules.values())), optimizee, 1, generator)
+    ranked = grad[0].abs().argsort(descending=True, stable=True)
+    shown = ranked[torch.linspace(0, (len(ranked) - 1) // 2, num_coordinates).long().to(ranked.device)]
+    states = {name: rule.init_state(theta, optimizee.layout) for name, rule in rules.items()}
+    gradients, updates = [], {name: [] for name in rules}
+    for _ in range(num_steps):
+        proposed = {}
+        for name, rule in rules.items():
+            proposed[name], states[name] = rule(grad, states[name], theta, optimizee.layout)
+            updates[name].append(proposed[name][0, shown])
+        gradients.append(grad[0, shown])
+        theta = theta + next(iter(proposed.values()))
+        _, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, 1, generator))
+    names = [_name(optimizee.layout, int(index)) for index in shown]
+    return Proposals(names, torch.stack(gradients).cpu(), {name: torch.stack(u).cpu() for name, u in updates.items()})
+
+
+def tuned(rules: Mapping[str, UpdateRule], comparison: Comparison) -> dict[str, UpdateRule]:
+    """The rules of a comparison, the hand-designed ones at the learning rates that it has found."""
+    rates = {name: comparison.entries[name].lr for name in rules}
+    return {
+        name: rule.with_lr(rate) if isinstance(rule, HandDesigned) and (rate := rates[name]) is not None else rule
+        for name, rule in rules.items()
+    }
+
+
+def plot_proposals(shown: Proposals, path: str | Path, title: str = "") -> Path:
+    """A column for each coordinate: the gradients observed, below them the updates proposed. Returns `path`, a PNG."""
+    count = len(shown.coordinates)
+    figure = Figure(figsize=(1.2 + 3.6 * count, 4.6), layout="constrained")
+    grid = figure.subplots(2, count, sharex=True, squeeze=False, height_ratios=(1, 2))
+    steps = range(1, len(shown.gradients) + 1)
+    for column, name in enumerate(shown.coordinates):
+        above, below = grid[:, column]
+        above.plot(steps, shown.gradients[:, column].numpy(), color="tab:gray", linewidth=1.0)
+        above.set_title(name, fontsize="medium")
+        for (rule, updates), (colour, line) in zip(shown.updates.items(), STYLES, strict=False):
+            below.plot(steps, updates[:, column].numpy(), line, color=colour, label=rule, linewidth=1.4)
+        below.set(xlabel="Step", xlim=(1, max(2, len(steps))))
+        for axes in (above, below):
+            axes.axhline(0, color="black", linewidth=0.5)
+            axes.grid(True, linestyle=":", linewidth=0.6)
+            axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    grid[0, 0].set_ylabel("Gradient")
+    grid[1, 0].set_ylabel("Proposed update")
+    grid[1, -1].legend(frameon=True, fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=160)
+    return Path(path)
+
+
+def _name(layout: Layout, index: int) -> str:
+    """'0.weight[3, 17]' for a coordinate of the flat vector."""
+    name, part = next((name, part) for name, part in layout.slices.items() if part.start <= index < part.stop)
+    place = torch.unravel_index(torch.tensor(index - part.start), layout.shapes[name])
+    return f"{name}[{', '.join(str(int(i)) for i in place)}]"

@@ -1,0 +1,100 @@
+"""Figure 6 of Andrychowicz et al. (2016): final losses over hidden units, a panel for each number of layers.
+
+    python -m l2o.figures.layers_by_units FOLDER
+
+reads the folder of a multirun of evaluate.py over `optimizee.network.hidden` and writes `figure6.png` into it.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS, label_plainly
+
+
+class Point(NamedTuple):
+    """One network of the grid: mean final losses by optimizer, nan where it diverged, and which are hand-designed."""
+
+    layers: int
+    units: int
+    losses: dict[str, float]
+    baselines: set[str]
+
+
+def collect(folder: str | Path) -> list[Point]:
+    """The points of a multirun's finished runs, ordered by layers and units."""
+    points = [_point(path) for path in sorted(Path(folder).glob("*/summary.json"))]
+    if not points:
+        raise ValueError(f"no runs with a summary.json in '{folder}': give the folder of a multirun of evaluate.py")
+    return sorted(points, key=lambda point: point[:2])
+
+
+def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int] | None = None) -> Path:
+    """A panel for each number of layers; learned optimizers solid, baselines dashed. If `trained` (layers, units) lies
+    in the grid, it is marked: by a vertical line, and by a horizontal one at the first learned optimizer's loss there.
+    Returns `path`, a PNG."""
+    layers = sorted({point.layers for point in points})
+    figure = Figure(figsize=(1.0 + 2.9 * len(layers), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(name for point in points for name in point.losses))
+    baselines = set().union(*(point.baselines for point in points))
+    colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
+    styles = {name: (next(colours[name in baselines], "tab:gray"), name in baselines) for name in names}
+    for axes, count in zip(panels, layers, strict=True):
+        _panel(axes, [point for point in points if point.layers == count], styles)
+        axes.set(title=f"{count} layer{'s' if count > 1 else ''}", xlabel="Hidden units", yscale="log")
+    learned = [name for name in names if name not in baselines]
+    marked = [point for point in points if point[:2] == trained]
+    if marked and learned:
+        panels[layers.index(marked[0].layers)].axvline(marked[0].units, color="gray", linestyle=":", linewidth=1)
+        for axes in panels:
+            axes.axhline(marked[0].losses[learned[0]], color="gray", linestyle=":", linewidth=1)
+    panels[0].set_ylabel("Final loss")
+    label_plainly(panels[0])
+    panels[-1].legend(frameon=True, fontsize="small")
+    figure.savefig(path, dpi=160)
+    return Path(path)
+
+
+def _panel(axes: Axes, points: Sequence[Point], styles: dict[str, tuple[str, bool]]) -> None:
+    for name, (colour, baseline) in styles.items():
+        given = [(point.units, point.losses[name]) for point in points if name in point.losses]
+        style = {"linestyle": "--", "linewidth": 1.3} if baseline else {"linestyle": "-", "linewidth": 2.0, "zorder": 3}
+        axes.plot(*zip(*given, strict=True), color=colour, label=name, marker="o", markersize=4, **style)
+    axes.set_xticks(sorted({point.units for point in points}))
+    axes.grid(True, linestyle=":", linewidth=0.6)
+
+
+def _point(path: Path) -> Point:
+    hidden = OmegaConf.load(path.parent / ".hydra/config.yaml").optimizee.network.hidden
+    if len(set(hidden)) != 1:
+        raise ValueError(f"'{path.parent}': the layers of a network must have the same number of units, got {hidden}")
+    rows = json.loads(path.read_text())["optimizers"]
+    losses = {name: float("nan") if row["final_loss"] is None else row["final_loss"] for name, row in rows.items()}
+    return Point(len(hidden), hidden[0], losses, {name for name, row in rows.items() if row["lr"] is not None})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m l2o.figures.layers_by_units", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("folder", type=Path, help="of a multirun of evaluate.py: outputs/multirun/mnist_grid/DATE")
+    parser.add_argument("--trained", type=int, nargs=2, default=(1, 20), metavar=("LAYERS", "UNITS"),
+                        help="the network that the optimizer was trained on (1 20)")  # fmt: skip
+    given = parser.parse_args(arguments)
+    try:
+        points = collect(given.folder)
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
+    print(f"figure: {plot_grid(points, given.folder / 'figure6.png', tuple(given.trained))}")
+
+
+if __name__ == "__main__":
+    main()

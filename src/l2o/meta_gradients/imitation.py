@@ -1,0 +1,83 @@
+"""Learning from a teacher, where the meta-gradient does not get φ further.
+
+Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
+"""
+
+import torch
+from torch import Generator
+
+from l2o.meta_gradients.truncated_bptt import MetaGradient, WindowResult
+from l2o.optimizees.base import Optimizee
+from l2o.optimizers.base import State, UpdateRule, take
+from l2o.unroll import Episode
+
+TEACHER = "teacher/"
+"""Before the teacher's part of an episode's state: no rule's own keys begin so."""
+
+
+class Imitation(MetaGradient):
+    """φ learns a teacher's updates a_t: L(φ) = 1/BK Σ_tasks Σ_t ‖g_t − s_t a_t‖² / 2‖a_t‖² (after Chen et al. 2020).
+
+    Both read the gradients ∇_t of the rule's own trajectory, so that it learns to act where it comes to; with a teacher
+    that moves it soon moves itself. ∇_t and a_t count as given. s_t = 1; with a cooldown s_t falls linearly to 0 over
+    the last part of an episode of `horizon` steps, a quarter for `cooldown=0.25`. A step in which the teacher rests is
+    left out. Raises ValueError for a teacher without a learning rate and for a cooldown that is no part of a horizon.
+
+    The teacher, an update rule with its learning rate, remembers the whole episode; the replay goes through one window,
+    as in `TruncatedBPTT`. The losses returned are the optimizee's, f(θ_t).
+    """
+
+    def __init__(
+        self, teacher: UpdateRule, cooldown: float = 0.0, horizon: int | None = None, max_replay_bytes: int = 2**30
+    ):
+        if getattr(teacher, "lr", 0) is None:
+            raise ValueError("imitation needs the teacher's learning rate: set meta_gradient.teacher.lr")
+        if not 0 <= cooldown <= 1:
+            raise ValueError(f"cooldown is the last part of an episode, between 0 and 1, got {cooldown}")
+        if cooldown and horizon is None:
+            raise ValueError("a cooldown needs the episode's horizon")
+        if max_replay_bytes < 1:
+            raise ValueError(f"max_replay_bytes must be positive, got {max_replay_bytes}")
+        self.teacher, self.cooldown, self.horizon = teacher, cooldown, horizon
+        self.max_replay_bytes = max_replay_bytes
+
+    @torch.no_grad()
+    def __call__(
+        self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
+    ) -> WindowResult:
+        layout = optimizee.layout
+        task, theta, loss, grad, state, steps_before = episode
+        state, memory = _parted(state)
+        fresh = self.teacher.to(theta.device).init_state(theta, layout)
+        memory = memory if memory.keys() == fresh.keys() else fresh  # an episode's start, or resumed with another one
+        start = state, theta
+        losses = theta.new_empty(num_steps, len(theta))
+        grads = theta.new_empty(num_steps, *theta.shape)
+        cotangents = torch.empty_like(grads)
+        for t in range(num_steps):
+            grads[t] = grad
+            step = rule.advance if t else rule  # the episode that was passed in stays as it is
+            update, state = step(grad, state, theta, layout)
+            aim, memory = self.teacher(grad, memory, theta, layout)
+            scale = num_steps * len(theta) * aim.square().sum(1, keepdim=True)
+            cotangents[t] = torch.where(scale > 0, (update - self._share(steps_before + t) * aim) / scale, 0.0)
+            theta = theta + update
+            loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
+            losses[t] = loss
+        gradient = rule.replay_in_chunks(
+            grads, lambda runs: take(cotangents, runs), *start, layout, self.max_replay_bytes
+        )
+        state = state | {TEACHER + key: value for key, value in memory.items()}
+        return losses, gradient, Episode(task, theta, loss, grad, state, steps_before + num_steps)
+
+    def _share(self, step: int) -> float:
+        """s_t: how much of the teacher's update is aimed at after `step` steps."""
+        if not self.cooldown or self.horizon is None:
+            return 1.0
+        return min(1.0, max(0.0, (self.horizon - step) / (self.cooldown * self.horizon)))
+
+
+def _parted(state: State) -> tuple[State, State]:
+    """The rule's own part of an episode's state, and the teacher's."""
+    own = {key: value for key, value in state.items() if not key.startswith(TEACHER)}
+    return own, {key.removeprefix(TEACHER): value for key, value in state.items() if key.startswith(TEACHER)}

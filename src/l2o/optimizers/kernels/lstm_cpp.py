@@ -1,0 +1,186 @@
+"""The coordinatewise LSTM's step and window gradient in C++, compiled on first use.
+
+Legend: N coordinates (all tasks'), F features of a coordinate, H hidden units, L layers, K steps.
+
+All coordinates share the weights, in `torch.nn.LSTMCell`'s conventions (gate rows i, f, g, o), with a linear head:
+
+    i, f, g, o = split(x W_ih^T + b_ih + h W_hh^T + b_hh)
+    c' = sigmoid(f) c + sigmoid(i) tanh(g),   h' = sigmoid(o) tanh(c'),   out = h'_top . w + b
+
+`weights` is always the flat list: per layer weight_ih (4H, F or H), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,);
+then the head's weight (1, H) and bias (1,).
+
+Features (…, N, F) and states (N, H) may have any strides, but the kernel works on rows of coordinates: where they are
+contiguous along N (transposed views of (…, F, N) and (H, N), or of some of their columns), they are used as they are,
+else copied. It returns such views.
+
+CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
+threads, which is `torch.get_num_threads()`, or one where the work is small: GNU's OpenMP ends and starts threads
+wherever a team is smaller than the last one.
+
+`compilation` builds `lstm.cpp` once per machine. Without a compiler `available()` is False. The environment
+variable `L2O_KERNEL=0` disables the kernel.
+"""
+
+import ctypes
+import functools
+import logging
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from l2o.optimizers.kernels import compilation
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_name("lstm.cpp")
+MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
+REPLAY_BYTES: int = 2**23  # a chunk of a replay: memory grows less with K; smaller chunks take longer
+IMPORTED_BY = os.getpid()  # torch's threads, if they run already, are this process's
+
+
+def available() -> bool:
+    """Whether the kernel can be used. Compiles it the first time; warns once where that fails; never raises."""
+    return os.environ.get("L2O_KERNEL") != "0" and _library() is not None
+
+
+def step(
+    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], in_place: bool = False
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """One step of the LSTM and its head.
+
+    Args:
+        weights: as in the module's docstring.
+        features: (N, F).
+        hidden: L tensors (N, H).
+        cell: L tensors (N, H).
+        in_place: the new state may take the old one's memory; else the inputs are not modified.
+
+    Returns:
+        out (N,), new hidden and new cell, each L tensors (N, H).
+
+    Raises:
+        ValueError: the shapes do not fit, or a tensor is not a CPU tensor of the features' dtype.
+        RuntimeError: the kernel is not `available()`.
+        MemoryError: the workspaces do not fit into memory.
+    """
+    sizes = _sizes(weights, features, features.shape[:1], hidden, cell)
+    n, layers = sizes[0], len(hidden)
+    weights, rows, old = _contiguous(weights), _features(features), _states([*hidden, *cell])
+    new = old if in_place else [part.new_empty(part.shape) for part in old]
+    out = features.new_empty(n)
+    arrays = [weights, [rows], old[:layers], old[layers:], [out], new[:layers], new[layers:]]
+    strides = rows.stride(1), old[0].stride(0), new[0].stride(0)
+    _call("step", rows.dtype, *sizes, *strides, _threads(weights, n), *map(_pointers, arrays))
+    return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
+
+
+def window_gradient(
+    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+) -> list[Tensor]:
+    """Gradient of sum_t <cotangent_t, out_t> with respect to every weight.
+
+    out_1 ... out_K are the outputs of K steps from the given initial state, which is a constant; the gradient goes
+    back through all of them. Temporary memory grows with threads and K, not with N.
+
+    Args:
+        weights: as in the module's docstring.
+        features: (K, N, F).
+        hidden: L tensors (N, H), the state before the first step.
+        cell: L tensors (N, H), likewise.
+        cotangent: (K, N), dLoss/d out_t.
+
+    Returns:
+        One gradient per weight, in the weights' order and shapes.
+
+    Raises:
+        ValueError: the shapes do not fit, or a tensor is not a CPU tensor of the features' dtype.
+        RuntimeError: the kernel is not `available()`.
+        MemoryError: the workspaces do not fit into memory.
+    """
+    sizes = _sizes(weights, features, features.shape[:2], hidden, cell, cotangent)
+    steps = features.shape[0]
+    rows, state = _features(features), _states([*hidden, *cell])
+    inputs = [_contiguous(weights), [rows], state[: len(hidden)], state[len(hidden) :], _contiguous([cotangent])]
+    gradient = [features.new_empty(weight.shape) for weight in weights]
+    threads = _threads(weights, 3 * steps * sizes[0])
+    strides = rows.stride(2), rows.stride(0), state[0].stride(0)
+    _call("window_gradient", rows.dtype, *sizes, *strides, steps, threads, *map(_pointers, [*inputs, gradient]))
+    return gradient
+
+
+def _sizes(
+    weights: list[Tensor],
+    features: Tensor,
+    batch: torch.Size,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    *cotangent: Tensor,
+) -> tuple[int, int, int, int]:
+    """(N, F, H, L), after checking every tensor; batch is (N,) or (K, N). ValueError where something does not fit."""
+    layers, rest = divmod(len(weights) - 2, 4)
+    if layers < 1 or rest:
+        raise ValueError(f"weights: expected 4 tensors per layer and 2 of the head, got {len(weights)}")
+    n, f, h = batch[-1], features.shape[-1], weights[1].shape[-1]
+    shapes = [(*batch, f)]
+    for layer in range(layers):
+        shapes += [(4 * h, h if layer else f), (4 * h, h), (4 * h,), (4 * h,)]
+    shapes += [(1, h), (1,), *[(n, h)] * (2 * layers), *[tuple(batch)] * len(cotangent)]
+    tensors = [features, *weights, *hidden, *cell, *cotangent]
+    if [tuple(tensor.shape) for tensor in tensors] != shapes:
+        raise ValueError(f"expected shapes {shapes}, got {[tuple(tensor.shape) for tensor in tensors]}")
+    if features.dtype not in (torch.float32, torch.float64) or {(t.dtype, t.device.type) for t in tensors} != {
+        (features.dtype, "cpu")
+    }:
+        raise ValueError("expected CPU tensors, either all float32 or all float64")
+    return n, f, h, layers
+
+
+def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().contiguous() for tensor in tensors]
+
+
+def _features(features: Tensor) -> Tensor:
+    """(…, N, F) that is contiguous along N."""
+    return features.detach() if features.stride(-2) == 1 else features.detach().mT.contiguous().mT
+
+
+def _states(states: list[Tensor]) -> list[Tensor]:
+    """(N, H) each -> (H, N), contiguous along N, all rows at the same distance from each other."""
+    rows = [state.detach().mT for state in states]
+    fit = all(row.stride(1) == 1 and row.stride(0) >= row.shape[1] for row in rows)
+    fit = fit and len({row.stride(0) for row in rows}) == 1
+    return rows if fit else [row.contiguous() for row in rows]
+
+
+def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+
+
+def _threads(weights: list[Tensor], evaluations: int) -> int:
+    work = evaluations * sum(weight.numel() for weight in weights)
+    return torch.get_num_threads() if work >= 2 * MULTIPLY_ADDS_PER_THREAD else 1
+
+
+def _call(name: str, dtype: torch.dtype, *arguments: int | ctypes.Array[ctypes.c_void_p]) -> None:
+    """Run an exported function: integers, then arrays of pointers."""
+    if not available():
+        raise RuntimeError("the compiled LSTM kernel is not available")
+    function = getattr(_library(), f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
+    converted = [ctypes.c_int64(argument) if isinstance(argument, int) else argument for argument in arguments]
+    if function(*converted):
+        raise MemoryError("the compiled LSTM kernel ran out of memory")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The loaded library, or None after a warning."""
+    try:
+        library = compilation.load(SOURCE)
+        ctypes.c_int64.in_dll(library, "l2o_pool_owner").value = IMPORTED_BY
+        return library
+    except (compilation.CompilerError, OSError, ImportError, ValueError) as error:
+        logger.warning("the compiled LSTM kernel is not available: %s", str(error).partition("\n")[0])
+        return None

@@ -1,0 +1,1 @@
+"""What a run does on a machine: checkpoints, logs, locks, ranks, signals."""

@@ -1,0 +1,108 @@
+"""The figure: a PNG whose lines are the bands."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from l2o.evaluation.comparison import Comparison, Entry
+from l2o.figures.curves import plot_curves
+
+
+def entry(losses, baseline=True, lr=None):
+    return Entry(losses, {}, baseline, lr)
+
+
+def falling(start, steps=30):
+    return start * torch.logspace(0, -2, steps)[:, None] * (1 + 0.3 * torch.rand(steps, 5))
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """A function: the axes that a comparison is drawn into."""
+    drawn = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k)))
+
+    def plot(path, comparison):
+        assert plot_curves(comparison, path, "a title") == path
+        return drawn[-1].axes[0]
+
+    return plot
+
+
+def test_lines_are_the_means_and_bands_the_quantiles(tmp_path, axes):
+    entries = {"Adam": entry(falling(2.0), lr=0.01), "LSTM": entry(falling(3.0), baseline=False)}
+    drawn = axes(tmp_path / "curves.png", Comparison(entries))
+    assert drawn.get_yscale() == "log" and drawn.get_title() == "a title"
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["Adam (lr 0.01)", "LSTM"]
+    for line, area, (name, given) in zip(drawn.lines, drawn.collections, entries.items(), strict=True):
+        assert line.get_xdata().tolist() == list(range(1, 31))
+        np.testing.assert_allclose(line.get_ydata(), given.band()["mean"].numpy())
+        assert line.get_linestyle() == ("-" if name == "LSTM" else "--")
+        heights = area.get_paths()[0].vertices[:, 1]
+        assert heights.max() == pytest.approx(given.band()["p90"].max().item())
+        assert heights.min() == pytest.approx(given.band()["p10"].min().item())
+
+
+def test_the_file_is_a_png_with_curves_on_it(tmp_path):
+    path = plot_curves(Comparison({"LSTM": entry(falling(2.0), baseline=False)}), tmp_path / "curves.png")
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    with Image.open(path) as image:
+        image.load()
+        dark = (np.asarray(image.convert("L")) < 50).sum()
+    assert dark > 1000
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_diverging_optimizer_does_not_flatten_the_others(tmp_path, axes, value):
+    broken = falling(2.0)
+    broken[10:, 1] = value
+    exploding = torch.logspace(0, 30, 30)[:, None].expand(-1, 5)
+    entries = {"a": entry(broken), "b": entry(exploding), "LSTM": entry(falling(3.0), baseline=False)}
+    drawn = axes(tmp_path / "curves.png", Comparison(entries))
+    low, high = drawn.get_ylim()
+    assert 3e-3 < low < 0.03 and 3 < high < 10  # the others' lowest is 0.02, their highest about 4
+    assert np.isnan(drawn.lines[0].get_ydata()).tolist() == [False] * 10 + [True] * 20  # a gap where the mean is none
+    assert np.isfinite(drawn.lines[2].get_ydata()).all()
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        torch.full((30, 5), math.nan),
+        torch.full((30, 5), math.inf),
+        torch.zeros(30, 5),
+        -torch.ones(30, 5),
+        torch.ones(30, 1),
+        torch.ones(1, 3),
+    ],
+    ids=["nan", "inf", "zero", "negative", "one task", "one step"],
+)
+@pytest.mark.parametrize("alone", [True, False])
+def test_odd_curves_are_drawn_without_a_warning(tmp_path, losses, alone):
+    others = {} if alone else {"LSTM": entry(falling(3.0, len(losses)), baseline=False)}
+    path = plot_curves(Comparison({"SGD": entry(losses)} | others), tmp_path / "curves.png")
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("lowest", [0.5, 0.1, 1e-3, 1e-6, 1e-10])
+def test_tick_labels_say_where_the_ticks_are(tmp_path, axes, lowest):
+    losses = torch.logspace(1, math.log10(lowest), 30)[:, None].expand(-1, 3)
+    drawn = axes(tmp_path / "curves.png", Comparison({"LSTM": entry(losses, baseline=False)}))
+    low, high = drawn.get_ylim()
+    labelled = 0
+    for tick in drawn.yaxis.get_major_ticks() + drawn.yaxis.get_minor_ticks():
+        place, text = tick.get_loc(), tick.label1.get_text()
+        if low <= place <= high and text:
+            assert float(text) == pytest.approx(place, rel=0.01)
+            labelled += 1
+    assert labelled >= 2
+
+
+def test_more_optimizers_than_colours(tmp_path, axes):
+    entries = {f"{kind} {i}": entry(falling(2.0), kind == "baseline") for i in range(9) for kind in ("baseline", "l")}
+    assert len(axes(tmp_path / "curves.png", Comparison(entries)).lines) == 18

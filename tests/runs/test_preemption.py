@@ -1,0 +1,140 @@
+"""Signals, in whatever moment and thread."""
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import cloudpickle
+import pytest
+import pytorch_lightning as pl
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+from l2o.optimizees import Quadratic
+from l2o.optimizers import LSTM
+from l2o.runs.checkpoints import Checkpoints
+from l2o.runs.preemption import SIGNALS, STATUS, StopRequest, resumable
+from l2o.runs.ranks import as_one
+from l2o.training.learner import MetaLearner
+
+EACH = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+
+
+@EACH
+def test_where_there_is_nothing_to_save_a_signal_ends_the_run(number: signal.Signals) -> None:
+    before = [signal.getsignal(n) for n in SIGNALS]
+    with pytest.raises(SystemExit) as end:
+        resumable(lambda: os.kill(os.getpid(), number))()
+    assert end.value.code == STATUS
+    assert [signal.getsignal(n) for n in SIGNALS] == before
+
+
+def test_in_another_thread_nothing_is_installed() -> None:
+    """As with joblib's threads, or in a notebook: the run is as it would be without."""
+    launcher = _MultiProcessingLauncher.__new__(_MultiProcessingLauncher)
+    trainer: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    before, ended = [signal.getsignal(n) for n in SIGNALS], []
+
+    @resumable
+    def main() -> None:
+        StopRequest().listen()
+        with as_one(trainer):
+            ended.append([signal.getsignal(n) for n in SIGNALS])
+
+    thread = Thread(target=main)
+    thread.start()
+    thread.join()
+    assert ended == [before]
+
+
+class Submitit:
+    """As submitit's handlers in one of its jobs: it requeues on its own signal, and exits."""
+
+    def __init__(self) -> None:
+        self.requeued = 0
+
+    def checkpoint_and_try_requeue(self, number: int, frame: Any) -> None:
+        self.requeued += 1
+        sys.exit(-1)
+
+
+@pytest.mark.parametrize(("number", "status", "requeued"), [(signal.SIGUSR2, -1, 1), (signal.SIGTERM, STATUS, 0)])
+def test_submitit_requeues_after_the_run_has_ended_by_its_signal(
+    number: signal.Signals, status: int, requeued: int
+) -> None:
+    """Not at once, as it would by itself; and by no other signal: scancel sends SIGTERM."""
+    submitit, saved = Submitit(), []
+
+    def main() -> None:
+        request = StopRequest()
+        request.listen()
+        os.kill(os.getpid(), number)
+        saved.append((request.received, submitit.requeued))
+        sys.exit(STATUS)
+
+    before = signal.signal(signal.SIGUSR2, submitit.checkpoint_and_try_requeue)
+    try:
+        with pytest.raises(SystemExit) as end:
+            resumable(main)()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert saved == [(number.name, 0)]
+    assert (end.value.code, submitit.requeued) == (status, requeued)
+
+
+def test_submitit_requeues_a_run_that_came_to_it_as_a_copy() -> None:
+    """As launchers send functions of a program: pickled by value."""
+
+    def main() -> None:
+        StopRequest().listen()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        sys.exit(STATUS)
+
+    submitit = Submitit()
+    before = signal.signal(signal.SIGUSR2, submitit.checkpoint_and_try_requeue)
+    try:
+        with pytest.raises(SystemExit):
+            cloudpickle.loads(cloudpickle.dumps(resumable(main)))()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert submitit.requeued == 1
+
+
+class Signal(pl.Callback):
+    """A signal in one of Lightning's hooks, the last time that it is called."""
+
+    def __init__(self, hook: str, epochs: int):
+        self.calls, self.last = 0, epochs
+        setattr(self, hook, self.call)
+
+    def call(self, *_: Any, **__: Any) -> None:
+        self.calls += 1
+        if self.calls == self.last:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize(("hook", "calls"), [("on_validation_end", 2), ("on_train_end", 1), ("teardown", 1)])
+def test_a_signal_after_the_last_window_is_not_lost(tmp_path: Path, hook: str, calls: int) -> None:
+    """Nobody asks for it any more; the run ends with the status all the same, and its checkpoint is the last one."""
+
+    def fit(*callbacks: pl.Callback, ckpt_path: Path | None = None) -> MetaLearner:
+        quadratic, rule = Quadratic(2), LSTM(hidden_size=2)
+        learner = MetaLearner(rule, quadratic, horizon=2, window=2, num_tasks=1, episodes_per_epoch=1)
+        off: Any = dict.fromkeys(
+            ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+        )
+        checks = {"num_sanity_val_steps": 0, "inference_mode": False}
+        trainer = pl.Trainer(
+            accelerator="cpu", max_epochs=2, callbacks=[Checkpoints(str(tmp_path)), *callbacks], **off, **checks
+        )
+        trainer.fit(learner, ckpt_path=ckpt_path, weights_only=True)
+        return learner
+
+    with pytest.raises(SystemExit) as end:
+        resumable(partial(fit, Signal(hook, calls)))()
+    assert end.value.code == STATUS
+    assert fit(ckpt_path=tmp_path / "last.ckpt").windows == 2

@@ -1,0 +1,264 @@
+"""MetaLearner: what a window does to φ, what is skipped, what is kept, and that resuming changes nothing."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from l2o import seeds
+from l2o.deploy import export
+from l2o.meta_gradients.imitation import Imitation
+from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
+from l2o.optimizees import Quadratic
+from l2o.optimizers import LSTM, SGD, Adam
+from l2o.runs.checkpoints import Checkpoints
+from l2o.runs.progress import Progress
+from l2o.seeds import Stream
+from l2o.training.learner import Diverged, MetaLearner
+from l2o.unroll import start_episode
+
+
+def learner(**changes: Any) -> MetaLearner:
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {"horizon": 12, "window": 4, "num_tasks": 2, "episodes_per_epoch": 2}
+    arguments |= {"validation_tasks": 3, "rule": LSTM(hidden_size=4), "optimizee": Quadratic(3)}
+    return MetaLearner(**arguments | changes)
+
+
+def trainer(epochs: int = 3, *callbacks: pl.Callback, **changes: Any) -> pl.Trainer:
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "inference_mode": False}
+    return pl.Trainer(accelerator="cpu", devices=1, max_epochs=epochs, callbacks=list(callbacks), **quiet | changes)
+
+
+def phi(module: MetaLearner) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
+
+
+class NanLoss(Quadratic):
+    """A quadratic whose loss is nan in some of its evaluations."""
+
+    def __init__(self, when: set[int]):
+        super().__init__(3)
+        self.when, self.count = when, 0
+
+    def loss_and_grad(self, theta: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        self.count += 1
+        loss, grad = super().loss_and_grad(theta, batch)
+        return (loss * math.nan if self.count in self.when else loss), grad
+
+
+class WithSplits(Quadratic):
+    """A quadratic whose every validation loss is 5."""
+
+    def __init__(self, name: str = "train"):
+        super().__init__(3)
+        self.name = name
+
+    def split(self, name: str) -> "WithSplits":
+        return WithSplits(name)
+
+    def loss_and_grad(self, theta: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        loss, grad = super().loss_and_grad(theta, batch)
+        return (torch.full_like(loss, 5) if self.name == "validation" else loss), grad
+
+
+class SaveAlways(pl.Callback):
+    """A checkpoint after every window but an epoch's last, and after every validation."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: MetaLearner, out: Any, batch: Any, index: int) -> None:
+        if index + 1 < trainer.num_training_batches:
+            trainer.save_checkpoint(self.folder / f"window{module.windows}.ckpt", weights_only=False)
+
+    def on_validation_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+        trainer.save_checkpoint(self.folder / f"validated{module.windows}.ckpt", weights_only=False)
+
+
+def test_a_window_is_one_step_of_adam_on_the_clipped_meta_gradient() -> None:
+    module = learner(episodes_per_epoch=1, final_lr_fraction=1.0, clip_norm=0.5)
+    rule = export.build(export.describe(module.rule))
+    rule.load_state_dict(module.rule.state_dict())
+    adam = torch.optim.Adam(rule.parameters())
+    trainer(1).fit(module)
+
+    generator = seeds.generator(0, Stream.TRAINING, 0, 0)
+    episode = start_episode(rule, module.optimizee, 2, generator)
+    for _ in range(3):
+        _, gradient, episode = TruncatedBPTT()(rule, module.optimizee, episode, 4, generator)
+        for parameter, part in zip(rule.parameters(), gradient, strict=True):
+            parameter.grad = part
+        torch.nn.utils.clip_grad_norm_(rule.parameters(), 0.5)
+        adam.step()
+    torch.testing.assert_close(phi(module), torch.cat([p.detach().flatten() for p in rule.parameters()]))
+
+
+def test_the_meta_learning_rate_falls_along_a_cosine() -> None:
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer(3, Watch()).fit(learner(final_lr_fraction=0.1))
+    expected = [1e-3 * (0.1 + 0.9 * (1 + math.cos(math.pi * window / 18)) / 2) for window in range(1, 19)]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_best_phi_is_that_of_the_lowest_final_validation_loss() -> None:
+    history = []
+
+    class Watch(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+            history.append((trainer.callback_metrics["val/final_loss"].item(), phi(module)))
+
+    wild = partial(torch.optim.SGD, lr=10.0)  # the last φ is not the best
+    module = learner(meta_optimizer=wild, final_lr_fraction=1.0)
+    trainer(6, Watch()).fit(module)
+    loss, best = min(history, key=lambda pair: pair[0])
+    assert not torch.equal(best, phi(module))
+    assert module.best_loss == pytest.approx(loss)
+    assert torch.equal(best, torch.cat([p.detach().flatten() for p in module.best_rule().parameters()]))
+
+
+@pytest.mark.parametrize("meta_gradient", [None, Imitation(Adam(lr=0.01), cooldown=0.5, horizon=12)])
+def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, meta_gradient: MetaGradient | None) -> None:
+    undisturbed = learner(meta_gradient=meta_gradient)
+    first = trainer(3, SaveAlways(tmp_path))
+    first.fit(undisturbed)
+    checkpoints = sorted(tmp_path.iterdir())
+    assert len(checkpoints) == 15 + 3
+    for path in checkpoints:
+        module = learner(rule=LSTM(hidden_size=4), meta_gradient=meta_gradient)
+        resumed = trainer(3)
+        resumed.fit(module, ckpt_path=path, weights_only=True)
+        assert torch.equal(phi(module), phi(undisturbed)), path.name
+        assert (module.windows, resumed.global_step) == (18, first.global_step), path.name
+        assert module.best_loss == undisturbed.best_loss, path.name
+        assert resumed.callback_metrics.get("val/final_loss", 0) in (0, first.callback_metrics["val/final_loss"])
+
+
+def test_a_window_that_is_not_finite_is_skipped_whole_and_its_episode_restarted() -> None:
+    module = learner(optimizee=NanLoss({4}), episodes_per_epoch=1)  # in the first window: θ_0, then its third step
+    run = trainer(1)
+    run.fit(module)
+    assert module.skipped == 1
+    assert module.skipped_in_a_row == 0
+    assert run.global_step == 2  # of three windows
+    assert module.episodes == 2
+    assert module.episode is not None
+    assert module.episode.step == 8
+    assert phi(module).isfinite().all()
+
+
+def test_too_many_skipped_windows_end_the_run_with_the_remedy() -> None:
+    module = learner(optimizee=NanLoss(set(range(10_000))), max_skipped=3)
+    with pytest.raises(Diverged, match=r"3 windows in a row .* smaller learner.meta_optimizer.lr"):
+        trainer(3).fit(module)
+
+
+def test_a_run_that_falls_to_chance_level_goes_on_from_the_best_phi(caplog: pytest.LogCaptureFixture) -> None:
+    class Break(pl.Callback):
+        def on_validation_start(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+            if trainer.current_epoch == 23:
+                self.best = module.best_loss
+                torch.nn.init.constant_(module.rule.get_parameter("head.bias"), 10.0)
+
+        def on_validation_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+            if trainer.current_epoch == 23:
+                self.restored = phi(module)
+
+    module, breaks = learner(meta_optimizer=partial(torch.optim.Adam, lr=1e-2)), Break()
+    run = trainer(24, breaks)
+    run.fit(module)
+    assert "fell to chance level" in caplog.text
+    assert breaks.best == module.best_loss < module.initial_loss
+    assert torch.equal(breaks.restored, torch.cat([p.flatten() for p in module.best_rule().state_dict().values()]))
+    assert module.lr_factor == 0.5
+    assert not run.optimizers[0].state
+
+
+def test_a_run_at_chance_level_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    still = learner(meta_optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+    torch.nn.init.zeros_(still.rule.get_parameter("head.weight"))
+    torch.nn.init.zeros_(still.rule.get_parameter("head.bias"))
+    trainer(2, Progress()).fit(still)
+    assert "learned nothing yet" in caplog.text
+    assert "learner.meta_optimizer.lr" in caplog.text
+
+
+def test_a_run_that_learns_does_not_say_so(caplog: pytest.LogCaptureFixture) -> None:
+    module = learner(meta_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
+    trainer(24, Progress()).fit(module)
+    assert module.best_loss < 0.9 * module.initial_loss
+    assert "learned nothing" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window": 5}, "5 does not divide 12"),
+        ({"window": 24}, "24 does not divide 12"),
+        ({"horizon": -12}, "horizon must be at least 1"),
+        ({"num_tasks": 0}, "num_tasks must be at least 1"),
+        ({"episodes_per_epoch": -1}, "episodes_per_epoch must be at least 1"),
+        ({"rule": SGD(0.1)}, "no parameters to train"),
+    ],
+)
+def test_bad_sizes_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learner(**changes)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    trainer(1, Checkpoints(str(tmp_path))).fit(learner())
+    with pytest.raises(ValueError, match="another optimizer"):
+        trainer(2).fit(learner(rule=LSTM(hidden_size=5)), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+def test_a_checkpoint_from_before_an_argument_existed_is_taken(tmp_path: Path) -> None:
+    trainer(1, Checkpoints(str(tmp_path))).fit(learner())
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    described = json.loads(checkpoint["l2o"]["rule"])
+    del described["max_timescale"]
+    checkpoint["l2o"]["rule"] = json.dumps(described)
+    torch.save(checkpoint, tmp_path / "older.ckpt")
+    module = learner()
+    trainer(2).fit(module, ckpt_path=tmp_path / "older.ckpt", weights_only=True)
+    assert module.windows == 12
+
+
+def test_inference_mode_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match="inference_mode=false"):
+        trainer(1, inference_mode=True).validate(learner(), verbose=False)
+
+
+def test_last_ckpt_is_written_within_an_epoch_and_best_is_exported(tmp_path: Path) -> None:
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, module: MetaLearner, *_: Any) -> None:
+            path = tmp_path / "last.ckpt"
+            seen.append(torch.load(path, weights_only=True)["l2o"]["windows"] if path.exists() else 0)
+
+    module = learner(episodes_per_epoch=2)
+    trainer(2, Checkpoints(str(tmp_path), every_n_minutes=math.inf, every_n_windows=2), Watch()).fit(module)
+    assert seen == [0, 2, 2, 4, 4, 4, 6, 8, 8, 10, 10, 10]  # never on an epoch's last window: there after validation
+    assert export.read_checkpoint(tmp_path / "last.ckpt")["l2o"]["windows"] == 12
+    for saved in (export.load(tmp_path / "best"), export.load(tmp_path / "last.ckpt")):
+        for name, value in saved.state_dict().items():
+            assert torch.equal(value, module.best_phi[name])
+
+
+def test_the_validation_split_decides_which_phi_is_kept() -> None:
+    module = learner(optimizee=WithSplits())
+    trainer(1).fit(module)
+    assert module.best_loss == module.initial_loss == 5
