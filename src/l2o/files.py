@@ -1,0 +1,41 @@
+"""Files that are either whole or not there: written beside their place, flushed to the disk, then renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path` to write to; after the block, the file written there takes `path`'s place.
+
+    Whoever reads `path` sees the old file or the new one, never half of one, also after a loss of power. The file gets
+    the permissions that a new file has by default. Where the block raises, nothing changes and nothing is left behind.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.umask(umask := os.umask(0))  # the only way to read it is to set it
+        temporary.chmod(0o666 & ~umask)
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)  # a rename is on the disk only when its folder is
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
