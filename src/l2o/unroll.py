@@ -3,18 +3,20 @@
 Shapes: B tasks, P coordinates of one optimizee, K steps.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from l2o.optimizees.base import Batch, Optimizee
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.base import Observation, State, UpdateRule
+from l2o.optimizers.kernels.dispatch import donated_state
 
 
 class Episode(NamedTuple):
-    """B inner optimizations on their way. `loss` and `grad` are already taken at `theta`, by one evaluation: it serves
-    this step's loss and the next step's gradient."""
+    """B inner optimizations on their way, in lockstep. `loss` and `grad` are already taken at `theta`, by one
+    evaluation, which serves this step's loss and the next step's gradient."""
 
     task: Batch
     theta: Tensor  # (B, P)
@@ -22,19 +24,44 @@ class Episode(NamedTuple):
     grad: Tensor  # (B, P), ∇f(theta)
     state: State
     step: int
+    horizon: float = math.inf  # steps of the whole episode
+
+    @property
+    def seen(self) -> Observation:
+        """What an update rule is told now."""
+        step, horizon = (self.theta.new_full((len(self.theta),), value) for value in (self.step, self.horizon))
+        return Observation(self.grad, self.theta, self.loss, step, horizon)
 
     def to(self, device: torch.device | str) -> "Episode":
-        """The same episode on another device."""
+        """Give the same episode on another device."""
         task, state = ({key: value.to(device) for key, value in part.items()} for part in (self.task, self.state))
         theta, loss, grad = (part.to(device) for part in (self.theta, self.loss, self.grad))
-        return Episode(task, theta, loss, grad, state, self.step)
+        return self._replace(task=task, theta=theta, loss=loss, grad=grad, state=state)
 
 
-def start_episode(rule: UpdateRule, optimizee: Optimizee, num_tasks: int, generator: Generator) -> Episode:
-    """Draw B tasks and evaluate f at θ_0."""
+def start_episode(
+    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, generator: Generator, horizon: float = math.inf
+) -> Episode:
+    """Draw B tasks and evaluate f at θ_0. `horizon` tells the rule how many steps the episode will have."""
     theta, task = optimizee.sample(num_tasks, generator)
     loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, num_tasks, generator))
-    return Episode(task, theta, loss, grad, rule.init_state(theta, optimizee.layout), 0)
+    return Episode(task, theta, loss, grad, rule.init_state(theta, optimizee.layout), 0, horizon)
+
+
+def step(
+    rule: UpdateRule, optimizee: Optimizee, episode: Episode, generator: Generator, donate: bool = False
+) -> tuple[Tensor, Episode]:
+    """Do one inner step: g_t, h_{t+1} = m(∇f(θ_t), h_t, φ), θ_{t+1} = θ_t + g_t. Give g_t (B, P) and the episode.
+
+    Where autograd records, it records all of it, the optimizee included (second order). With `donate` the caller needs
+    the episode's state no more, and a kernel may overwrite it.
+    """
+    with donated_state(donate):
+        update, state = rule(episode.seen, episode.state, optimizee.layout)
+    theta = episode.theta + update
+    batch = optimizee.sample_batch(episode.task, len(theta), generator)
+    loss, grad = optimizee.loss_and_grad(theta, batch)
+    return update, Episode(episode.task, theta, loss, grad, state, episode.step + 1, episode.horizon)
 
 
 @torch.no_grad()
@@ -46,20 +73,16 @@ def unroll(
     generator: Generator,
     record: Tensor | None = None,
 ) -> tuple[Tensor, Episode]:
-    """θ_{t+1} = θ_t + m(∇f(θ_t), h_t, φ), K times, without a graph: losses f(θ_1) … f(θ_K) (K, B), the episode.
+    """Do K inner steps without a graph: losses f(θ_1) … f(θ_K) (K, B), and the episode after them.
 
     `record` (K+1, B, P) is filled with the gradients ∇f(θ_0) … ∇f(θ_K).
     """
-    task, theta, loss, grad, state, steps_before = episode
-    losses = theta.new_empty(num_steps, len(theta))
+    losses = episode.theta.new_empty(num_steps, len(episode.theta))
     if record is not None:
-        record[0] = grad
+        record[0] = episode.grad
     for t in range(num_steps):
-        step = rule.advance if t else rule  # the episode that was passed in stays as it is
-        update, state = step(grad, state, theta, optimizee.layout)
-        theta = theta + update
-        loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
-        losses[t] = loss
+        _, episode = step(rule, optimizee, episode, generator, donate=t > 0)  # the episode passed in stays as it is
+        losses[t] = episode.loss
         if record is not None:
-            record[t + 1] = grad
-    return losses, Episode(task, theta, loss, grad, state, steps_before + num_steps)
+            record[t + 1] = episode.grad
+    return losses, episode

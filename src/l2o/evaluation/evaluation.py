@@ -47,7 +47,7 @@ def learning_curves(
     rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
 ) -> Curves:
     """One graph-free unroll over B fresh tasks. Rules given equal generators meet equal tasks and minibatches."""
-    episode = start_episode(rule, optimizee, num_tasks, generator)
+    episode = start_episode(rule, optimizee, num_tasks, generator, num_steps)
     losses, after = unroll(rule, optimizee, episode, num_steps, generator)
     pictures = optimizee.pictures(after.theta, after.task)
     if pictures:

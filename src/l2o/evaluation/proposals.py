@@ -17,7 +17,7 @@ from l2o.optimizees.base import Optimizee
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.hand_designed import HandDesigned
-from l2o.unroll import start_episode
+from l2o.unroll import start_episode, step
 
 STYLES = (("black", "-"), ("tab:blue", "--"), ("tab:red", "--"), ("tab:green", "--"), ("tab:orange", "--"))
 
@@ -39,19 +39,20 @@ def proposals(
     The coordinates are spread evenly over the ranks of |∇f(θ_0)|, from the largest to the median.
     """
     at_least_one("proposals", coordinates=num_coordinates)
-    task, theta, _, grad, _, _ = start_episode(next(iter(rules.values())), optimizee, 1, generator)
-    ranked = grad[0].abs().argsort(descending=True, stable=True)
+    leader = next(iter(rules))
+    episode = start_episode(rules[leader], optimizee, 1, generator, num_steps)
+    ranked = episode.grad[0].abs().argsort(descending=True, stable=True)
     shown = ranked[torch.linspace(0, (len(ranked) - 1) // 2, num_coordinates).long().to(ranked.device)]
-    states = {name: rule.init_state(theta, optimizee.layout) for name, rule in rules.items()}
+    others = {name: rule for name, rule in rules.items() if name != leader}
+    states = {name: rule.init_state(episode.theta, optimizee.layout) for name, rule in others.items()}
     gradients, updates = [], {name: [] for name in rules}
     for _ in range(num_steps):
-        proposed = {}
-        for name, rule in rules.items():
-            proposed[name], states[name] = rule(grad, states[name], theta, optimizee.layout)
-            updates[name].append(proposed[name][0, shown])
-        gradients.append(grad[0, shown])
-        theta = theta + next(iter(proposed.values()))
-        _, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, 1, generator))
+        gradients.append(episode.grad[0, shown])
+        for name, rule in others.items():
+            proposed, states[name] = rule(episode.seen, states[name], optimizee.layout)
+            updates[name].append(proposed[0, shown])
+        taken, episode = step(rules[leader], optimizee, episode, generator)
+        updates[leader].append(taken[0, shown])
     names = [_name(optimizee.layout, int(index)) for index in shown]
     return Proposals(names, torch.stack(gradients).cpu(), {name: torch.stack(u).cpu() for name, u in updates.items()})
 

@@ -6,10 +6,12 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
 import torch
 from torch import Generator
 
-from l2o.meta_gradients.truncated_bptt import MetaGradient, WindowResult
+from l2o.meta_gradients.base import MetaGradient, WindowResult
+from l2o.meta_gradients.truncated_bptt import recorded
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import State, UpdateRule, take
-from l2o.unroll import Episode
+from l2o.replay import replay
+from l2o.unroll import Episode, step
 
 TEACHER = "teacher/"
 """Before the teacher's part of an episode's state: no rule's own keys begin so."""
@@ -46,29 +48,25 @@ class Imitation(MetaGradient):
         self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
     ) -> WindowResult:
         layout = optimizee.layout
-        task, theta, loss, grad, state, steps_before = episode
-        state, memory = _parted(state)
-        fresh = self.teacher.to(theta.device).init_state(theta, layout)
+        own, memory = _parted(episode.state)
+        fresh = self.teacher.to(episode.theta.device).init_state(episode.theta, layout)
         memory = memory if memory.keys() == fresh.keys() else fresh  # an episode's start, or resumed with another one
-        start = state, theta
-        losses = theta.new_empty(num_steps, len(theta))
-        grads = theta.new_empty(num_steps, *theta.shape)
+        start = episode = episode._replace(state=own)
+        losses = episode.theta.new_empty(num_steps, len(episode.theta))
+        grads = episode.theta.new_empty(num_steps, *episode.theta.shape)
         cotangents = torch.empty_like(grads)
         for t in range(num_steps):
-            grads[t] = grad
-            step = rule.advance if t else rule  # the episode that was passed in stays as it is
-            update, state = step(grad, state, theta, layout)
-            aim, memory = self.teacher(grad, memory, theta, layout)
-            scale = num_steps * len(theta) * aim.square().sum(1, keepdim=True)
-            cotangents[t] = torch.where(scale > 0, (update - self._share(steps_before + t) * aim) / scale, 0.0)
-            theta = theta + update
-            loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
-            losses[t] = loss
-        gradient = rule.replay_in_chunks(
-            grads, lambda runs: take(cotangents, runs), *start, layout, self.max_replay_bytes
-        )
-        state = state | {TEACHER + key: value for key, value in memory.items()}
-        return losses, gradient, Episode(task, theta, loss, grad, state, steps_before + num_steps)
+            grads[t] = episode.grad
+            aim, memory = self.teacher(episode.seen, memory, layout)
+            share = self._share(episode.step)
+            update, episode = step(rule, optimizee, episode, generator, donate=t > 0)
+            scale = num_steps * len(aim) * aim.square().sum(1, keepdim=True)
+            cotangents[t] = torch.where(scale > 0, (update - share * aim) / scale, 0.0)
+            losses[t] = episode.loss
+        recording = recorded(start, grads, losses, optimizee)
+        gradient = replay(rule, recording, lambda spans: take(cotangents, spans), self.max_replay_bytes)
+        state = episode.state | {TEACHER + key: value for key, value in memory.items()}
+        return losses, gradient, episode._replace(state=state)
 
     def _share(self, step: int) -> float:
         """s_t: how much of the teacher's update is aimed at after `step` steps."""

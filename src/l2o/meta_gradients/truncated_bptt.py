@@ -1,30 +1,18 @@
-"""Estimators of dL/dφ over one window of an episode.
+"""Truncated backpropagation through time: the meta-gradient of Andrychowicz et al. (2016).
 
 Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor
 
+from l2o.meta_gradients.base import MetaGradient, WindowResult
 from l2o.optimizees.base import Optimizee
-from l2o.optimizers.base import UpdateRule, gradients, take
-from l2o.unroll import Episode, unroll
-
-WindowResult = tuple[Tensor, list[Tensor], Episode]
-"""Losses f(θ_1) … f(θ_K) (K, B); gradients in the order of rule.parameters(); the episode moved on, detached."""
-
-
-class MetaGradient(ABC):
-    """An estimator of dL/dφ over one window; what L is, the estimator says."""
-
-    @abstractmethod
-    def __call__(
-        self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
-    ) -> WindowResult: ...
+from l2o.optimizers.base import Recording, UpdateRule, take
+from l2o.replay import gradients, replay
+from l2o.unroll import Episode, step, unroll
 
 
 class TruncatedBPTT(MetaGradient):
@@ -37,9 +25,8 @@ class TruncatedBPTT(MetaGradient):
 
         dL/dφ = Σ_t ⟨λ_t, ∂g_t/∂φ⟩,   λ_t = ∂L/∂g_t = 1/B Σ_{s>t} w_s ∇f(θ_s),
 
-    and every ∇f(θ_s) is one that the rule reads anyway: they are recorded, then the rule alone is replayed over them. A
-    coordinatewise rule is replayed in chunks of coordinates, so that a replay, its λ included, takes at most about
-    `max_replay_bytes`.
+    and every ∇f(θ_s) is one that the rule reads anyway: the gradients are recorded, then the rule alone is replayed
+    over them (`l2o.replay`), in chunks that take about `max_replay_bytes` each, their λ included.
     Second order is plain autograd through the whole window, optimizee included.
     """
 
@@ -64,30 +51,31 @@ class TruncatedBPTT(MetaGradient):
         grads = episode.theta.new_empty(num_steps + 1, *episode.theta.shape)  # ∇_0 … ∇_K
         losses, after = unroll(rule, optimizee, episode, num_steps, generator, record=grads)
 
-        def cotangents(runs: Sequence[slice]) -> Tensor:
-            summed = take(grads[1:], runs) * (weights / num_tasks)[:, None, None]
+        def cotangents(spans: list[slice]) -> Tensor:
+            summed = take(grads[1:], spans) * (weights / num_tasks)[:, None, None]
             for later, earlier in pairwise(reversed(summed.unbind())):  # in place: λ_0 … λ_{K−1}
                 earlier += later
             return summed
 
-        gradient = rule.replay_in_chunks(
-            grads[:-1], cotangents, episode.state, episode.theta, optimizee.layout, self.max_replay_bytes
-        )
-        return losses, gradient, after
+        recording = recorded(episode, grads[:-1], losses, optimizee)
+        return losses, replay(rule, recording, cotangents, self.max_replay_bytes), after
 
     def _second_order(
         self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, weights: Tensor, generator: Generator
     ) -> WindowResult:
-        task, theta, loss, grad, state, step = episode
         losses = []
         with torch.enable_grad():
             for _ in weights:
-                update, state = rule(grad, state, theta, optimizee.layout)
-                theta = theta + update
-                loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
-                losses.append(loss)
+                _, episode = step(rule, optimizee, episode, generator)
+                losses.append(episode.loss)
             curves = torch.stack(losses)
             gradient = gradients((weights @ curves).mean(), list(rule.parameters()))
-        state = {key: value.detach() for key, value in state.items()}
-        after = Episode(task, theta.detach(), loss.detach(), grad.detach(), state, step + len(weights))
-        return curves.detach(), gradient, after
+        state = {key: value.detach() for key, value in episode.state.items()}
+        theta, loss, grad = episode.theta.detach(), episode.loss.detach(), episode.grad.detach()
+        return curves.detach(), gradient, episode._replace(theta=theta, loss=loss, grad=grad, state=state)
+
+
+def recorded(start: Episode, grads: Tensor, losses: Tensor, optimizee: Optimizee) -> Recording:
+    """What a window leaves that began at `start`: the K gradients that the rule read, and f(θ_1) … f(θ_K)."""
+    read = torch.cat((start.loss[None], losses[:-1]))
+    return Recording(grads, read, start.theta, start.state, start.step, start.horizon, optimizee.layout)

@@ -1,14 +1,65 @@
-"""Where each named part of θ lies in the flat vector.
+"""Where each named part of θ lies in the flat vector, and where its share of a rule's state lies.
 
-Shapes: P coordinates of one optimizee; `...` any leading axes (tasks).
+Shapes: P coordinates of one optimizee, B tasks; `...` any leading axes.
 """
 
-import re
 from collections.abc import Mapping, Sequence
+from enum import Enum
+from itertools import accumulate
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+Shape = tuple[int, ...]
+
+
+class Axis(Enum):
+    """What the second axis of a rule's state counts, and so how many numbers belong to a parameter of a given shape.
+
+    A matrix's second moments may be kept factored (Shazeer & Stern 2018), as means over one axis each: MAJOR is without
+    the largest axis, MINOR without the second largest. Parameters with fewer than two axes have no factors: their
+    second moments are kept whole, as MAJOR, and nothing as MINOR.
+    """
+
+    COORDINATES = "coordinates"  # one number, or vector, for each coordinate
+    TENSORS = "tensors"  # one for each parameter
+    SHARED = "shared"  # one for all parameters together
+    MAJOR = "major"
+    MINOR = "minor"
+
+    def shape(self, shape: Shape) -> Shape:
+        """The shape of a parameter's own share."""
+        if self is Axis.COORDINATES:
+            return shape
+        if self in (Axis.TENSORS, Axis.SHARED):
+            return ()
+        if len(shape) < 2:
+            return shape if self is Axis.MAJOR else (0,)
+        left_out = factored_axes(shape)[0 if self is Axis.MAJOR else 1]
+        return shape[:left_out] + shape[left_out + 1 :]
+
+    def size(self, shape: Shape) -> int:
+        """How many numbers belong to a parameter of this shape."""
+        return prod(self.shape(shape))
+
+
+def factored_axes(shape: Shape) -> tuple[int, int]:
+    """The largest and the second largest axis of a shape; of axes of one size, the last counts as the largest."""
+    *_, second, largest = sorted(range(len(shape)), key=shape.__getitem__)
+    return largest, second
+
+
+class Cut(NamedTuple):
+    """Some of the coordinates of a layout: their own layout, and where their share of a state lies, for each axis."""
+
+    layout: "Layout"
+    places: dict[Axis, slice]
+
+    @property
+    def coordinates(self) -> slice:
+        return self.places[Axis.COORDINATES]
 
 
 class Layout:
@@ -16,17 +67,57 @@ class Layout:
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.slices: dict[str, slice] = {}
-        start = 0
-        for name, shape in self.shapes.items():
-            self.slices[name] = slice(start, start + prod(shape))
-            start += prod(shape)
-        self.size = start
+        self.slices = self.spans(Axis.COORDINATES)
+        self.size = sum(prod(shape) for shape in self.shapes.values())
+        self._sizes: dict[torch.device, Tensor] = {}
 
     @classmethod
     def of_module(cls, module: nn.Module) -> "Layout":
-        """The layout of a network's parameters, in the order of `named_parameters`."""
+        """Give the layout of a network's parameters, in the order of `named_parameters`."""
         return cls({name: parameter.shape for name, parameter in module.named_parameters()})
+
+    def spans(self, axis: Axis) -> dict[str, slice]:
+        """Where each part's share of a state with this second axis lies; what is SHARED lies at 0 for all."""
+        if axis is Axis.SHARED:
+            return dict.fromkeys(self.shapes, slice(0, 1))
+        ends = list(accumulate((axis.size(shape) for shape in self.shapes.values()), initial=0))
+        return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.shapes)}
+
+    def length(self, axis: Axis) -> int:
+        """The size of a state's second axis: how many numbers all parts have together."""
+        return 1 if axis is Axis.SHARED else sum(axis.size(shape) for shape in self.shapes.values())
+
+    def parts(self, first: int, last: int) -> Cut:
+        """The parts with the numbers first, …, last − 1, whole."""
+        names = [*self.shapes][first:last]
+        places = dict.fromkeys(Axis, slice(0, 0))
+        if names:
+            spans = {axis: self.spans(axis) for axis in Axis}
+            places = {axis: slice(span[names[0]].start, span[names[-1]].stop) for axis, span in spans.items()}
+        return Cut(Layout({name: self.shapes[name] for name in names}), places)
+
+    def cut(self, start: int, stop: int) -> Cut:
+        """The coordinates start, …, stop − 1 as flat pieces of the parts; a piece reads its part's share of TENSORS.
+
+        For coordinatewise rules alone: a piece has no shape any more, and so no factored moments.
+        """
+        pieces = {
+            name: (min(stop, span.stop) - max(start, span.start),)
+            for name, span in self.slices.items()
+            if max(start, span.start) < min(stop, span.stop)
+        }
+        first = next((i for i, name in enumerate(self.shapes) if name in pieces), 0)
+        places = {Axis.COORDINATES: slice(start, stop), Axis.TENSORS: slice(first, first + len(pieces))}
+        return Cut(Layout(pieces), places | {Axis.SHARED: slice(0, 1)})
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Give every coordinate its part's number: (B, number of parts) -> (B, P), or (B, 1) for a single part."""
+        if len(self.shapes) == 1:
+            return values
+        if values.device not in self._sizes:
+            sizes = [prod(shape) for shape in self.shapes.values()]
+            self._sizes[values.device] = torch.tensor(sizes, device=values.device)
+        return values.repeat_interleave(self._sizes[values.device], 1, output_size=self.size)
 
     def unravel(self, theta: Tensor) -> dict[str, Tensor]:
         """(..., P) -> name: (..., *shape); views, nothing is copied."""
@@ -43,8 +134,3 @@ class Layout:
             for name, shape in self.shapes.items()
         ]
         return torch.cat(flat, dim=-1)
-
-    def select(self, pattern: str) -> Tensor:
-        """The coordinates (int64) of all parts whose whole name matches the regular expression `pattern`."""
-        chosen = [torch.arange(s.start, s.stop) for name, s in self.slices.items() if re.fullmatch(pattern, name)]
-        return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long)

@@ -1,6 +1,6 @@
 """What optimizes: update rules m(∇, h, φ), learned and hand-designed alike."""
 
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.base import Observation, Scope, State, UpdateRule
 from l2o.optimizers.gac import GAC
 from l2o.optimizers.hand_designed import SGD, Adam, HandDesigned, Momentum, RMSprop
 from l2o.optimizers.lstm import LSTM
@@ -19,11 +19,13 @@ __all__ = [
     "Identity",
     "LogAndSign",
     "Momentum",
+    "Observation",
     "Partitioned",
     "Preprocessing",
     "RMSprop",
     "RNNProp",
     "Scale",
+    "Scope",
     "State",
     "UpdateRule",
 ]

@@ -4,16 +4,64 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from l2o.optimizees.layout import Layout
+from l2o.optimizees.layout import Axis, Cut, Layout
 
 State = dict[str, Tensor]
-"""What an update rule remembers; axis 0 tasks, axis 1 P or 1 (Adam's step count: (B, 1))."""
+"""What an update rule remembers: axis 0 tasks, axis 1 what `UpdateRule.state_axes` says, then whatever a rule wants."""
+
+
+class Observation(NamedTuple):
+    """What an update rule is told at step t. Each rule reads what it needs."""
+
+    grad: Tensor  # (B, P)  ∇f(θ_t)
+    theta: Tensor  # (B, P)  θ_t; detached in first order, as is the loss
+    loss: Tensor  # (B,)    f(θ_t); nan where nobody knows it
+    step: Tensor  # (B,)    t, from 0
+    horizon: Tensor  # (B,)    T, the steps of the episode; inf where nobody knows it
+
+
+class Scope(Enum):
+    """What a coordinate's update depends on: the finest unit that may be chunked, sharded or left out."""
+
+    COORDINATE = "coordinate"  # on that coordinate alone
+    TENSOR = "tensor"  # on its own tensor
+    ALL = "all"  # on all of θ
+
+
+class Part(NamedTuple):
+    """What one rule serves: spans of coordinates, and the layout that they make by themselves.
+
+    Its share of the whole rule's state has keys that begin with `prefix`.
+    """
+
+    prefix: str
+    rule: "UpdateRule"
+    spans: list[slice]
+    layout: Layout
+
+
+class Recording(NamedTuple):
+    """What a window leaves for the replay of its K steps."""
+
+    grads: Tensor  # (K, B, P)  ∇f(θ_0) … ∇f(θ_{K−1})
+    losses: Tensor  # (K, B)  f(θ_0) … f(θ_{K−1})
+    theta: Tensor  # (B, P)  at the window's start, as is the state
+    state: State
+    step: int  # of the episode, at the window's start
+    horizon: float
+    layout: Layout
+
+    def seen(self, t: int, theta: Tensor) -> Observation:
+        """What the rule was told at the window's step t, at which θ was `theta`."""
+        step, horizon = (theta.new_full((len(theta),), value) for value in (self.step + t, self.horizon))
+        return Observation(self.grads[t], theta, self.losses[t], step, horizon)
 
 
 class UpdateRule(nn.Module, ABC):
@@ -26,8 +74,11 @@ class UpdateRule(nn.Module, ABC):
     card: dict[str, Any] | None = None
     """What an exported rule says of itself: what it was trained on, results, licence (`l2o.deploy.model_card`)."""
 
-    coordinatewise: bool
-    """Each coordinate's update depends on that coordinate alone: it may be chunked, replayed, sharded."""
+    scope: Scope
+    """What a coordinate's update may depend on. A state that is SHARED may depend on loss, step and horizon alone."""
+
+    needs: frozenset[str] = frozenset()
+    """Of "loss" and "horizon": what the rule cannot do without."""
 
     @property
     def label(self) -> str:
@@ -36,96 +87,56 @@ class UpdateRule(nn.Module, ABC):
 
     @abstractmethod
     def init_state(self, theta: Tensor, layout: Layout) -> State:
-        """h_0 for θ_0 (B, P)."""
+        """Give h_0 for θ_0 (B, P)."""
 
     @abstractmethod
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        """∇_t, θ_t (B, P) -> g_t (B, P), h_{t+1}. Pure: neither argument is changed.
+    def state_axes(self) -> dict[str, Axis]:
+        """Say what the second axis of the state counts, for every key. A state is not cut where the scope is ALL."""
 
-        In first order θ arrives detached: the paper's meta-gradient has no path through what the rule reads.
+    @abstractmethod
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        """Give g_t (B, P) and h_{t+1}. Pure: no argument is changed.
+
+        In first order `seen.theta` and `seen.loss` are detached: the paper's meta-gradient has no path through what a
+        rule reads.
         """
 
-    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        """`forward` for a caller who gives `state` away: its memory may be used for the next state. No graph."""
-        return self(grad, state, theta, layout)
+    def parts(self, layout: Layout) -> list[Part]:
+        """Share θ out among the rules that serve it; by default this rule serves all of it."""
+        return [Part("", self, [slice(0, layout.size)], layout)]
 
-    def replay_numbers(self, state: State) -> int:
-        """How many numbers `replay_gradient` keeps for each coordinate and step, at most about; by default for a graph
-        of autograd: eight for each number of the state (gates, their inputs, products; an LSTM's takes four)."""
-        return 8 * (sum(value[0, 0].numel() for value in state.values()) + 1)
+    def has_kernel(self, like: Tensor) -> bool:
+        """Say whether `window_gradient` is there for tensors of this device and dtype."""
+        return False
 
-    def replay_gradient(
-        self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
-    ) -> list[Tensor]:
-        """Σ_t ⟨λ_t, ∂g_t/∂φ⟩ over the K steps of a window, replayed from recorded gradients.
-
-        grads ∇_t and cotangents λ_t are (K, B, P); state and theta are those of the window's first step. One gradient
-        for each of `parameters()`, in their order. Needs no optimizee; a subclass may have a faster way.
-        """
-        parameters = list(self.parameters())
-        with torch.enable_grad():
-            objective = theta.new_zeros(())
-            for grad, cotangent in zip(grads, cotangents, strict=True):
-                update, state = self(grad, state, theta, layout)
-                theta = theta + update.detach()  # the trajectory that was recorded, without recording it
-                objective = objective + (update * cotangent).sum()
-        return gradients(objective, parameters)
-
-    def replay_in_chunks(
-        self,
-        grads: Tensor,
-        cotangents: Callable[[Sequence[slice]], Tensor],
-        state: State,
-        theta: Tensor,
-        layout: Layout,
-        max_bytes: int,
-        runs: Sequence[slice] = (slice(None),),
-    ) -> list[Tensor]:
-        """`replay_gradient`; a coordinatewise rule's by chunks of coordinates that take about `max_bytes` each.
-
-        `cotangents` gives λ (K, B, G) of the G coordinates of some runs, as `take` would of all of them. `runs` are
-        where the rule's coordinates lie in grads; only a chunk's are ever copied, and only its λ ever made.
-        """
-        total = [torch.zeros_like(parameter) for parameter in self.parameters()]
-        for part in self.chunks(len(grads), state, theta, max_bytes):
-            own = {key: value if value.shape[1] == 1 else value[:, part] for key, value in state.items()}
-            where = runs_within(runs, part, grads.shape[-1])
-            recorded = take(grads, where), cotangents(where)
-            share = self.replay_gradient(*recorded, own, theta[:, part], layout)
-            total = [sum_ + added for sum_, added in zip(total, share, strict=True)]
-        return total
-
-    def chunks(self, num_steps: int, state: State, theta: Tensor, max_bytes: int) -> list[slice]:
-        """The coordinates, shared out so that a replay of K steps over each share takes about `max_bytes`."""
-        num_tasks, num_coordinates = theta.shape
-        if not self.coordinatewise:
-            return [slice(0, num_coordinates)]
-        copied = sum(part[0, 0].numel() for part in state.values())
-        numbers_each = num_tasks * (num_steps * self.replay_numbers(state) + copied)
-        size = max(1, max_bytes // (numbers_each * theta.element_size()))
-        return [slice(start, start + size) for start in range(0, num_coordinates, size)]
+    def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
+        """Give Σ_t ⟨λ_t, ∂g_t/∂φ⟩ for each of `parameters()`, λ (K, B, P), faster than autograd does (`l2o.replay`)."""
+        raise NotImplementedError
 
 
-def take(tensor: Tensor, runs: Sequence[slice]) -> Tensor:
-    """(…, P) -> (…, G), the coordinates of the runs one after another; a view where there is one run."""
-    return tensor[..., runs[0]] if len(runs) == 1 else torch.cat([tensor[..., run] for run in runs], -1)
+def state_of(part: Part, state: Mapping[str, Tensor]) -> State:
+    """A part's own share of a whole rule's state, under the keys of the part's rule."""
+    return {key.removeprefix(part.prefix): value for key, value in state.items() if key.startswith(part.prefix)}
 
 
-def runs_within(runs: Sequence[slice], part: slice, size: int) -> list[slice]:
-    """The runs of 0 … size − 1 that `take` is to take for `take(tensor, runs)[..., part]`."""
-    ranges, found, before = [range(size)[run] for run in runs], [], 0
-    start, stop, _ = part.indices(sum(map(len, ranges)))
-    for run in ranges:
-        if inner := run[max(0, start - before) : max(0, stop - before)]:
-            found.append(slice(inner.start, inner.stop))
-        before += len(run)
+def cut_state(rule: UpdateRule, state: State, cut: Cut) -> State:
+    """The share of a rule's state that belongs to some of its coordinates."""
+    axes = rule.state_axes()
+    return {key: value[:, cut.places[axes[key]]] for key, value in state.items()}
+
+
+def take(tensor: Tensor, spans: list[slice]) -> Tensor:
+    """(…, P) -> (…, G), the coordinates of the spans one after another; a view where there is one span."""
+    return tensor[..., spans[0]] if len(spans) == 1 else torch.cat([tensor[..., span] for span in spans], -1)
+
+
+def spans_within(spans: list[slice], inner: slice) -> list[slice]:
+    """The spans for which `take(tensor, …)` gives `take(tensor, spans)[..., inner]`."""
+    found, before = [], 0
+    for span in spans:
+        start = span.start + max(0, inner.start - before)
+        stop = min(span.stop, span.start + inner.stop - before)
+        if start < stop:
+            found.append(slice(start, stop))
+        before += span.stop - span.start
     return found or [slice(0, 0)]
-
-
-def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """∂objective/∂φ, with zeros for parameters that are frozen or that the objective does not depend on."""
-    if not objective.requires_grad:
-        return [torch.zeros_like(parameter) for parameter in parameters]
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    found = iter(torch.autograd.grad(objective, trained, allow_unused=True, materialize_grads=True))
-    return [next(found) if parameter.requires_grad else torch.zeros_like(parameter) for parameter in parameters]

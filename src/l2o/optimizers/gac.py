@@ -6,8 +6,8 @@ Shapes: B tasks, P coordinates, N = B·P, F features, O outputs, H hidden units,
 import torch
 from torch import Tensor, nn
 
-from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.base import Observation, Scope, State, UpdateRule
 from l2o.optimizers.lstm import lstm_cells
 from l2o.optimizers.preprocessing import Identity, Preprocessing
 
@@ -68,7 +68,7 @@ class GAC(UpdateRule):
     The other arguments are those of `LSTM`.
     """
 
-    coordinatewise = False
+    scope = Scope.ALL
 
     def __init__(
         self,
@@ -92,6 +92,9 @@ class GAC(UpdateRule):
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         return self.network.init_state(theta)
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        out, state = self.network(self.preprocessing(grad), state)
+    def state_axes(self) -> dict[str, Axis]:
+        return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        out, state = self.network(self.preprocessing(seen.grad), state)
         return self.output_scale * out[..., 0], state

@@ -1,6 +1,6 @@
-"""The baselines as update rules, each equal to its `torch.optim` namesake step by step.
+"""Hand-designed optimizers as update rules, each equal to its `torch.optim` namesake step by step.
 
-Shapes: B tasks, P coordinates. Every learning rate is a float, or (B, 1): a whole grid of them in one unroll.
+Shapes: B tasks, P coordinates. Every learning rate is a float, or (B, 1): then one unroll serves a whole grid of them.
 """
 
 import copy
@@ -9,14 +9,14 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.base import Observation, Scope, State, UpdateRule
 
 
 class HandDesigned(UpdateRule):
     """An update rule without φ whose one knob is its learning rate; `lr=None` asks for it to be tuned."""
 
-    coordinatewise = True
+    scope = Scope.COORDINATE
 
     def __init__(self, lr: float | Tensor | None):
         super().__init__()
@@ -44,8 +44,11 @@ class SGD(HandDesigned):
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         return {}
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return -self.rate * grad, state
+    def state_axes(self) -> dict[str, Axis]:
+        return {}
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        return -self.rate * seen.grad, state
 
 
 class Momentum(HandDesigned):
@@ -58,9 +61,12 @@ class Momentum(HandDesigned):
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         return {"buffer": torch.zeros_like(theta)}
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        buffer = self.momentum * state["buffer"] + grad
-        direction = grad + self.momentum * buffer if self.nesterov else buffer
+    def state_axes(self) -> dict[str, Axis]:
+        return {"buffer": Axis.COORDINATES}
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        buffer = self.momentum * state["buffer"] + seen.grad
+        direction = seen.grad + self.momentum * buffer if self.nesterov else buffer
         return -self.rate * direction, {"buffer": buffer}
 
 
@@ -74,9 +80,12 @@ class RMSprop(HandDesigned):
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         return {"square": torch.zeros_like(theta)}
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        square = self.alpha * state["square"] + (1 - self.alpha) * grad.square()
-        return -self.rate * grad / (square.sqrt() + self.eps), {"square": square}
+    def state_axes(self) -> dict[str, Axis]:
+        return {"square": Axis.COORDINATES}
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        square = self.alpha * state["square"] + (1 - self.alpha) * seen.grad.square()
+        return -self.rate * seen.grad / (square.sqrt() + self.eps), {"square": square}
 
 
 class Adam(HandDesigned):
@@ -88,13 +97,21 @@ class Adam(HandDesigned):
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         zeros = torch.zeros_like(theta)
-        return {"mean": zeros, "square": zeros, "step": theta.new_zeros(len(theta), 1)}
+        return {"mean": zeros, "square": zeros, "step": theta.new_zeros(len(theta), len(layout.shapes))}
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+    def state_axes(self) -> dict[str, Axis]:
+        # A parameter counts its own steps: one whose first gradient comes late is bias-corrected from there on.
+        return {"mean": Axis.COORDINATES, "square": Axis.COORDINATES, "step": Axis.TENSORS}
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         step = state["step"] + 1
-        mean = torch.lerp(state["mean"], grad, 1 - self.beta1)
-        square = self.beta2 * state["square"] + (1 - self.beta2) * grad.square()
-        # 1 - β^t cancels: in float32 the first steps would be off by 1e-5.
-        correct1, correct2 = ((1 - beta ** step.double()).to(step.dtype) for beta in (self.beta1, self.beta2))
+        mean = torch.lerp(state["mean"], seen.grad, 1 - self.beta1)
+        square = self.beta2 * state["square"] + (1 - self.beta2) * seen.grad.square()
+        correct1, correct2 = (layout.spread(bias_correction(beta, step)) for beta in (self.beta1, self.beta2))
         update = -self.rate * mean / correct1 / ((square / correct2).sqrt() + self.eps)
         return update, {"mean": mean, "square": square, "step": step}
+
+
+def bias_correction(beta: float, step: Tensor) -> Tensor:
+    """1 − β^t for t = `step`, taken in float64: in float32 it cancels, and the first steps would be off by 1e-5."""
+    return (1 - beta ** step.double()).to(step.dtype)

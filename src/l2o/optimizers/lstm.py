@@ -4,15 +4,14 @@ Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of
 """
 
 import math
-from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import State, UpdateRule
-from l2o.optimizers.kernels.dispatch import Kernel, kernel_for
+from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.base import Observation, Recording, Scope, State, UpdateRule
+from l2o.optimizers.kernels import dispatch
 from l2o.optimizers.preprocessing import Identity, Preprocessing
 
 
@@ -26,7 +25,7 @@ class LSTM(UpdateRule):
     meta-training back to standing still for good.
     """
 
-    coordinatewise = True
+    scope = Scope.COORDINATE
 
     def __init__(
         self,
@@ -52,57 +51,39 @@ class LSTM(UpdateRule):
             parameter.data.mul_(head_init)
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
-        zeros = lambda: theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)  # noqa: E731  as the kernel has it
-        return {f"{part}_{layer}": zeros() for layer in range(self.num_layers) for part in ("hidden", "cell")}
+        zeros = lambda: theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)  # noqa: E731  as kernels have it
+        return {key: zeros() for key in self.state_axes()}
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return self._forward(grad, state)
+    def state_axes(self) -> dict[str, Axis]:
+        return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
 
-    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return self._forward(grad, state, in_place=True)
-
-    def replay_numbers(self, state: State) -> int:
-        num_features = self.preprocessing.num_features
-        kernel = self._replay_kernel(self.head.weight.new_empty(0, num_features))
-        return 4 * num_features + 8 if kernel else super().replay_numbers(state)  # features, and what they are made of
-
-    def chunks(self, num_steps: int, state: State, theta: Tensor, max_bytes: int) -> list[slice]:
-        kernel = self._replay_kernel(theta.new_empty(0, self.preprocessing.num_features))
-        return super().chunks(num_steps, state, theta, min(max_bytes, kernel.REPLAY_BYTES) if kernel else max_bytes)
-
-    def replay_gradient(
-        self, grads: Tensor, cotangents: Tensor, state: State, theta: Tensor, layout: Layout
-    ) -> list[Tensor]:
-        kernel = self._replay_kernel(grads.new_empty(0, self.preprocessing.num_features))
-        if kernel is None:
-            return super().replay_gradient(grads, cotangents, state, theta, layout)
-        with torch.no_grad():
-            features = self.preprocessing(grads).flatten(1, -2)  # (K, N, F)
-            scaled = self.output_scale * cotangents.flatten(1)
-            weights = self._weights()
-            gradient = kernel.window_gradient(weights, features, *self._layers(state), scaled)
-            return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
-
-    def _forward(self, grad: Tensor, state: State, in_place: bool = False) -> tuple[Tensor, State]:
-        features = self.preprocessing(grad)  # (B, P, F)
-        shape, features = features.shape[:-1], features.flatten(0, -2)  # (N, F)
-        hidden, cell = self._layers(state)
-        kernel = self._kernel(features)
-        step = partial(kernel.step, in_place=in_place) if kernel else self._step
-        out, hidden, cell = step(self._weights(), features, hidden, cell)
-        parts = {f"hidden_{layer}": h for layer, h in enumerate(hidden)} | {f"cell_{i}": c for i, c in enumerate(cell)}
-        state = {name: part.unflatten(0, shape) for name, part in parts.items()}
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        features = self.preprocessing(seen.grad)  # (B, P, F)
+        shape = features.shape[:-1]
+        out, hidden, cell = dispatch.step(self._weights(), features.flatten(0, -2), *self._layers(state))
+        layers = {"hidden": hidden, "cell": cell}
+        state = {
+            f"{part}_{i}": value.unflatten(0, shape) for part, own in layers.items() for i, value in enumerate(own)
+        }
         return self.output_scale * out.view(shape), state
 
-    def _step(
-        self, weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        new_hidden, new_cell = [], []
-        for layer, h, c in zip(self.cells, hidden, cell, strict=True):
-            features, c = layer(features, (h, c))
-            new_hidden.append(features)
-            new_cell.append(c)
-        return self.head(features)[:, 0], new_hidden, new_cell
+    def has_kernel(self, like: Tensor) -> bool:
+        """A compiled one; a preprocessing with parameters of its own is differentiated by autograd."""
+        return self._kernel(like) is not None and not any(True for _ in self.preprocessing.parameters())
+
+    @torch.no_grad()
+    def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
+        kernel = self._kernel(recording.grads)
+        assert kernel is not None
+        features = self.preprocessing(recording.grads).flatten(1, -2)  # (K, N, F)
+        weights, scaled = self._weights(), self.output_scale * cotangents.flatten(1)
+        gradient = kernel.window_gradient(weights, features, *self._layers(recording.state), scaled)
+        return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
+
+    def _kernel(self, like: Tensor) -> dispatch.Kernel | None:
+        empty = like.new_empty(0, max(self.preprocessing.num_features, self.hidden_size))
+        features, hidden = empty[:, : self.preprocessing.num_features], empty[:, : self.hidden_size]
+        return dispatch.compiled_kernel(features, [hidden] * self.num_layers)
 
     def _layers(self, state: State) -> tuple[list[Tensor], list[Tensor]]:
         # (N, H), over (H, N) in memory where it must be copied: the kernels' order
@@ -112,14 +93,6 @@ class LSTM(UpdateRule):
 
     def _weights(self) -> list[Tensor]:
         return [*self.cells.parameters(), *self.head.parameters()]
-
-    def _kernel(self, features: Tensor) -> Kernel | None:
-        """Where no graph is wanted, a compiled kernel does the same in a quarter of the time."""
-        return None if torch.is_grad_enabled() or self.num_layers == 0 else kernel_for(features, self.hidden_size)
-
-    @torch.no_grad()
-    def _replay_kernel(self, features: Tensor) -> Kernel | None:
-        return None if any(True for _ in self.preprocessing.parameters()) else self._kernel(features)
 
 
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:

@@ -6,9 +6,9 @@ Shapes: B tasks, P coordinates, F features, R read heads, W write heads.
 import torch
 from torch import Tensor
 
-from l2o.optimizees.layout import Layout
+from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers import low_rank
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.base import Observation, Scope, State, UpdateRule
 from l2o.optimizers.gac import AveragingLSTM
 from l2o.optimizers.preprocessing import Identity, Preprocessing
 
@@ -32,7 +32,7 @@ class NTMBFGS(UpdateRule):
     b zero, so would be both their gradients.
     """
 
-    coordinatewise = False
+    scope = Scope.ALL
 
     def __init__(
         self,
@@ -72,9 +72,14 @@ class NTMBFGS(UpdateRule):
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         return self.controller.init_state(theta) | {"read": theta.new_zeros(*theta.shape, self.read_heads)}
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
+    def state_axes(self) -> dict[str, Axis]:
+        """All that is there at an episode's start; the memory's factors, which grow, are coordinates as well."""
+        layers = {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
+        return layers | {"read": Axis.COORDINATES}
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         read = self.read_preprocessing(state["read"]).flatten(2)  # (B, P, R·F)
-        out, controller = self.controller(torch.cat((self.preprocessing(grad), read), -1), state)
+        out, controller = self.controller(torch.cat((self.preprocessing(seen.grad), read), -1), state)
         update, vectors, left, right = out.split(self.outputs, dim=-1)
         at_most = self.memory_window and self.memory_window * self.write_heads
         memory = low_rank.plus(state, left, right, at_most)

@@ -5,21 +5,21 @@ Shapes: B tasks, P coordinates, G of them in a group, K steps of a window.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import State, UpdateRule, runs_within, take
+from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.base import Observation, Part, Scope, State, UpdateRule, spans_within, state_of, take
 
 
 class Group(NamedTuple):
-    """What one rule serves: runs of coordinates, G in all, and the layout that they make by themselves."""
+    """What one rule serves: spans of coordinates, G in all, and the layout that they make by themselves."""
 
     name: str
-    runs: list[slice]
+    spans: list[slice]
     layout: Layout
 
 
@@ -41,58 +41,43 @@ class Partitioned(UpdateRule):
             except re.error as error:
                 raise ValueError(f"the pattern {pattern!r} is no regular expression: {error}") from error
         self.rules, self.patterns = nn.ModuleDict(rules), dict(patterns)
-        self.coordinatewise = all(rule.coordinatewise for rule in rules.values())
+        self.scope = max((rule.scope for rule in rules.values()), key=[*Scope].index)
+        self.needs = frozenset().union(*(rule.needs for rule in rules.values()))
 
     @property
     def label(self) -> str:
         return " + ".join(dict.fromkeys(self._rule(name).label for name in self.rules))
 
+    def parts(self, layout: Layout) -> list[Part]:
+        """One for each group with a part of θ in this layout; groups inside groups are parts of their own."""
+        found = []
+        for group in self._groups(layout):
+            for part in self._rule(group.name).parts(group.layout):
+                spans = [inner for span in part.spans for inner in spans_within(group.spans, span)]
+                found.append(part._replace(prefix=f"{group.name}.{part.prefix}", spans=spans))
+        return found
+
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         state: State = {}
-        for group in self._groups(layout):
-            own = self._rule(group.name).init_state(take(theta, group.runs), group.layout)
-            state |= _prefixed(group.name, own)
+        for part in self.parts(layout):
+            own = part.rule.init_state(take(theta, part.spans), part.layout)
+            state |= {part.prefix + key: value for key, value in own.items()}
         return state
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return self._step(grad, state, theta, layout, UpdateRule.__call__)
+    def state_axes(self) -> dict[str, Axis]:
+        """What the second axis of each rule's state counts, within that rule's own share of θ."""
+        rules = {name: self._rule(name) for name in self.rules}
+        return {f"{name}.{key}": axis for name, rule in rules.items() for key, axis in rule.state_axes().items()}
 
-    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return self._step(grad, state, theta, layout, lambda rule, *part: rule.advance(*part))
-
-    def _step(
-        self, grad: Tensor, state: State, theta: Tensor, layout: Layout, step: Callable[..., tuple[Tensor, State]]
-    ) -> tuple[Tensor, State]:
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         places, after = {}, {}
-        for group, own in _with_state(self._groups(layout), state):
-            part = take(grad, group.runs), own, take(theta, group.runs), group.layout
-            update, own = step(self._rule(group.name), *part)
-            sizes = [run.stop - run.start for run in group.runs]
-            places |= {
-                (run.start, run.stop): piece for run, piece in zip(group.runs, update.split(sizes, 1), strict=True)
-            }
-            after |= _prefixed(group.name, own)
-        return torch.cat([places[run] for run in sorted(places)], 1), after
-
-    def replay_in_chunks(
-        self,
-        grads: Tensor,
-        cotangents: Callable[[Sequence[slice]], Tensor],
-        state: State,
-        theta: Tensor,
-        layout: Layout,
-        max_bytes: int,
-        runs: Sequence[slice] = (slice(None),),
-    ) -> list[Tensor]:
-        """Group by group, each in chunks of its own and with its rule's own way to replay."""
-        total = {parameter: torch.zeros_like(parameter) for parameter in self.parameters()}
-        for group, own in _with_state(self._groups(layout), state):
-            rule = self._rule(group.name)
-            where = [inner for run in group.runs for inner in runs_within(runs, run, grads.shape[-1])]
-            part = grads, cotangents, own, take(theta, group.runs), group.layout, max_bytes, where
-            for parameter, share in zip(rule.parameters(), rule.replay_in_chunks(*part), strict=True):
-                total[parameter] = total[parameter] + share  # groups may have a rule in common
-        return list(total.values())
+        for part in self.parts(layout):
+            own = seen._replace(grad=take(seen.grad, part.spans), theta=take(seen.theta, part.spans))
+            update, new = part.rule(own, state_of(part, state), part.layout)
+            sizes = [span.stop - span.start for span in part.spans]
+            places |= {span.start: piece for span, piece in zip(part.spans, update.split(sizes, 1), strict=True)}
+            after |= {part.prefix + key: value for key, value in new.items()}
+        return torch.cat([places[start] for start in sorted(places)], 1), after
 
     def rule_for(self, part: str) -> UpdateRule:
         """The rule that serves the part of this name."""
@@ -105,16 +90,6 @@ class Partitioned(UpdateRule):
 
     def _groups(self, layout: Layout) -> list[Group]:
         return _resolved(layout, tuple(self.patterns.items()))
-
-
-def _prefixed(name: str, state: State) -> State:
-    return {f"{name}.{key}": value for key, value in state.items()}
-
-
-def _with_state(groups: list[Group], state: State) -> Iterator[tuple[Group, State]]:
-    for group in groups:
-        prefix = f"{group.name}."
-        yield group, {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def _group_of(part: str, patterns: Sequence[tuple[str, str]]) -> str:

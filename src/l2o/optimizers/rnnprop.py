@@ -3,14 +3,13 @@
 Shapes: B tasks, P coordinates, F features of the input layer.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.base import Observation, Scope, State, UpdateRule
+from l2o.optimizers.hand_designed import bias_correction
 from l2o.optimizers.lstm import LSTM
 from l2o.optimizers.preprocessing import Preprocessing
 
@@ -24,7 +23,7 @@ class RNNProp(UpdateRule):
     coordinatewise one, behind an input layer of `hidden_size` features.
     """
 
-    coordinatewise = True
+    scope = Scope.COORDINATE
 
     def __init__(
         self,
@@ -44,23 +43,21 @@ class RNNProp(UpdateRule):
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         moments = {"mean": torch.zeros_like(theta), "square": torch.zeros_like(theta)}
-        return moments | {"step": theta.new_zeros(len(theta), 1)} | self.lstm.init_state(theta, layout)
+        steps = {"step": theta.new_zeros(len(theta), len(layout.shapes))}
+        return moments | steps | self.lstm.init_state(theta, layout)
 
-    def forward(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return self._forward(self.lstm, grad, state, theta, layout)
+    def state_axes(self) -> dict[str, Axis]:
+        moments = {"mean": Axis.COORDINATES, "square": Axis.COORDINATES, "step": Axis.TENSORS}
+        return moments | self.lstm.state_axes()
 
-    def advance(self, grad: Tensor, state: State, theta: Tensor, layout: Layout) -> tuple[Tensor, State]:
-        return self._forward(self.lstm.advance, grad, state, theta, layout)
-
-    def _forward(
-        self, lstm: Callable[..., tuple[Tensor, State]], grad: Tensor, state: State, theta: Tensor, layout: Layout
-    ) -> tuple[Tensor, State]:
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         step = state["step"] + 1
-        mean = torch.lerp(state["mean"], grad, 1 - self.beta)
-        square = torch.lerp(state["square"], grad.square(), 1 - self.beta)
-        correct = (1 - self.beta ** step.double()).to(step.dtype)  # in float32 it would cancel
-        directions = torch.stack((mean / correct, grad), -1) / ((square / correct).sqrt() + EPS)[..., None]  # (B, P, 2)
-        out, memory = lstm(directions, state, theta, layout)
+        mean = torch.lerp(state["mean"], seen.grad, 1 - self.beta)
+        square = torch.lerp(state["square"], seen.grad.square(), 1 - self.beta)
+        correct = layout.spread(bias_correction(self.beta, step))
+        size = (square / correct).sqrt() + EPS
+        directions = torch.stack((mean / correct, seen.grad), -1) / size[..., None]  # (B, P, 2)
+        out, memory = self.lstm(seen._replace(grad=directions), state, layout)
         return self.output_scale * out.tanh(), {"mean": mean, "square": square, "step": step} | memory
 
 

@@ -123,7 +123,7 @@ class MetaLearner(ResumableModule):
     def _start_episode(self) -> Episode:
         self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.episodes))
         self.episodes += 1
-        return start_episode(self.rule, self.optimizee, self.num_tasks, self.generator)
+        return start_episode(self.rule, self.optimizee, self.num_tasks, self.generator, self.horizon)
 
     def _update(self, flat: Tensor) -> None:
         parameters = list(self.rule.parameters())

@@ -23,6 +23,7 @@ class ResumableModule(pl.LightningModule):
     """
 
     rule: UpdateRule
+    horizon: int
     episode: Episode | None
     generator: Generator
     windows: int
@@ -73,7 +74,7 @@ class ResumableModule(pl.LightningModule):
                 "set trainer, trainer.devices and trainer.num_nodes as they were"
             )
         own = saved["ranks"][self.global_rank]
-        self.episode = Episode(**own["episode"]) if own["episode"] else None
+        self.episode = Episode(**{"horizon": self.horizon} | own["episode"]) if own["episode"] else None
         self._generator_state = own["generator"]
         for name in COUNTED:
             setattr(self, name, saved[name])

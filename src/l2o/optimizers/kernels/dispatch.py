@@ -1,18 +1,23 @@
-"""Which compiled kernel serves the coordinatewise LSTM: C++ on a CPU, Triton on a GPU."""
+"""Which implementation of the coordinatewise LSTM serves some tensors: C++ on a CPU, Triton on a GPU, else plain torch.
 
+Legend: N coordinates (all tasks'), F features of a coordinate, H hidden units, L layers, K steps of a window.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from l2o.optimizers.kernels import lstm_cpp, lstm_triton
+from l2o.optimizers.kernels import lstm_cpp, lstm_torch, lstm_triton
+
+_donated: ContextVar[bool] = ContextVar("donated", default=False)
 
 
 class Kernel(Protocol):
-    """A module with the LSTM's two functions; their contract stands in `lstm_cpp`."""
-
-    REPLAY_BYTES: int
-    """The most that a chunk of a replay is to take."""
+    """A module with the LSTM's two functions, whose contract stands in `lstm_cpp`. All implementations agree."""
 
     def step(
         self,
@@ -28,9 +33,32 @@ class Kernel(Protocol):
     ) -> list[Tensor]: ...
 
 
-def kernel_for(features: Tensor, hidden_size: int) -> Kernel | None:
-    """The kernel for features (…, F) of this device and dtype; None: plain torch."""
+@contextmanager
+def donated_state(donate: bool = True) -> Iterator[None]:
+    """Let kernels overwrite the state that a rule is given within this block: its owner needs the old one no more."""
+    token = _donated.set(donate)
+    try:
+        yield
+    finally:
+        _donated.reset(token)
+
+
+def step(
+    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Do one step of the LSTM and its head: features (N, F), states L × (N, H) -> out (N,), new states."""
+    kernel = torch_kernel if torch.is_grad_enabled() else compiled_kernel(features, hidden) or torch_kernel
+    return kernel.step(weights, features, hidden, cell, _donated.get())
+
+
+def compiled_kernel(features: Tensor, hidden: list[Tensor]) -> Kernel | None:
+    """The compiled kernel for features (…, F) and states (N, H) of their device and dtype, if there is one."""
+    if not hidden:
+        return None
     if features.device.type == "cpu":
         served = features.dtype in (torch.float32, torch.float64)
         return lstm_cpp if served and lstm_cpp.available() else None
-    return lstm_triton if lstm_triton.available(features, hidden_size) else None
+    return lstm_triton if lstm_triton.available(features, hidden[0].shape[-1]) else None
+
+
+torch_kernel: Kernel = lstm_torch

@@ -37,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("lstm.cpp")
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
-REPLAY_BYTES: int = 2**23  # a chunk of a replay: memory grows less with K; smaller chunks take longer
 IMPORTED_BY = os.getpid()  # torch's threads, if they run already, are this process's
 
 

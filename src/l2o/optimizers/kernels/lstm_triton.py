@@ -30,7 +30,6 @@ MAX_SIZE = 32  # features or hidden units: beyond, a block's tiles do not fit in
 BLOCK = 32  # coordinates
 OPTIONS = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
 CAPABILITY = (8, 0)  # of CUDA devices that Triton supports
-REPLAY_BYTES: int = 2**40  # no limit of the kernel's own: a launch serves any number of coordinates
 PROGRAMS_PER_PROCESSOR = 1  # 8 warps of 255 registers a thread fill a processor
 
 
