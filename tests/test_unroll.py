@@ -5,6 +5,7 @@ Shapes: B tasks, P coordinates, K steps.
 
 import pytest
 import torch
+from observations import seen
 from torch import Generator
 from torch.testing import assert_close
 
@@ -114,7 +115,7 @@ def test_losses_gradients_and_record_belong_to_the_right_points(optimizee, rule)
             assert torch.equal(record[t], grad)
             assert torch.equal(losses[t - 1] if t else start.loss, loss)
             if t < 5:
-                update, state = rule(grad, state, theta, optimizee.layout)
+                update, state = rule(seen(grad, theta), state, optimizee.layout)
                 theta = theta + update
     assert torch.equal(after.theta, theta) and torch.equal(after.loss, loss) and torch.equal(after.grad, grad)
     assert all(torch.equal(after.state[key], state[key]) for key in state)

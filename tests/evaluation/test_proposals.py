@@ -8,6 +8,7 @@ import re
 import pytest
 import torch
 from matplotlib.figure import Figure
+from observations import seen
 from torch import Generator
 from torch.testing import assert_close
 
@@ -31,7 +32,7 @@ def recorded(rule, optimizee, seed):
     state, updates = episode.state, []
     for grad in grads[:-1]:
         with torch.no_grad():
-            update, state = rule(grad, state, episode.theta, optimizee.layout)
+            update, state = rule(seen(grad, episode.theta), state, optimizee.layout)
         updates.append(update[0])
     return grads[:-1, 0], torch.stack(updates)
 

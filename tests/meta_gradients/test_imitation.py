@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from observations import seen
 from torch.testing import assert_close
 
 from l2o.meta_gradients.imitation import TEACHER, Imitation
 from l2o.optimizees import Quadratic
 from l2o.optimizers import LSTM, Adam, Momentum, Partitioned
-from l2o.optimizers.base import gradients
+from l2o.replay import gradients
 from l2o.training.learner import MetaLearner
 from l2o.unroll import start_episode, unroll
 
@@ -36,8 +37,8 @@ def test_gradient_is_autograd_s_of_the_relative_squared_error(rule):
         state = {key: value.detach() for key, value in state.items()}
         for _ in range(K):
             _, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(episode.task, B, batches))
-            update, state = rule(grad, state, theta, optimizee.layout)
-            aim, taught = teacher(grad, taught, theta, optimizee.layout)
+            update, state = rule(seen(grad, theta), state, optimizee.layout)
+            aim, taught = teacher(seen(grad, theta), taught, optimizee.layout)
             objective = objective + ((update - aim).square().sum(1) / (2 * aim.square().sum(1))).sum() / (B * K)
             theta = theta + update.detach()
         for part, expected in zip(gradient, gradients(objective, list(rule.parameters())), strict=True):

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from observations import recording, seen
 from torch import Generator, nn
 from torch.testing import assert_close
 
-from l2o.meta_gradients import truncated_bptt
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, Optimizee, Quadratic, mlp
+from l2o.optimizees.layout import Axis
 from l2o.optimizers import GAC, LSTM, NTMBFGS, SGD, Identity, LogAndSign, Partitioned, Scale, UpdateRule
-from l2o.optimizers.base import take
+from l2o.optimizers.base import Scope, take
+from l2o.replay import chunks, replay
 from l2o.unroll import start_episode, unroll
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -26,7 +28,7 @@ K = 6
 class DecayedMomentum(UpdateRule):
     """g = −lr (b + decay θ), b ← μ b + ∇, with lr · t^power: it reads θ, and counts steps with one number per task."""
 
-    coordinatewise = True
+    scope = Scope.COORDINATE
 
     def __init__(self):
         super().__init__()
@@ -38,17 +40,20 @@ class DecayedMomentum(UpdateRule):
     def init_state(self, theta, layout):
         return {"buffer": torch.zeros_like(theta), "step": theta.new_zeros(len(theta), 1)}
 
-    def forward(self, grad, state, theta, layout):
+    def state_axes(self):
+        return {"buffer": Axis.COORDINATES, "step": Axis.SHARED}
+
+    def forward(self, seen, state, layout):
         step = state["step"] + 1
-        buffer = self.mu * state["buffer"] + grad
-        update = -self.log_lr.exp() * step**self.power * (buffer + self.decay * theta)
+        buffer = self.mu * state["buffer"] + seen.grad
+        update = -self.log_lr.exp() * step**self.power * (buffer + self.decay * seen.theta)
         return update, {"buffer": buffer, "step": step}
 
 
 class Shared(UpdateRule):
     """g_i = −lr (∇_i + pull · mean of tanh ∇): every coordinate reads every other one."""
 
-    coordinatewise = False
+    scope = Scope.ALL
 
     def __init__(self):
         super().__init__()
@@ -59,10 +64,13 @@ class Shared(UpdateRule):
     def init_state(self, theta, layout):
         return {"mean": theta.new_zeros(len(theta), 1)}
 
-    def forward(self, grad, state, theta, layout):
-        self.widths.append(grad.shape[1])
-        mean = 0.5 * state["mean"] + grad.tanh().mean(1, keepdim=True)
-        return -self.log_lr.exp() * (grad + self.pull * mean), {"mean": mean}
+    def state_axes(self):
+        return {"mean": Axis.SHARED}
+
+    def forward(self, seen, state, layout):
+        self.widths.append(seen.grad.shape[1])
+        mean = 0.5 * state["mean"] + seen.grad.tanh().mean(1, keepdim=True)
+        return -self.log_lr.exp() * (seen.grad + self.pull * mean), {"mean": mean}
 
 
 class Linear(Optimizee):
@@ -143,10 +151,10 @@ def reference(window, second_order=False, last_step_only=False):
     """The window unrolled with a graph, its losses summed, one call of autograd. First order: what the rule reads is
     detached. Losses task by task, from `loss` alone."""
     rule, optimizee, generator = window.rule, window.optimizee, window.generator()
-    task, theta, _, grad, state, _ = window.episode
+    task, theta, _, grad, state, *_ = window.episode
     losses = []
     for _ in range(K):
-        update, state = rule(grad, state, theta if second_order else theta.detach(), optimizee.layout)
+        update, state = rule(seen(grad, theta if second_order else theta.detach()), state, optimizee.layout)
         theta = theta + update
         batch = optimizee.sample_batch(task, len(theta), generator)
         each = [optimizee.loss(theta[b], {k: v[b] for k, v in batch.items()}) for b in range(len(theta))]
@@ -220,11 +228,7 @@ def test_first_order_equals_autograd_from_a_carried_state(rule, optimizee, num_t
 @pytest.mark.parametrize("size", [1, 20_000, 60_000, 2**30], ids=lambda size: f"{size} bytes")
 def test_chunks_do_not_matter(optimizee, name, size, path):
     case = window(RULES[name](), optimizee, 3, steps_before=2)
-    estimator = TruncatedBPTT(max_replay_bytes=size)
-    chunks = case.rule.chunks(K, case.episode.state, case.episode.theta, size)
-    covered = [i for chunk in chunks for i in range(*chunk.indices(optimizee.layout.size))]
-    assert covered == list(range(optimizee.layout.size))
-    _, gradient, after = case.run(estimator)
+    _, gradient, after = case.run(TruncatedBPTT(max_replay_bytes=size))
     assert_gradients_close(gradient, reference(case)[1])
     assert torch.equal(after.theta, case.run(TruncatedBPTT())[2].theta)
 
@@ -234,16 +238,27 @@ def test_a_byte_means_a_coordinate_at_a_time(dataset, size, count):
     optimizee = Classifier(mlp(16, [3], 3), dataset, batch_size=6)
     case = window(RULES["identity"](), optimizee, 3)
     assert optimizee.layout.size == 63
-    assert len(case.rule.chunks(K, case.episode.state, case.episode.theta, size)) == count
+    episode = case.episode
+    recorded = recording(torch.zeros(K, 3, 63), episode.state, optimizee.layout)
+    (part,) = case.rule.parts(optimizee.layout)
+    found = [*chunks(part, recorded, size)]
+    assert len(found) == count
+    covered = [i for chunk in found for i in range(63)[chunk.cut.coordinates]]
+    assert covered == list(range(63))
 
 
 @pytest.mark.parametrize("name", ["log and sign", "partitioned"])
-def test_only_a_chunk_s_cotangents_are_made(optimizee, name, monkeypatch):
+def test_only_a_chunk_s_cotangents_are_made(optimizee, name):
     """Beyond the recorded gradients nothing grows with K times P."""
     case, made = window(RULES[name](), optimizee, 3), []
-    monkeypatch.setattr(truncated_bptt, "take", lambda tensor, runs: made.append(take(tensor, runs)) or made[-1])
-    case.run(TruncatedBPTT(max_replay_bytes=1))
-    assert [part.shape for part in made] == [(K, 3, 1)] * optimizee.layout.size
+    recorded = recording(torch.randn(K, 3, optimizee.layout.size), case.episode.state, optimizee.layout)
+
+    def cotangents(spans):
+        made.append(sum(span.stop - span.start for span in spans))
+        return take(recorded.grads, spans)
+
+    replay(case.rule, recorded, cotangents, 1)
+    assert made == [1] * optimizee.layout.size
 
 
 @pytest.mark.parametrize("size", [1, 2**30])
@@ -266,7 +281,7 @@ def test_first_order_is_the_gradient_with_frozen_gradients(path):
     def surrogate():
         state, moved, total = case.episode.state, torch.zeros_like(case.episode.theta), 0.0
         for t in range(K):
-            update, state = case.rule(record[t], state, case.episode.theta, case.optimizee.layout)
+            update, state = case.rule(seen(record[t], case.episode.theta), state, case.optimizee.layout)
             moved = moved + update
             total = total + (record[t + 1] * moved).sum(1).mean()
         return total
@@ -391,7 +406,7 @@ def test_the_gradient_is_the_mean_over_tasks(rule, second_order):
     case = window(rule, Quadratic(4, init_std=1.0), 3, steps_before=2)
     each = []
     for b in range(3):
-        alone = type(case.episode)(*(only(part, b) for part in case.episode[:-1]), case.episode.step)
+        alone = type(case.episode)(*(only(part, b) for part in case.episode[:5]), *case.episode[5:])
         each.append(Window(case.rule, case.optimizee, alone, case.stream).run(TruncatedBPTT(second_order))[1])
     expected = [torch.stack(parts).mean(0) for parts in zip(*each, strict=True)]
     assert_gradients_close(case.run(TruncatedBPTT(second_order))[1], expected)

@@ -5,6 +5,7 @@ Shapes: B tasks, P coordinates, A averaging cells, K steps.
 
 import pytest
 import torch
+from observations import seen
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout
@@ -21,7 +22,7 @@ def run(rule, grads):
     theta = torch.zeros_like(grads[0])
     state, updates = rule.init_state(theta, LAYOUT), []
     for grad in grads:
-        update, state = rule(grad, state, theta, LAYOUT)
+        update, state = rule(seen(grad, theta), state, LAYOUT)
         updates.append(update)
     return torch.stack(updates), state
 

@@ -5,10 +5,12 @@ Shapes: B tasks, P coordinates.
 
 import pytest
 import torch
+from observations import seen
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout
 from l2o.optimizers import SGD, Adam, Momentum, RMSprop
+from l2o.optimizers.base import Scope
 
 STEPS = 50
 P = 6
@@ -46,7 +48,7 @@ def trajectory(rule, theta, curvature):
     """θ_1 … θ_T (T, B, P)."""
     state, points = rule.init_state(theta, LAYOUT), []
     for _ in range(STEPS):
-        update, state = rule(curvature * theta, state, theta, LAYOUT)
+        update, state = rule(seen(curvature * theta, theta), state, LAYOUT)
         theta = theta + update
         points.append(theta)
     return torch.stack(points)
@@ -81,7 +83,7 @@ def test_every_update_equals_torch_s(case, dtype):
         point.data.zero_()
         point.grad = grad.clone()
         optimizer.step()
-        update, state = rule(grad[None], state, point.detach()[None], LAYOUT)
+        update, state = rule(seen(grad[None], point.detach()[None]), state, LAYOUT)
         assert update.dtype == dtype
         # Where opposite terms of a sum cancel, rounding shows relative to the terms: the largest update's size.
         assert_close(update[0], point.detach(), rtol=PRECISION[dtype], atol=PRECISION[dtype] * 1e-7)
@@ -111,18 +113,18 @@ def test_without_a_rate_the_remedy_is_named(case):
     ours, _ = case
     rule, theta = ours(None), torch.zeros(1, P)
     with pytest.raises(ValueError, match=rf"{type(rule).__name__} has no learning rate: give lr=…, or tune it first"):
-        rule(theta, rule.init_state(theta, LAYOUT), theta, LAYOUT)
+        rule(seen(theta, theta), rule.init_state(theta, LAYOUT), LAYOUT)
 
 
 def test_forward_is_pure(case):
     ours, _ = case
     rule, theta = ours(0.1), torch.randn(2, P)
-    _, state = rule(torch.randn(2, P), rule.init_state(theta, LAYOUT), theta, LAYOUT)
+    _, state = rule(seen(torch.randn(2, P), theta), rule.init_state(theta, LAYOUT), LAYOUT)
     grad = torch.randn(2, P)
     inputs = [grad, theta, *state.values()]
     before, names = [tensor.clone() for tensor in inputs], list(state)
-    first = rule(grad, state, theta, LAYOUT)
-    again = rule(grad, state, theta, LAYOUT)
+    first = rule(seen(grad, theta), state, LAYOUT)
+    again = rule(seen(grad, theta), state, LAYOUT)
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True)) and list(state) == names
     assert torch.equal(first[0], again[0])
     assert all(torch.equal(first[1][name], again[1][name]) for name in names)
@@ -136,7 +138,7 @@ def test_tasks_and_coordinates_do_not_meet(case):
     together = trajectory(rule, start, curvature)
     assert torch.equal(together[:, 1:2], trajectory(rule, start[1:2], curvature))
     assert torch.equal(together[..., 2:4], trajectory(rule, start[:, 2:4], curvature[2:4]))
-    assert rule.coordinatewise and not list(rule.parameters())
+    assert rule.scope is Scope.COORDINATE and not list(rule.parameters())
 
 
 def test_state_has_tasks_first_and_coordinates_or_one_second(case):
@@ -149,5 +151,5 @@ def test_state_has_tasks_first_and_coordinates_or_one_second(case):
 @pytest.mark.parametrize("rule", [Adam(0.1), RMSprop(0.1)], ids=["adam", "rmsprop"])
 def test_no_gradient_no_update(rule):
     theta = torch.randn(2, P)
-    update, _ = rule(torch.zeros(2, P), rule.init_state(theta, LAYOUT), theta, LAYOUT)
+    update, _ = rule(seen(torch.zeros(2, P), theta), rule.init_state(theta, LAYOUT), LAYOUT)
     assert not update.any()

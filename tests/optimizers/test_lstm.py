@@ -7,12 +7,15 @@ import math
 
 import pytest
 import torch
+from observations import recording, seen
 from torch import nn
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout
 from l2o.optimizers import LSTM, Identity, LogAndSign, Preprocessing, Scale
 from l2o.optimizers.kernels import lstm_cpp
+from l2o.optimizers.kernels.dispatch import donated_state
+from l2o.replay import window_gradient
 
 B, P, K = 3, 7, 6
 LAYOUT = Layout({"theta": (P,)})
@@ -36,7 +39,7 @@ def run(rule, grads, state=None):
     state = rule.init_state(theta, LAYOUT) if state is None else state
     updates = []
     for grad in grads:
-        update, state = rule(grad, state, theta, LAYOUT)
+        update, state = rule(seen(grad, theta), state, LAYOUT)
         updates.append(update)
     return torch.stack(updates), state
 
@@ -131,7 +134,9 @@ def test_a_task_of_a_batch_equals_it_alone(rule, path):
 def test_theta_is_not_read(rule):
     grads = torch.randn(B, P)
     state = rule.init_state(grads, LAYOUT)
-    assert torch.equal(rule(grads, state, torch.zeros(B, P), LAYOUT)[0], rule(grads, state, 1e9 * grads, LAYOUT)[0])
+    assert torch.equal(
+        rule(seen(grads, torch.zeros(B, P)), state, LAYOUT)[0], rule(seen(grads, 1e9 * grads), state, LAYOUT)[0]
+    )
 
 
 @pytest.mark.parametrize("forget_bias", [None, 0.0, 1.0, -2.5])
@@ -190,16 +195,16 @@ def test_the_output_scale_multiplies_the_update(float64):
 def test_forward_is_pure(rule, path):
     with torch.no_grad():
         theta, grad = torch.randn(B, P), torch.randn(B, P)
-        _, state = rule(grad, rule.init_state(theta, LAYOUT), theta, LAYOUT)
+        _, state = rule(seen(grad, theta), rule.init_state(theta, LAYOUT), LAYOUT)
         inputs = [theta, grad, *state.values(), *rule.parameters()]
         before = [tensor.clone() for tensor in inputs]
-        first, again = (rule(grad, state, theta, LAYOUT) for _ in range(2))
+        first, again = (rule(seen(grad, theta), state, LAYOUT) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True))
     assert torch.equal(first[0], again[0])
 
 
 @pytest.mark.parametrize("memory", ["feature by feature", "coordinate by coordinate"])
-def test_advance_is_forward_with_the_state_given_away(rule, path, memory):
+def test_a_step_may_overwrite_a_state_that_is_given_away(rule, path, memory):
     with torch.no_grad():
         theta, grads = torch.zeros(B, P), torch.randn(K, B, P)
         _, state = run(rule, grads[:2])
@@ -208,7 +213,8 @@ def test_advance_is_forward_with_the_state_given_away(rule, path, memory):
         if memory == "feature by feature":
             given = {key: value.movedim(-1, 0).contiguous().movedim(0, -1) for key, value in given.items()}
         for grad, update in zip(grads, expected, strict=True):
-            actual, given = rule.advance(grad, given, theta, LAYOUT)
+            with donated_state():
+                actual, given = rule(seen(grad, theta), given, LAYOUT)
             assert_close(actual, update, rtol=1e-12, atol=1e-14)
     assert_same_state(given, expected_state, rtol=1e-12, atol=1e-14)
 
@@ -263,7 +269,7 @@ def replay(rule):
     with torch.no_grad():
         _, state = run(rule, torch.randn(2, B, P, generator=torch.Generator().manual_seed(0)))
     grads, cotangents = torch.randn(2, K, B, P, generator=torch.Generator().manual_seed(1))
-    return rule.replay_gradient(grads, cotangents, state, torch.zeros(B, P), LAYOUT)
+    return window_gradient(rule, recording(grads, state, LAYOUT), cotangents)
 
 
 def assert_gradients_close(actual, expected, tolerance):
@@ -291,7 +297,7 @@ def test_replay_is_the_gradient_of_the_updates(float64, path, name):
         state = rule.init_state(torch.zeros(B, P), LAYOUT)
         _, state = run(rule, torch.randn(2, B, P), state)
         grads, cotangents = torch.randn(2, K, B, P)
-        actual = rule.replay_gradient(grads, cotangents, state, torch.zeros(B, P), LAYOUT)
+        actual = window_gradient(rule, recording(grads, state, LAYOUT), cotangents)
         phi = nn.utils.parameters_to_vector(rule.parameters()).clone()
         for _ in range(5):
             direction = torch.randn_like(phi)
@@ -324,7 +330,7 @@ def test_a_preprocessing_with_parameters_is_trained_too(float64, path):
     expected = torch.autograd.grad((updates * cotangents).sum(), list(rule.parameters()))
     state = rule.init_state(grads[0], LAYOUT)
     with torch.no_grad():
-        actual = rule.replay_gradient(grads, cotangents, state, grads[0], LAYOUT)
+        actual = window_gradient(rule, recording(grads, state, LAYOUT, grads[0]), cotangents)
     assert_gradients_close(actual, expected, 1e-12)
     assert actual[[name for name, _ in rule.named_parameters()].index("preprocessing.log_factor")].abs() > 1e-3
 

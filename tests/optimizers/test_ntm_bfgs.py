@@ -5,6 +5,7 @@ Shapes: B tasks, P coordinates, R read heads, W write heads, T steps.
 
 import pytest
 import torch
+from observations import seen
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout
@@ -38,7 +39,7 @@ def run(rule, grads):
     theta = torch.zeros_like(grads[0])
     state, updates, reads = rule.init_state(theta, LAYOUT), [], []
     for grad in grads:
-        update, state = rule(grad, state, theta, LAYOUT)
+        update, state = rule(seen(grad, theta), state, LAYOUT)
         updates.append(update)
         reads.append(state["read"])
     return torch.stack(updates), torch.stack(reads), state

@@ -4,19 +4,22 @@ Shapes: B tasks, P coordinates, K steps.
 """
 
 import copy
+import re
 from functools import partial
 
 import pytest
 import torch
+from observations import recording, seen
 from torch import Generator
 from torch.testing import assert_close
 
 from l2o.data import Dataset
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, Layout, conv_net
-from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, base
-from l2o.optimizers.base import runs_within, take
+from l2o.optimizers import GAC, LSTM, SGD, Adam, LogAndSign, Partitioned, Scope
+from l2o.optimizers.base import spans_within, take
 from l2o.optimizers.kernels import lstm_cpp
+from l2o.replay import replay
 from l2o.unroll import start_episode
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -44,13 +47,14 @@ def test_each_group_moves_as_its_rule_alone(rest, path):
     rule = Partitioned(rules, PATTERNS)
     theta = torch.randn(B, P)
     state = rule.init_state(theta, LAYOUT)
-    alone = {name: rules[name].init_state(theta[:, COLUMNS[name]], LAYOUT) for name in rules}
+    layouts = {part.prefix.rstrip("."): part.layout for part in rule.parts(LAYOUT)}
+    alone = {name: rules[name].init_state(theta[:, COLUMNS[name]], layouts[name]) for name in rules}
     with torch.no_grad():
         for _ in range(3):
             grad = torch.randn(B, P)
-            update, state = rule(grad, state, theta, LAYOUT)
+            update, state = rule(seen(grad, theta), state, LAYOUT)
             for name, columns in COLUMNS.items():
-                own, alone[name] = rules[name](grad[:, columns], alone[name], theta[:, columns], LAYOUT)
+                own, alone[name] = rules[name](seen(grad[:, columns], theta[:, columns]), alone[name], layouts[name])
                 assert_close(update[:, columns], own, rtol=1e-12, atol=1e-14)
                 for key, value in alone[name].items():
                     assert_close(state[f"{name}.{key}"], value, rtol=1e-12, atol=1e-14)
@@ -61,7 +65,7 @@ def test_groups_may_alternate_over_theta():
     """The weights by one rule, the biases by another: updates return to their places."""
     rule = Partitioned({"weights": SGD(1.0), "biases": SGD(10.0)}, {"weights": ".*weight", "biases": ".*bias"})
     grad = torch.randn(B, P)
-    update, _ = rule(grad, {}, grad, LAYOUT)
+    update, _ = rule(seen(grad, grad), {}, LAYOUT)
     parts = {name: (-1 if "weight" in name else -10) * part for name, part in LAYOUT.unravel(grad).items()}
     assert torch.equal(update, LAYOUT.ravel(parts))
 
@@ -72,31 +76,39 @@ def test_runs_give_the_bits_of_gathered_coordinates(weights, size, path):
     """Updates, states and gradients: each group's rule on its own coordinates, gathered one by one."""
     rules = {"weights": lstm(1), "rest": lstm(2)}
     rule = Partitioned(rules, {"weights": weights, "rest": f"(?!{weights}).*"})
-    columns = {"weights": LAYOUT.select(weights), "rest": LAYOUT.select(f"(?!{weights}).*")}
+    inside = {name: bool(re.fullmatch(weights, name)) for name in LAYOUT.shapes}
+    chosen = LAYOUT.ravel({name: torch.full(shape, inside[name]) for name, shape in LAYOUT.shapes.items()})
+    columns = {"weights": chosen, "rest": ~chosen}
     grad, record, cotangents = torch.randn(B, P), torch.randn(4, B, P), torch.randn(4, B, P)
     state, gradient = rule.init_state(grad, LAYOUT), []
     with torch.no_grad():
-        update, after = rule(grad, state, grad, LAYOUT)
+        update, after = rule(seen(grad, grad), state, LAYOUT)
         for name, own in columns.items():
             alone, theta = rules[name], grad[:, own]
             start = alone.init_state(theta, LAYOUT)
-            expected, moved = alone(theta, start, theta, LAYOUT)
+            expected, moved = alone(seen(theta, theta), start, LAYOUT)
             assert torch.equal(update[:, own], expected)
             assert all(torch.equal(after[f"{name}.{key}"], value) for key, value in moved.items())
-            given = record[..., own], partial(take, cotangents[..., own])
-            gradient += alone.replay_in_chunks(*given, start, theta, LAYOUT, size)
-    actual = rule.replay_in_chunks(record, partial(take, cotangents), state, grad, LAYOUT, size)
+            layout = Layout({"all": (int(own.sum()),)})
+            window = recording(record[..., own], start, layout, theta)
+            gradient += replay(alone, window, partial(take, cotangents[..., own]), size)
+    actual = replay(rule, recording(record, state, LAYOUT, grad), partial(take, cotangents), size)
     assert all(torch.equal(a, b) for a, b in zip(actual, gradient, strict=True))
 
 
-def test_a_replay_copies_no_more_than_a_chunk(monkeypatch):
+def test_a_replay_asks_for_no_more_than_a_chunk():
     """Of a group that alternates with another: the coordinates of a chunk at a time."""
     rule = Partitioned({"weights": lstm(1), "rest": SGD(0.1)}, {"weights": ".*weight", "rest": ".*bias"})
-    theta, record, copies = torch.randn(B, P), torch.randn(4, B, P), []
-    monkeypatch.setattr(base, "take", lambda tensor, runs: copies.append(take(tensor, runs)) or copies[-1])
-    cotangents = lambda runs: base.take(record, runs)  # noqa: E731
-    rule.replay_in_chunks(record, cotangents, rule.init_state(theta, LAYOUT), theta, LAYOUT, 1)
-    assert [copy.shape for copy in copies] == [(4, B, 1)] * 2 * P
+    theta, record, asked = torch.randn(B, P), torch.randn(4, B, P), []
+
+    def cotangents(spans):
+        asked.extend(i for span in spans for i in range(span.start, span.stop))
+        sizes.append(sum(span.stop - span.start for span in spans))
+        return take(record, spans)
+
+    sizes = []
+    replay(rule, recording(record, rule.init_state(theta, LAYOUT), LAYOUT, theta), cotangents, 1)
+    assert sizes == [1] * P and sorted(asked) == list(range(P))
 
 
 def test_groups_inside_groups():
@@ -112,43 +124,45 @@ def test_groups_inside_groups():
     results = []
     for one in (rule, flat):
         state = one.init_state(theta, LAYOUT)
-        update, _ = one(theta, state, theta, LAYOUT)
-        results.append([update, *one.replay_in_chunks(record, partial(take, cotangents), state, theta, LAYOUT, 2**30)])
+        update, _ = one(seen(theta, theta), state, LAYOUT)
+        window = recording(record, state, LAYOUT, theta)
+        results.append([update, *replay(one, window, partial(take, cotangents), 2**30)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("runs", [[slice(None)], [slice(2, 3), slice(5, 9)], [slice(0, 1), slice(4, 4), slice(7, 10)]])
+@pytest.mark.parametrize("runs", [[slice(0, 10)], [slice(2, 3), slice(5, 9)], [slice(0, 1), slice(4, 4), slice(7, 10)]])
 def test_a_part_of_some_runs_is_runs(runs):
     tensor = torch.arange(10)
     for start in range(11):
         for stop in range(start, 12):
             expected = take(tensor, runs)[start:stop]
-            assert torch.equal(take(tensor, runs_within(runs, slice(start, stop), 10)), expected)
+            assert torch.equal(take(tensor, spans_within(runs, slice(start, stop))), expected)
 
 
 def test_one_rule_in_every_group_is_that_rule():
     shared = lstm(1)
     rule, grad = Partitioned(dict.fromkeys(PATTERNS, shared), PATTERNS), torch.randn(B, P)
-    update, _ = rule(grad, rule.init_state(grad, LAYOUT), grad, LAYOUT)
-    expected, _ = shared(grad, shared.init_state(grad, LAYOUT), grad, LAYOUT)
+    update, _ = rule(seen(grad, grad), rule.init_state(grad, LAYOUT), LAYOUT)
+    expected, _ = shared(seen(grad, grad), shared.init_state(grad, LAYOUT), LAYOUT)
     assert_close(update, expected, rtol=1e-12, atol=1e-14)
     record, cotangents, state = torch.randn(4, B, P), torch.randn(4, B, P), rule.init_state(grad, LAYOUT)
-    actual = rule.replay_in_chunks(record, partial(take, cotangents), state, grad, LAYOUT, 2**30)
-    expected = shared.replay_gradient(record, cotangents, shared.init_state(grad, LAYOUT), grad, LAYOUT)
+    actual = replay(rule, recording(record, state, LAYOUT, grad), partial(take, cotangents), 2**30)
+    whole = recording(record, shared.init_state(grad, LAYOUT), LAYOUT, grad)
+    expected = replay(shared, whole, partial(take, cotangents), 2**30)
     assert_close(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_a_rule_sees_its_own_layout():
-    seen = {}
+    shapes = {}
 
     class Looks(SGD):
         def init_state(self, theta, layout):
-            seen[self.lr] = layout.shapes
+            shapes[self.lr] = layout.shapes
             return {}
 
     rule = Partitioned({"conv": Looks(1.0), "rest": Looks(2.0)}, PATTERNS)
     rule.init_state(torch.zeros(B, P), LAYOUT)
-    assert seen == {
+    assert shapes == {
         1.0: {"conv.weight": (2, 3)},
         2.0: {"conv.bias": (2,), "linear.weight": (4, 2), "linear.bias": (4,)},
     }
@@ -168,10 +182,10 @@ def test_a_window_on_the_conv_net_equals_autograd(second_order, size, path):
     losses, gradient, _ = estimator(rule, optimizee, episode, 4, generator)
 
     generator.set_state(stream)
-    _, theta, _, grad, state, _ = episode
+    _, theta, _, grad, state, *_ = episode
     expected_losses = []
     for _ in range(4):
-        update, state = rule(grad, state, theta if second_order else theta.detach(), optimizee.layout)
+        update, state = rule(seen(grad, theta if second_order else theta.detach()), state, optimizee.layout)
         theta = theta + update
         batch = optimizee.sample_batch({}, 2, generator)
         one = [optimizee.loss(theta[b], {key: value[b] for key, value in batch.items()}) for b in range(2)]
@@ -201,13 +215,16 @@ def test_the_kernel_serves_every_group(monkeypatch):
     monkeypatch.setattr(lstm_cpp, "window_gradient", counted)
     rule, theta = two_lstms(), torch.zeros(B, P)
     record = torch.randn(2, B, P)
-    rule.replay_in_chunks(record, partial(take, record), rule.init_state(theta, LAYOUT), theta, LAYOUT, 2**30)
+    window = recording(record, rule.init_state(theta, LAYOUT), LAYOUT, theta)
+    replay(rule, window, partial(take, record), 2**30)
     assert calls == [B * len(columns) for columns in COLUMNS.values()]
 
 
-@pytest.mark.parametrize(("rest", "expected"), [(lambda: Adam(0.1), True), (lambda: GAC(hidden_size=5), False)])
-def test_coordinatewise_if_all_rules_are(rest, expected):
-    assert Partitioned({"conv": lstm(1), "rest": rest()}, PATTERNS).coordinatewise is expected
+@pytest.mark.parametrize(
+    ("rest", "expected"), [(lambda: Adam(0.1), Scope.COORDINATE), (lambda: GAC(hidden_size=5), Scope.ALL)]
+)
+def test_its_scope_is_the_widest_of_its_rules(rest, expected):
+    assert Partitioned({"conv": lstm(1), "rest": rest()}, PATTERNS).scope is expected
 
 
 def test_a_group_without_a_part_rests():
@@ -215,10 +232,10 @@ def test_a_group_without_a_part_rests():
     theta = torch.randn(B, 5)
     state = rule.init_state(theta, layout)
     assert {key.split(".")[0] for key in state} == {"rest"}
-    update, _ = rule(theta, state, theta, layout)
-    expected, _ = lstm(2)(theta, lstm(2).init_state(theta, layout), theta, layout)
+    update, _ = rule(seen(theta, theta), state, layout)
+    expected, _ = lstm(2)(seen(theta, theta), lstm(2).init_state(theta, layout), layout)
     assert_close(update, expected, rtol=1e-12, atol=1e-14)
-    gradient = rule.replay_in_chunks(theta[None], partial(take, theta[None]), state, theta, layout, 2**30)
+    gradient = replay(rule, recording(theta[None], state, layout, theta), partial(take, theta[None]), 2**30)
     assert not any(part.any() for part in gradient[: len(gradient) // 2]) and gradient[-1].any()
 
 
@@ -227,7 +244,7 @@ def test_one_rule_serves_many_layouts_and_copies():
     for layout in (LAYOUT, Layout({"conv.weight": (4,), "linear.bias": (1,)}), LAYOUT):
         theta = torch.randn(2, layout.size)
         for one in (rule, copy.deepcopy(rule)):
-            update, _ = one(theta, one.init_state(theta, layout), theta, layout)
+            update, _ = one(seen(theta, theta), one.init_state(theta, layout), layout)
             assert update.shape == theta.shape
 
 
@@ -242,7 +259,7 @@ def test_one_rule_serves_many_layouts_and_copies():
 def test_a_part_of_no_group_or_two_is_named(patterns, says):
     rule = Partitioned({"conv": SGD(0.1), "rest": SGD(0.1)}, patterns)
     theta = torch.zeros(B, P)
-    for call in (lambda: rule.init_state(theta, LAYOUT), lambda: rule(theta, {}, theta, LAYOUT)):
+    for call in (lambda: rule.init_state(theta, LAYOUT), lambda: rule(seen(theta, theta), {}, LAYOUT)):
         with pytest.raises(ValueError, match=says):
             call()
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from observations import seen
 from torch.testing import assert_close
 
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
@@ -16,7 +17,7 @@ LAYOUT = Layout({"theta": (P,)})
 def run(rule, grads):
     state, updates = rule.init_state(grads[0], LAYOUT), []
     for grad in grads:
-        update, state = rule(grad, state, torch.zeros_like(grad), LAYOUT)
+        update, state = rule(seen(grad, torch.zeros_like(grad)), state, LAYOUT)
         updates.append(update)
     return torch.stack(updates)
 

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from observations import recording, seen
 from torch import Tensor
 
 from l2o.optimizees import Layout
-from l2o.optimizers import LSTM, LogAndSign, Preprocessing, lstm
-from l2o.optimizers.kernels import dispatch, lstm_cpp, lstm_triton
+from l2o.optimizers import LSTM, LogAndSign, Preprocessing
+from l2o.optimizers.kernels import dispatch, lstm_cpp, lstm_torch, lstm_triton
+from l2o.replay import window_gradient
 
 pytest.importorskip("triton")
 
@@ -65,13 +67,13 @@ class Problem:
 
     @torch.no_grad()
     def torch_step(self) -> list[Tensor]:
-        out, hidden, cell = self.rule._step(self.weights, self.features[0], self.hidden, self.cell)
+        out, hidden, cell = lstm_torch.step(self.weights, self.features[0], self.hidden, self.cell)
         return [out, *hidden, *cell]
 
     def torch_gradient(self) -> list[Tensor]:
         hidden, cell, total = self.hidden, self.cell, torch.zeros((), device=DEVICE)
         for features, cotangent in zip(self.features, self.cotangent, strict=True):
-            out, hidden, cell = self.rule._step(self.weights, features, hidden, cell)
+            out, hidden, cell = lstm_torch.step(self.weights, features, hidden, cell)
             total = total + (cotangent * out).sum()
         return list(torch.autograd.grad(total, self.weights))
 
@@ -167,13 +169,17 @@ def test_the_rule_runs_on_it(dtype, monkeypatch):
     grads, cotangents = torch.randn(2, 2, 3, 9, dtype=dtype, device=DEVICE)
     state, results = rule.init_state(grads[0], layout), []
     for kernel in (None, lstm_triton):
-        monkeypatch.setattr(lstm, "kernel_for", lambda *_, kernel=kernel: kernel)
+        monkeypatch.setattr(dispatch, "compiled_kernel", lambda *_, kernel=kernel: kernel)
         with torch.no_grad():
-            update, after = rule(grads[0], state, grads[0], layout)
+            update, after = rule(seen(grads[0], grads[0]), state, layout)
             part = {name: value[:, 2:7] for name, value in after.items()}
-        args = grads[..., 2:7], cotangents[..., 2:7], part, grads[0, :, 2:7], layout
-        results.append([update, *after.values(), *rule.replay_gradient(*args)])
+        window = recording(grads[..., 2:7], part, Layout({"theta": (5,)}), grads[0, :, 2:7])
+        results.append([update, *after.values(), *window_gradient(rule, window, cotangents[..., 2:7])])
     assert_close(results[1], results[0], TOLERANCE[dtype])
+
+
+def chosen(features, hidden_size):
+    return dispatch.compiled_kernel(features, [torch.empty(0, hidden_size)])
 
 
 class TestChoice:
@@ -181,7 +187,7 @@ class TestChoice:
         monkeypatch.delenv("L2O_KERNEL", raising=False)
         monkeypatch.setattr(lstm_triton, "_works", lambda device: True)
         monkeypatch.setattr(lstm_cpp, "available", lambda: True)
-        on = lambda device, dtype=torch.float32: dispatch.kernel_for(Features(device, dtype), 20)  # noqa: E731
+        on = lambda device, dtype=torch.float32: chosen(Features(device, dtype), 20)  # noqa: E731
         assert on("cpu") is lstm_cpp and on("cuda") is lstm_triton
         assert on("mps") is None and on("cuda", torch.float64) is None
         monkeypatch.setenv("L2O_KERNEL", "0")
@@ -192,7 +198,7 @@ class TestChoice:
         monkeypatch.delenv("L2O_KERNEL", raising=False)
         monkeypatch.setattr(lstm_triton, "_works", lambda device: True)
         given = Features("cuda", torch.float32, features)
-        assert (dispatch.kernel_for(given, hidden) is lstm_triton) is served
+        assert (chosen(given, hidden) is lstm_triton) is served
 
     def test_where_it_fails_one_line_says_so(self, monkeypatch, caplog):
         def fail(*arguments):
