@@ -10,6 +10,7 @@ Shapes: B tasks, P coordinates, K steps.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -18,14 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from l2o.data import Dataset
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT, WindowResult
 from l2o.optimizees import Classifier, Optimizee, mlp
-from l2o.optimizers import LSTM, LogAndSign, UpdateRule, lstm
-from l2o.optimizers.base import gradients
-from l2o.optimizers.kernels import lstm_triton
+from l2o.optimizers import LSTM, LogAndSign, UpdateRule
+from l2o.optimizers.base import Recording
+from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton
+from l2o.replay import gradients, window_gradient
 from l2o.unroll import Episode, start_episode
 
 TASKS, STEPS, WINDOWS, WARM_UP = (1, 8, 64), 20, 10, 3
@@ -46,18 +48,19 @@ def eager(
     rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
 ) -> WindowResult:
     """The plain reference: a graph of the rule, loss + Σ ∇·(θ − θ.detach()) in first order, one backward."""
-    task, theta, _, grad, state, step = episode
+    theta, state = episode.theta, episode.state
     surrogate, losses = theta.new_zeros(()), []
     with torch.enable_grad():
         for _ in range(num_steps):
-            update, state = rule(grad, state, theta.detach(), optimizee.layout)
+            update, state = rule(episode.seen, state, optimizee.layout)
             theta = theta + update
-            loss, grad = optimizee.loss_and_grad(theta.detach(), optimizee.sample_batch(task, len(theta), generator))
+            batch = optimizee.sample_batch(episode.task, len(theta), generator)
+            loss, grad = optimizee.loss_and_grad(theta.detach(), batch)
             surrogate = surrogate + (grad * theta).sum() / len(theta)
+            episode = episode._replace(theta=theta.detach(), loss=loss, grad=grad, step=episode.step + 1)
             losses.append(loss)
         gradient = gradients(surrogate, list(rule.parameters()))
-    state = {key: value.detach() for key, value in state.items()}
-    return torch.stack(losses), gradient, Episode(task, theta.detach(), loss, grad, state, step + num_steps)
+    return torch.stack(losses), gradient, episode._replace(state={key: value.detach() for key, value in state.items()})
 
 
 @contextmanager
@@ -78,11 +81,16 @@ def largest_error(optimizee: Optimizee, device: torch.device) -> float:
     exact.load_state_dict(rule.state_dict())
     shape = STEPS, 1, optimizee.layout.size
     grads, cotangents = torch.randn(2, *shape, device=device)
-    arguments = lambda rule, *tensors: (*tensors, rule.init_state(tensors[0][0], optimizee.layout), tensors[0][0])  # noqa: E731
-    actual = rule.replay_gradient(*arguments(rule, grads, cotangents), optimizee.layout)
-    doubles = arguments(exact, grads.double(), cotangents.double())
-    expected = UpdateRule.replay_gradient(exact, *doubles, optimizee.layout)
+    actual = window_gradient(rule, recording(rule, grads, optimizee), cotangents)
+    expected = window_gradient(exact, recording(exact, grads.double(), optimizee), cotangents.double())
     return max(((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True))
+
+
+def recording(rule: UpdateRule, grads: Tensor, optimizee: Optimizee) -> Recording:
+    """A window of gradients (K, B, P) from the start of an episode at θ_0 = 0."""
+    theta = torch.zeros_like(grads[0])
+    state = rule.init_state(theta, optimizee.layout)
+    return Recording(grads, grads.new_zeros(grads.shape[:2]), theta, state, 0, math.inf, optimizee.layout)
 
 
 def measured(way: Way, rule: UpdateRule, optimizee: Optimizee, num_tasks: int) -> dict[str, float] | str:
@@ -109,9 +117,10 @@ def ways() -> Iterator[tuple[str, Way, UpdateRule]]:
     """Name, window and rule of everything that is compared; the rule's start moves θ as a trained one would."""
     new = lambda: LSTM(LogAndSign(10), output_scale=0.1).cuda()  # noqa: E731
     yield "plain torch", eager, new()
-    compiled = new()
-    compiled._step = torch.compile(compiled._step)
-    yield "torch.compile", eager, compiled
+    torch_step = lstm_torch.step
+    lstm_torch.step = torch.compile(torch_step)
+    yield "torch.compile", eager, new()
+    lstm_torch.step = torch_step
     for name in PRECISIONS:
         with precision(name):
             yield f"Triton {name}", TruncatedBPTT(max_replay_bytes=2**40), new()
@@ -121,7 +130,8 @@ def main(path: str | None = None) -> None:
     """Print the errors and the table; write them as JSON."""
     device = torch.device("cuda", 0)
     optimizee = job_m(device)
-    if lstm.kernel_for(torch.empty(1, 2, device=device), 20) is not lstm_triton:
+    empty = torch.empty(1, 20, device=device)
+    if dispatch.compiled_kernel(empty[:, :2], [empty]) is not lstm_triton:
         sys.exit("the Triton kernels do not run on this GPU")
     report: dict = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__, "errors": {}}
     for name in PRECISIONS:

@@ -1,5 +1,6 @@
 """What optimizes: update rules m(∇, h, φ), learned and hand-designed alike."""
 
+from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
 from l2o.optimizers.gac import GAC
 from l2o.optimizers.hand_designed import SGD, Adam, HandDesigned, Momentum, RMSprop
@@ -15,6 +16,7 @@ __all__ = [
     "NTMBFGS",
     "SGD",
     "Adam",
+    "Axis",
     "HandDesigned",
     "Identity",
     "LogAndSign",
