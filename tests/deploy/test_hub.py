@@ -106,8 +106,8 @@ class FakeHub:
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     fake = FakeHub(tmp_path / "hub")
-    monkeypatch.setattr(hub, "hf_hub_download", fake.download)
-    monkeypatch.setattr(hub, "HfApi", lambda token=None: fake)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fake.download)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda token=None: fake)
     return fake
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from l2o.optimizees.layout import Layout
+from l2o.optimizers import registry
 
 State = dict[str, Tensor]
 """What an update rule remembers; axis 0 tasks, axis 1 P or 1 (Adam's step count: (B, 1))."""
@@ -28,6 +29,11 @@ class UpdateRule(nn.Module, ABC):
 
     coordinatewise: bool
     """Each coordinate's update depends on that coordinate alone: it may be chunked, replayed, sharded."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make the class known by its name, so that exported files can name it."""
+        super().__init_subclass__(**keywords)
+        registry.register(cls)
 
     @property
     def label(self) -> str:
