@@ -15,6 +15,7 @@ from torch import Generator, nn
 from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
+from l2o.deploy.resting import KEY
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import (
     GAC,
@@ -22,7 +23,6 @@ from l2o.optimizers import (
     NTMBFGS,
     SGD,
     Adam,
-    HandDesigned,
     LogAndSign,
     Momentum,
     Partitioned,
@@ -172,15 +172,21 @@ def test_the_same_as_torch_also_where_gradients_come_and_go(rule, lr, decay, ora
 # ----------------------------------------------------------------------------------------- what torch expects, for all
 
 
-def test_it_learns_and_keeps_its_state_in_float32_at_least(rule, dtype):
-    model = network(dtype)
-    optimizer = LearnedOptimizer(model.parameters(), rule if isinstance(rule, HandDesigned) else SGD(0.05))
-    before = backward(model)
-    train(model, optimizer, [0] * 10)
-    assert backward(model) < before
-    assert {p.dtype for p in model.parameters()} == {dtype}
+def test_it_moves_any_dtype_and_keeps_its_state_in_float32_at_least(rule, dtype):
+    """The first update is the one in float64, up to the parameters' rounding."""
+    model, exact = network(dtype), network(dtype).double()
+    for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
+        parameter.grad = torch.linspace(-0.5, 0.9, parameter.numel()).view(parameter.shape).to(dtype)
+        other.grad = parameter.grad.double()
+    optimizer = LearnedOptimizer(model.parameters(), rule)
+    optimizer.step()
+    LearnedOptimizer(exact.parameters(), copy.deepcopy(rule).double()).step()
+    for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
+        assert parameter.dtype == dtype
+        assert_close(parameter.double(), other, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
+    own = torch.float32 if list(rule.parameters()) else torch.promote_types(dtype, torch.float32)
     for entry in optimizer.state.values():
-        assert {v.dtype for v in entry.values()} <= {torch.promote_types(dtype, torch.float32)}
+        assert {value.dtype for key, value in entry.items() if key != KEY} <= {own, torch.promote_types(dtype, own)}
 
 
 @pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
@@ -210,7 +216,8 @@ def test_the_state_is_plain_numbers_and_tensors(rule):
     torch.save(optimizer.state_dict(), file := io.BytesIO())
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
-    assert list(loaded["param_groups"][0]) == ["lr", "weight_decay", "chunk_size", "params"]
+    numbers = ["lr", "weight_decay", "chunk_size", "patterns", "maximize", "resting"]
+    assert list(loaded["param_groups"][0]) == [*numbers, "params"]
     if rule.coordinatewise:
         for index, parameter in enumerate(model.parameters()):
             for value in loaded["state"].get(index, {}).values():
@@ -303,9 +310,10 @@ def test_groups_have_their_own_numbers_and_rules():
         [{"params": model[0].parameters()}, {"params": [model.gain], "rule": adam}, {"params": model[2].parameters()}],
         lstm,
     )
-    restored.param_groups[2]["rule"] = optimizer.param_groups[2]["rule"]
+    restored.param_groups[2]["rule"] = optimizer.rules[optimizer.param_groups[2]["rule"]]
     restored.load_state_dict(optimizer.state_dict())
-    assert [group["rule"] for group in restored.param_groups] == [group["rule"] for group in optimizer.param_groups]
+    restored.step()
+    assert [restored.rules[group["rule"]] for group in restored.param_groups] == optimizer.rules
     assert [group["lr"] for group in restored.param_groups] == [0.5, 1.0, 1.0]
 
 

@@ -79,7 +79,9 @@ def _arguments(kind: type[nn.Module]) -> list[str]:
 
 def _kept(module: nn.Module, name: str) -> Any:
     if not hasattr(module, name):
-        raise ValueError(f"{type(module).__name__} cannot be saved: keep its argument {name} as an attribute of that name")
+        raise ValueError(
+            f"{type(module).__name__} cannot be saved: keep its argument {name} as an attribute of that name"
+        )
     return getattr(module, name)
 
 

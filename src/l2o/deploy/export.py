@@ -118,9 +118,13 @@ def _load_folder(folder: Path) -> UpdateRule:
         rule.card = config.get("card") if isinstance(config.get("card"), dict) else {}
         weights = load_file(folder / WEIGHTS)
     except SafetensorError as error:
-        raise ValueError(f"the trained optimizer in '{folder}' cannot be read: {WEIGHTS} is damaged ({error})") from error
+        raise ValueError(
+            f"the trained optimizer in '{folder}' cannot be read: {WEIGHTS} is damaged ({error})"
+        ) from error
     except json.JSONDecodeError as error:
-        raise ValueError(f"the trained optimizer in '{folder}' cannot be read: {CONFIG} is damaged ({error})") from error
+        raise ValueError(
+            f"the trained optimizer in '{folder}' cannot be read: {CONFIG} is damaged ({error})"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"the trained optimizer in '{folder}' cannot be read: {error}") from error
     return _with_weights(rule, weights, folder)

@@ -99,7 +99,8 @@ def readme(config: Mapping[str, Any], rule: UpdateRule, name: str, address: str 
         "The rule:",
         f"```json\n{json.dumps(config['rule'], indent=2)}\n```",
     ]
-    return str(ModelCard(f"---\n{data.to_yaml(original_order=["license"])}\n---\n" + "\n\n".join(paragraphs) + "\n"))
+    front = data.to_yaml(original_order=["license"])
+    return str(ModelCard(f"---\n{front}\n---\n" + "\n\n".join(paragraphs) + "\n"))
 
 
 def serves(rule: UpdateRule) -> str:
@@ -114,7 +115,9 @@ def serves(rule: UpdateRule) -> str:
         )
     if rule.coordinatewise:
         return "It moves each number by itself and serves any model, of any size, sharded or not."
-    return "It looks at all parameters of a group together, and serves any model whose parameters are whole on each rank."
+    return (
+        "It looks at all parameters of a group together, and serves any model whose parameters are whole on each rank."
+    )
 
 
 def _usage(address: str | None) -> str:
@@ -147,7 +150,10 @@ def _table(results: Any) -> list[str]:
         return []
     try:
         head = f"Mean loss after {results['num_steps']} steps on {results['num_tasks']} fresh problems:"
-        rows = [[name, *(row[k] for k in ("lr", "final_loss", "standard_error"))] for name, row in results["optimizers"].items()]
+        rows = [
+            [name, *(row[k] for k in ("lr", "final_loss", "standard_error"))]
+            for name, row in results["optimizers"].items()
+        ]
         lines = ["| " + " | ".join([name, *map(_number, numbers)]) + " |" for name, *numbers in rows]
     except (AttributeError, KeyError, TypeError, ValueError):
         return [f"Results: `{json.dumps(results)}`"]
