@@ -128,7 +128,7 @@ def run(name: str, command: str, folder: Path) -> None:
     words = [sys.executable, *shlex.split(command), *resume, f"hydra.{'sweep' if sweep else 'run'}.dir={folder}"]
     subprocess.run(words, cwd=ROOT, check=True)
     if " figure=" in command:
-        subprocess.run([sys.executable, "-m", "l2o.figures.layers_by_units", str(folder)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "l2o", "figure6", str(folder)], cwd=ROOT, check=True)
     (folder / "run.json").write_text(json.dumps({"command": command, "seconds": time.monotonic() - started}) + "\n")
     return None
 

@@ -1,7 +1,7 @@
 """Run published optimizers on the paper's MNIST problem, beside their published losses.
 
 An independent check of rules, importer and optimizee. The weights (Chen et al. 2020, MIT licence, .npz: dm, dm_aug,
-dm_cl_il, rnnprop) become rules by `l2o.deploy.import_published`; Adam beside them says how far the problem agrees.
+dm_cl_il, rnnprop) become rules as by `python -m l2o import`; Adam beside them says how far the problem agrees.
 θ_0 ~ N(0, 0.01²), the first 55 000 images. The published numbers come without errors; the last column says how far each
 lies from ours in standard errors of a mean over `--published-runs` initialisations at a single step.
 

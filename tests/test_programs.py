@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from l2o import load
+from l2o.__main__ import main as commands
 from l2o.data import images
 from l2o.figures import layers_by_units
 
@@ -241,7 +242,7 @@ def test_every_figure_of_many_runs_is_drawn(
     sweep = [f"hydra.sweep.dir={tmp_path / 'sweep'}", f"hydra.sweeper.params={networks}"]
     learned = f"learned.LSTM={program('train.py') / 'best'}"
     program("evaluate.py", f"figure={figure}", learned, *sweep, *small_data(npz, figure))
-    layers_by_units.main([str(tmp_path / "sweep")])
+    commands(["figure6", str(tmp_path / "sweep")])
     assert (tmp_path / "sweep/figure6.png").stat().st_size > 0
     assert [point[:2] for point in layers_by_units.collect(tmp_path / "sweep")] == [(1, 2), (1, 3), (2, 2)]
 

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
-from l2o.optimizers import LSTM, Adam, LogAndSign, UpdateRule
+from l2o.optimizers import LSTM, Adam, LogAndSign, Scope, UpdateRule
 
 STEPS = 6
 
@@ -40,13 +40,16 @@ def train(model: nn.Module, optimizer: LearnedOptimizer, steps: range, rows: sli
 class WholeNorm(UpdateRule):
     """g = −∇ / ‖∇‖: no shard knows the norm."""
 
-    coordinatewise = False
+    scope = Scope.ALL
 
     def init_state(self, theta, layout):
         return {}
 
-    def forward(self, grad, state, theta, layout):
-        return -grad / grad.norm(), state
+    def state_axes(self):
+        return {}
+
+    def forward(self, seen, state, layout):
+        return -seen.grad / seen.grad.norm(), state
 
 
 def sharded(rule: UpdateRule, rows: slice) -> dict[str, torch.Tensor]:
@@ -68,7 +71,7 @@ def sharded(rule: UpdateRule, rows: slice) -> dict[str, torch.Tensor]:
     try:
         LearnedOptimizer(model.named_parameters(), WholeNorm())
     except ValueError as error:
-        assert "is sharded, but WholeNorm is not coordinatewise" in str(error)
+        assert "is sharded, but WholeNorm sees all parameters at once" in str(error)
     else:
         raise AssertionError("WholeNorm was taken")
     return {name: parameter.full_tensor() for name, parameter in model.named_parameters()}

@@ -24,6 +24,7 @@ from l2o.optimizers import (
     Preprocessing,
     RMSprop,
     Scale,
+    Scope,
     UpdateRule,
 )
 
@@ -64,7 +65,7 @@ class LearnedPower(Preprocessing):
 class ScaledSigns(UpdateRule):
     """A rule of one's own, with a preprocessing, a parameter and a buffer."""
 
-    coordinatewise = True
+    scope = Scope.COORDINATE
 
     def __init__(self, seen: Preprocessing, rate: float = 0.1):
         super().__init__()
@@ -75,14 +76,17 @@ class ScaledSigns(UpdateRule):
     def init_state(self, theta, layout):
         return {}
 
-    def forward(self, grad, state, theta, layout):
-        return -self.factor * self.seen(grad)[..., 0] * self.shift, state
+    def state_axes(self):
+        return {}
+
+    def forward(self, seen, state, layout):
+        return -self.factor * self.seen(seen.grad)[..., 0] * self.shift, state
 
 
 class Forgetful(UpdateRule):
     """It does not keep its argument."""
 
-    coordinatewise = True
+    scope = Scope.COORDINATE
 
     def __init__(self, rate: float):
         super().__init__()
@@ -91,8 +95,11 @@ class Forgetful(UpdateRule):
     def init_state(self, theta, layout):
         return {}
 
-    def forward(self, grad, state, theta, layout):
-        return -self.factor * grad, state
+    def state_axes(self):
+        return {}
+
+    def forward(self, seen, state, layout):
+        return -self.factor * seen.grad, state
 
 
 @pytest.fixture(params=RULES)
@@ -239,7 +246,7 @@ def test_an_interrupted_save_leaves_the_old_rule(folder, monkeypatch, victim, er
 
 
 def test_a_card_that_json_does_not_know_leaves_the_old_rule(folder):
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match=r"card\['tensor'\] is an array of shape \(1,\)"):
         export.save(LSTM(hidden_size=5), folder, {"tensor": torch.ones(1)})
     assert export.load(folder).hidden_size == 3
 

@@ -1,11 +1,11 @@
 """Published weights in this project's rules, against their own conventions written out in numpy."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
+from observations import seen
 
+from l2o.__main__ import main as commands
 from l2o.deploy import export, import_published
 from l2o.optimizees import Layout
 from l2o.optimizers import LSTM, RNNProp
@@ -62,11 +62,10 @@ def expected(arrays, grads, rnnprop):
 
 
 @pytest.mark.parametrize("rnnprop", [False, True], ids=["dm", "rnnprop"])
-def test_a_file_becomes_an_exported_rule_with_the_same_updates(tmp_path, monkeypatch, capsys, path, rnnprop):
+def test_a_file_becomes_an_exported_rule_with_the_same_updates(tmp_path, capsys, path, rnnprop):
     arrays = weights(HIDDEN if rnnprop else 2, rnnprop)
     np.savez(tmp_path / "published.npz", **arrays)
-    monkeypatch.setattr(sys, "argv", ["import_published", str(tmp_path / "published.npz"), str(tmp_path / "rule")])
-    import_published.main()
+    commands(["import", str(tmp_path / "published.npz"), str(tmp_path / "rule")])
     assert str(tmp_path / "rule") in capsys.readouterr().out
     rule = export.load(tmp_path / "rule").double()
     assert type(rule) is (RNNProp if rnnprop else LSTM) and rule.card == {"source": "published weights, published.npz"}
@@ -75,7 +74,7 @@ def test_a_file_becomes_an_exported_rule_with_the_same_updates(tmp_path, monkeyp
     state, updates = rule.init_state(theta, Layout({"theta": (P,)})), []
     with torch.no_grad():
         for grad in grads:
-            update, state = rule(torch.from_numpy(grad)[None], state, theta, Layout({"theta": (P,)}))
+            update, state = rule(seen(torch.from_numpy(grad)[None], theta), state, Layout({"theta": (P,)}))
             updates.append(update[0].numpy())
     np.testing.assert_allclose(np.stack(updates), expected(arrays, grads, rnnprop), rtol=1e-6, atol=1e-9)
 
@@ -94,10 +93,9 @@ def test_a_foreign_file_is_refused_in_one_line(tmp_path, name, change):
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_or_missing_file_is_refused(tmp_path, monkeypatch):
+def test_a_damaged_or_missing_file_is_refused(tmp_path):
     (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and then nothing")
     for name, says in (("damaged.npz", "no intact .npz"), ("missing.npz", "no file")):
-        monkeypatch.setattr(sys, "argv", ["import_published", str(tmp_path / name), str(tmp_path / "rule")])
         with pytest.raises(SystemExit, match=says):
-            import_published.main()
+            commands(["import", str(tmp_path / name), str(tmp_path / "rule")])
     assert not (tmp_path / "rule").exists()

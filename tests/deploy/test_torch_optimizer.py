@@ -15,6 +15,7 @@ from torch import Generator, nn
 from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
+from l2o.deploy.resting import KEY
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import (
     GAC,
@@ -22,12 +23,13 @@ from l2o.optimizers import (
     NTMBFGS,
     SGD,
     Adam,
-    HandDesigned,
+    Axis,
     LogAndSign,
     Momentum,
     Partitioned,
     RMSprop,
     RNNProp,
+    Scope,
     UpdateRule,
 )
 from l2o.unroll import start_episode, unroll
@@ -52,9 +54,9 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class NormalizedMomentum(UpdateRule):
-    """b ← b/2 + ∇, g = −rate b/‖b‖: not coordinatewise. It remembers the parts that it has been given, by size."""
+    """b ← b/2 + ∇, g = −rate b/‖b‖: it reads all coordinates. It remembers the number of parts."""
 
-    coordinatewise = False
+    scope = Scope.ALL
 
     def __init__(self, rate: float):
         super().__init__()
@@ -63,8 +65,11 @@ class NormalizedMomentum(UpdateRule):
     def init_state(self, theta, layout):
         return {"buffer": torch.zeros_like(theta), "parts": theta.new_tensor([[len(layout.shapes)]])}
 
-    def forward(self, grad, state, theta, layout):
-        buffer = state["buffer"] / 2 + grad
+    def state_axes(self):
+        return {"buffer": Axis.COORDINATES, "parts": Axis.SHARED}
+
+    def forward(self, seen, state, layout):
+        buffer = state["buffer"] / 2 + seen.grad
         return -self.rate * buffer / buffer.norm(), state | {"buffer": buffer}
 
 
@@ -172,15 +177,21 @@ def test_the_same_as_torch_also_where_gradients_come_and_go(rule, lr, decay, ora
 # ----------------------------------------------------------------------------------------- what torch expects, for all
 
 
-def test_it_learns_and_keeps_its_state_in_float32_at_least(rule, dtype):
-    model = network(dtype)
-    optimizer = LearnedOptimizer(model.parameters(), rule if isinstance(rule, HandDesigned) else SGD(0.05))
-    before = backward(model)
-    train(model, optimizer, [0] * 10)
-    assert backward(model) < before
-    assert {p.dtype for p in model.parameters()} == {dtype}
+def test_it_moves_any_dtype_and_keeps_its_state_in_float32_at_least(rule, dtype):
+    """The first update is the one in float64, up to the parameters' rounding."""
+    model, exact = network(dtype), network(dtype).double()
+    for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
+        parameter.grad = torch.linspace(-0.5, 0.9, parameter.numel()).view(parameter.shape).to(dtype)
+        other.grad = parameter.grad.double()
+    optimizer = LearnedOptimizer(model.parameters(), rule)
+    optimizer.step()
+    LearnedOptimizer(exact.parameters(), copy.deepcopy(rule).double()).step()
+    for parameter, other in zip(model.parameters(), exact.parameters(), strict=True):
+        assert parameter.dtype == dtype
+        assert_close(parameter.double(), other, rtol=2 * torch.finfo(dtype).eps, atol=1e-4)
+    own = torch.float32 if list(rule.parameters()) else torch.promote_types(dtype, torch.float32)
     for entry in optimizer.state.values():
-        assert {v.dtype for v in entry.values()} <= {torch.promote_types(dtype, torch.float32)}
+        assert {value.dtype for key, value in entry.items() if key != KEY} <= {own, torch.promote_types(dtype, own)}
 
 
 @pytest.mark.parametrize("how", ["state_dict", "deepcopy", "pickle"])
@@ -210,8 +221,9 @@ def test_the_state_is_plain_numbers_and_tensors(rule):
     torch.save(optimizer.state_dict(), file := io.BytesIO())
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
-    assert list(loaded["param_groups"][0]) == ["lr", "weight_decay", "chunk_size", "params"]
-    if rule.coordinatewise:
+    numbers = ["lr", "weight_decay", "chunk_size", "patterns", "maximize", "resting", "horizon", "axes", "step"]
+    assert list(loaded["param_groups"][0]) == [*numbers, "params"]
+    if rule.scope is not Scope.ALL:
         for index, parameter in enumerate(model.parameters()):
             for value in loaded["state"].get(index, {}).values():
                 assert value.shape[: parameter.ndim] in (parameter.shape, ())
@@ -303,9 +315,10 @@ def test_groups_have_their_own_numbers_and_rules():
         [{"params": model[0].parameters()}, {"params": [model.gain], "rule": adam}, {"params": model[2].parameters()}],
         lstm,
     )
-    restored.param_groups[2]["rule"] = optimizer.param_groups[2]["rule"]
+    restored.param_groups[2]["rule"] = optimizer.rules[optimizer.param_groups[2]["rule"]]
     restored.load_state_dict(optimizer.state_dict())
-    assert [group["rule"] for group in restored.param_groups] == [group["rule"] for group in optimizer.param_groups]
+    restored.step()
+    assert [restored.rules[group["rule"]] for group in restored.param_groups] == optimizer.rules
     assert [group["lr"] for group in restored.param_groups] == [0.5, 1.0, 1.0]
 
 
@@ -392,19 +405,22 @@ def test_a_float32_rule_serves_float64_parameters_without_rounding_them():
     assert all(torch.equal(a, b) for a, b in zip(start, model.parameters(), strict=True))
 
 
-# ---------------------------------------------------------------------------------- rules that are not coordinatewise
+# ---------------------------------------------------------------------------- rules that see all parameters at once
 
 
 class FirstPartOnly(UpdateRule):
     """It moves the part named `moved` only: it needs names."""
 
-    coordinatewise = False
+    scope = Scope.ALL
 
     def init_state(self, theta, layout):
         return {}
 
-    def forward(self, grad, state, theta, layout):
-        return layout.ravel({k: -v * (k == "0.bias") for k, v in layout.unravel(grad).items()}), state
+    def state_axes(self):
+        return {}
+
+    def forward(self, seen, state, layout):
+        return layout.ravel({k: -v * (k == "0.bias") for k, v in layout.unravel(seen.grad).items()}), state
 
 
 def test_a_rule_knows_the_parts_by_their_names():
@@ -419,7 +435,7 @@ def test_it_refuses_that_its_problem_changes():
     optimizer = LearnedOptimizer(model.named_parameters(), NormalizedMomentum(0.1))
     train(model, optimizer, range(2))
     model.gain.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"not coordinatewise and needs gradients of the same parameters.*: gain"):
+    with pytest.raises(ValueError, match=r"sees all parameters .* of the same parameters.*: gain"):
         train(model, optimizer, range(2, 3))
 
 

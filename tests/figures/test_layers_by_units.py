@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from l2o.__main__ import main as commands
 from l2o.figures import layers_by_units
 
 
@@ -43,7 +44,7 @@ def test_a_panel_for_each_number_of_layers(multirun, monkeypatch, capsys):
     drawn, savefig = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k)))
     folder = multirun(*GRID)
-    layers_by_units.main([str(folder)])
+    commands(["figure6", str(folder)])
     assert capsys.readouterr().out == f"figure: {folder / 'figure6.png'}\n"
     assert (folder / "figure6.png").read_bytes()[:4] == b"\x89PNG"
     one, two = drawn[0].axes
@@ -59,15 +60,27 @@ def test_a_panel_for_each_number_of_layers(multirun, monkeypatch, capsys):
 def test_a_grid_without_the_trained_network_has_no_mark(multirun, monkeypatch):
     drawn, savefig = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k)))
-    layers_by_units.main([str(multirun(*GRID)), "--trained", "3", "20"])
+    commands(["figure6", str(multirun(*GRID)), "--trained", "3", "20"])
     assert [len(axes.lines) for axes in drawn[0].axes] == [2, 2]
 
 
 @pytest.mark.parametrize(
     ("runs", "says"), [([], "give the folder of a multirun"), ([([20, 40], 1.0, 1.0)], "the same number of units")]
 )
-def test_another_folder_is_answered_in_one_line(multirun, capsys, runs, says):
+def test_another_folder_is_answered_in_one_line(multirun, runs, says):
     with pytest.raises(SystemExit) as exit_:
-        layers_by_units.main([str(multirun(*runs))])
-    line = capsys.readouterr().err
-    assert exit_.value.code == 1 and line.startswith("error: ") and says in line and line.count("\n") == 1
+        commands(["figure6", str(multirun(*runs))])
+    line = exit_.value.code
+    assert isinstance(line, str) and line.startswith("error: ") and says in line and "\n" not in line
+
+
+@pytest.mark.parametrize("lr", [0.01, None])
+def test_a_run_says_which_optimizers_are_baselines(multirun, lr):
+    """A baseline without a learning rate is one, and a learned rule with one is none."""
+    folder = multirun(([20], 0.5, 0.6))
+    path = folder / "0" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["optimizers"]["LSTM"] |= {"lr": 0.01, "baseline": False}
+    summary["optimizers"]["ADAM"] |= {"lr": lr, "baseline": True}
+    path.write_text(json.dumps(summary))
+    assert layers_by_units.collect(folder)[0].baselines == {"ADAM"}

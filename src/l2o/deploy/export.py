@@ -1,89 +1,99 @@
 """A trained rule as files: `config.json` (class, arguments, card), `model.safetensors` (φ), `README.md` (the card).
 
-A file names a rule by its class's name and can only mean a class that is already imported: loading runs no code of the
+A file names a rule by its class's name and can only mean a class that is already defined: loading runs no code of the
 file's author. A rule of one's own is loaded after `import`ing the module that defines it.
 """
 
-import inspect
 import json
-import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from l2o.deploy import model_card
+from l2o.deploy.description import build, describe
+from l2o.deploy.locations import CONFIG, README, WEIGHTS, locate
+from l2o.deploy.reasons import one_line, refuse_lfs_pointer, why_no_checkpoint, why_no_config
+from l2o.files import replacing, write_text
 from l2o.optimizers.base import UpdateRule
-from l2o.optimizers.preprocessing import Preprocessing
 
-CONFIG, WEIGHTS, README = "config.json", "model.safetensors", "README.md"
+__all__ = ["CONFIG", "README", "WEIGHTS", "build", "describe", "load", "read_checkpoint", "save"]
+
+FORMAT = 1
 
 
-def save(rule: UpdateRule, folder: str | Path, card: dict[str, Any] | None = None) -> Path:
-    """Write a rule into a folder, with a card (what it was trained on, results, licence), by default the rule's own.
-    Never half a file."""
-    folder = Path(folder)
+def save(
+    rule: UpdateRule, folder: str | Path, card: Mapping[str, Any] | None = None, address: str | None = None
+) -> Path:
+    """Write a rule into a folder and return the folder; each file is written whole or not at all.
+
+    `card` says what the rule was trained on, its results and its licence; by default it is the rule's own. `address`
+    is what a reader of the README gives to `from_pretrained`; by default the folder itself. Weights keep their dtype.
+    Raises ValueError, naming the argument or the card's key, for what JSON cannot hold.
+    """
+    if not isinstance(rule, UpdateRule):
+        raise ValueError(f"only an UpdateRule can be saved, got a {type(rule).__name__}")
+    folder = Path(folder).expanduser()
+    card = model_card.checked((rule.card or {}) if card is None else card)
+    config = {"format": FORMAT, "rule": describe(rule), "card": card}
+    texts = {
+        CONFIG: json.dumps(config, indent=2, allow_nan=False) + "\n",
+        README: model_card.readme(config, rule, folder.absolute().name, address),
+    }
+    weights = {name: value.detach().cpu().clone().contiguous() for name, value in rule.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().contiguous() for name, value in rule.state_dict().items()}
-    config = {"format": 1, "rule": describe(rule), "card": card or rule.card or {}}
-    texts = {CONFIG: json.dumps(config, indent=2) + "\n", README: model_card.readme(folder.name, config)}
-    _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(weights, temporary)
     for name, text in texts.items():
-        _replace(folder / name, lambda path, text=text: path.write_text(text))
+        write_text(folder / name, text)
     return folder
 
 
 def load(path: str | Path) -> UpdateRule:
-    """The rule in an exported folder, or the best one in a training checkpoint (`.ckpt`).
+    """Return the rule in an exported folder, or the best one in a training checkpoint (`.ckpt`), on the CPU.
 
-    Raises ValueError, in one line, for anything else: missing, truncated, foreign.
+    The folder may also be given by a file in it, or by the run's folder that holds it as `best/`. Weights have the
+    file's dtype, whatever the default dtype and device are. Raises ValueError, in one line, for anything else: missing,
+    truncated, foreign.
     """
-    path = Path(path)
-    return _load_checkpoint(path) if path.suffix == ".ckpt" else _load_folder(path)
-
-
-def describe(module: nn.Module) -> dict[str, Any]:
-    """Class name and constructor arguments, nested; arguments are read from the attributes of the same names."""
-    own = type(module).__init__ is not nn.Module.__init__
-    arguments = list(inspect.signature(type(module).__init__).parameters)[1:] if own else []
-    missing = [name for name in arguments if not hasattr(module, name)]
-    if missing:
-        raise ValueError(
-            f"{type(module).__name__} cannot be saved: keep its argument {missing[0]} as an attribute of that name"
-        )
-    values = {name: getattr(module, name) for name in arguments}
-    return {"class": type(module).__name__} | {name: _described(value) for name, value in values.items()}
-
-
-def build(description: dict[str, Any]) -> UpdateRule:
-    """The untrained rule that `describe` described."""
     try:
-        rule = _build(description, UpdateRule)
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{description} describes no optimizer: {' '.join(str(error).split())}") from error
-    assert isinstance(rule, UpdateRule)
-    return rule
+        place = locate(path)
+        with torch.device("cpu"):
+            return _load_folder(place) if place.is_dir() else _load_checkpoint(place)
+    except ValueError as error:
+        raise ValueError(one_line(error)) from error
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A training checkpoint's contents, or a ValueError: missing, truncated, or written by something else."""
-    if not Path(path).is_file():
+    """Return a training checkpoint's contents; ValueError where it is missing, damaged or written by something else."""
+    path = Path(path).expanduser()
+    if not path.is_file():
         raise ValueError(f"no checkpoint at '{path}'")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums of all parts, but does not check them
-            if (part := archive.testzip()) is not None:
-                raise ValueError(f"{part} has another checksum than when it was written")
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"'{path}' is damaged or no checkpoint ({reason}): use another one") from error
-    if not isinstance(checkpoint, dict) or "l2o" not in checkpoint:
+        refuse_lfs_pointer(path)
+        checkpoint = _intact(path)
+    except ValueError as error:
+        raise ValueError(one_line(f"'{path}' is damaged or no checkpoint: {error}: use another one")) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("l2o"), dict):
         raise ValueError(f"'{path}' is no checkpoint of l2o's train.py")
     return checkpoint
+
+
+def _intact(path: Path) -> Any:
+    """What a checkpoint holds; torch writes a checksum of each part, but does not check it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch raise many kinds for damaged files
+        raise ValueError(why_no_checkpoint(path, error)) from error
+    raise ValueError(f"{damaged} has another checksum than when it was written")
 
 
 def _load_checkpoint(path: Path) -> UpdateRule:
@@ -96,69 +106,47 @@ def _load_checkpoint(path: Path) -> UpdateRule:
 
 
 def _load_folder(folder: Path) -> UpdateRule:
-    if not (folder / CONFIG).is_file():
-        raise ValueError(
-            f"no trained optimizer at '{folder}': expected a folder with {CONFIG} and {WEIGHTS}, or a .ckpt"
-        )
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        for name in (CONFIG, WEIGHTS):
+            if not (folder / name).is_file():
+                raise ValueError(f"there is no file {name}")
+            refuse_lfs_pointer(folder / name)
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if reason := why_no_config(config):
+            raise ValueError(reason)
         rule = build(config["rule"])
         rule.card = config.get("card") if isinstance(config.get("card"), dict) else {}
         weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError, KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
+        raise ValueError(
+            f"the trained optimizer in '{folder}' cannot be read: {WEIGHTS} is damaged ({error})"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"the trained optimizer in '{folder}' cannot be read: {CONFIG} is damaged ({error})"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"the trained optimizer in '{folder}' cannot be read: {error}") from error
     return _with_weights(rule, weights, folder)
 
 
-def _with_weights(rule: UpdateRule, weights: dict[str, torch.Tensor], path: Path) -> UpdateRule:
+def _with_weights(rule: UpdateRule, weights: Any, path: Path) -> UpdateRule:
+    """Give the rule a file's weights, in the file's dtype."""
     try:
-        rule.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"the weights in '{path}' do not fit its own config: {' '.join(str(error).split())}"
-        ) from error
+        if not isinstance(weights, Mapping):
+            raise TypeError(f"they are a {type(weights).__name__}")
+        for name, own in rule.state_dict().items():
+            if name in weights and not _same_kind(weights[name], own):
+                raise TypeError(f"{name} is {getattr(weights[name], 'dtype', type(weights[name]).__name__)}")
+        copies = {name: value.clone() for name, value in weights.items()}
+        rule.load_state_dict(copies, assign=True)
+    except (AttributeError, RuntimeError, TypeError) as error:
+        raise ValueError(f"the weights in '{path}' do not fit its own config: {error}") from error
     return rule.eval()
 
 
-def _described(value: Any) -> Any:
-    """An argument: a part, or several by name, described; anything else as it is."""
-    if isinstance(value, nn.ModuleDict):
-        return {name: describe(part) for name, part in value.items()}
-    return describe(value) if isinstance(value, nn.Module) else value
-
-
-def _build(description: dict[str, Any], *kinds: type[nn.Module]) -> nn.Module:
-    name = description.get("class")
-    known = {cls.__name__: cls for kind in kinds for cls in _subclasses(kind) if not inspect.isabstract(cls)}
-    if name not in known:
-        raise ValueError(
-            f"unknown {' or '.join(kind.__name__ for kind in kinds)} '{name}': known are {', '.join(sorted(known))}; "
-            "import the module that defines it first"
-        )
-    return known[name](**{key: _argument(value) for key, value in description.items() if key != "class"})
-
-
-def _argument(value: Any) -> Any:
-    """What `_described` described."""
-    if not isinstance(value, dict):
-        return value
-    if "class" in value:
-        return _build(value, Preprocessing, UpdateRule)
-    return {name: _argument(part) for name, part in value.items()}
-
-
-def _subclasses(kind: type) -> set[type]:
-    return {sub for child in kind.__subclasses__() for sub in {child} | _subclasses(child)}
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write beside `path`, then rename: whoever reads sees the old file or the new one."""
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(temporary)
-        os.umask(umask := os.umask(0))
-        temporary.chmod(0o666 & ~umask)  # safetensors' files are their owner's alone
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _same_kind(given: Any, own: Tensor) -> bool:
+    """Whether both are tensors of real numbers, or both of the same other dtype."""
+    if not isinstance(given, Tensor):
+        return False
+    return given.dtype == own.dtype or (given.is_floating_point() and own.is_floating_point())

@@ -3,169 +3,183 @@
 Shapes: P coordinates of all parameters together, `...` what the rule remembers of one coordinate.
 """
 
-import copy
 import functools
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2o.optimizees.layout import Layout
-from l2o.optimizers.base import UpdateRule
-
-CHUNK_SIZE = 2**19
-"""Coordinates in one call of a coordinatewise rule, by default. For each the 2×20 LSTM's C++ kernel needs some 40 bytes
-of temporary memory, its GPU kernel 360 where there are several chunks (their states are copied), plain torch 2 KB."""
-
-Shape = tuple[int, ...]
+from l2o.deploy.arrangement import Arrangement, Axes, beside, local_part
+from l2o.deploy.chunks import cuts
+from l2o.deploy.fit import check_fit, prepared, refuse_shape
+from l2o.deploy.nonfinite import NonFinite
+from l2o.deploy.resting import KEY, Resting, is_due
+from l2o.deploy.told import Numbers, Told
+from l2o.optimizees.layout import Axis, Cut, Layout
+from l2o.optimizers.base import Scope, State, UpdateRule
+from l2o.optimizers.kernels.dispatch import donated_state
 
 copy_all = torch._foreach_copy_  # type: ignore[reportPrivateImportUsage]
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This rank's shard of a DTensor, sharing its memory; any other tensor is its own."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
-
-
-def remembered(rule: UpdateRule) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    """What a coordinatewise rule remembers, name: shape. Of each coordinate, and what all of them share."""
-    device = next((tensor.device for tensor in chain(rule.parameters(), rule.buffers())), None)
-    probe = rule.init_state(torch.zeros(1, 2, device=device), Layout({"probe": (2,)}))
-    each = {name: tuple(value.shape[2:]) for name, value in probe.items() if value.shape[1] != 1}
-    return each, {name: tuple(value.shape[2:]) for name, value in probe.items() if name not in each}
-
-
-def check_fit(name: str, saved: Mapping[str, Any], wanted: Mapping[str, Shape]) -> None:
-    """ValueError unless a parameter's saved entry has the names and shapes that its rule wants."""
-    found = {key: tuple(getattr(value, "shape", ("no tensor",))) for key, value in saved.items()}
-    if found != wanted:
-        raise ValueError(f"the saved state of '{name}' is of another rule or parameter: {found} instead of {wanted}")
 
 
 class Flat:
     """Some parameters θ (1, P), their gradients and a rule's state, in buffers that stay where they are.
 
-    `entries` go into the optimizer's state, one for each parameter. Those of a coordinatewise rule hold the parameter's
-    own part, (*shape, ...), and what all coordinates share: views of the buffers. Another rule's state, which may grow,
-    is the first parameter's entry.
+    `entries` go into the optimizer's state, one for each parameter: its own share of the state, and what all share, as
+    views of the buffers. `shared` holds what the rule remembers for all parameters together; whoever steps the rule for
+    some of the parameters finds it there, and leaves it there. The state of a rule that sees all parameters at once
+    may grow: it is the first parameter's entry. Every entry also says which coordinates are awake, where `resting`.
     """
 
-    def __init__(self, params: Sequence[Tensor], names: Sequence[str], rule: UpdateRule, saved: Sequence[Mapping]):
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        names: Sequence[str],
+        rule: UpdateRule,
+        saved: Sequence[Mapping[str, Tensor]],
+        shared: State,
+        axes: Axes = "torch",
+        resting: bool = True,
+    ):
         parts = [local_part(param) for param in params]
-        self.params, self.device = list(params), parts[0].device
-        self.rule = _on(rule, self.device)
-        self.layout = Layout({name: part.shape for name, part in zip(names, parts, strict=True)})
+        self.params, self.device, self.names = list(params), parts[0].device, list(names)
+        self.shapes, self.param_dtypes = [param.shape for param in params], [param.dtype for param in params]
+        self.rule_id, self.whole = id(rule), rule.scope is Scope.ALL
+        self.rule = prepared(rule, self.device)
+        axes = "as_given" if rule.scope is Scope.COORDINATE else axes  # any order of coordinates will do
+        self.arrangements = [Arrangement.of(tuple(part.shape), axes) for part in parts]
+        self.layout = Layout({name: own.seen for name, own in zip(names, self.arrangements, strict=True)})
         dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts), torch.float32)
-        self.dtype = next((weight.dtype for weight in rule.parameters()), dtype)  # the rule's own arithmetic
+        self.dtype = next((weight.dtype for weight in self.rule.parameters()), dtype)  # the rule's own arithmetic
         self.theta = torch.empty(1, self.layout.size, dtype=dtype, device=self.device)
         self.grad = torch.empty(1, self.layout.size, dtype=self.dtype, device=self.device)
-        self.theta_parts, self.grad_parts = self._parts(self.theta), self._parts(self.grad)
+        self.theta_parts, self.grad_parts = (self._shares(flat, Axis.COORDINATES) for flat in (self.theta, self.grad))
         copy_all(self.theta_parts, parts)
-        self.state = dict(self.rule.init_state(self.theta.to(self.dtype), self.layout))
-        if rule.coordinatewise:
-            self.state = self._buffers(self.state)
-            self.shared = remembered(rule)[1].keys()
-            self.entries = self._entries()
-        else:
-            self.shared = frozenset()
-            self.entries = [self.state, *({} for _ in params[1:])]
+        fresh = self.rule.init_state(self.theta.to(self.dtype), self.layout)
+        self.axes = {key: axis for key, axis in self.rule.state_axes().items() if key in fresh}
+        self.state = {key: value.clone() for key, value in fresh.items()}
+        if not self.whole:
+            for key, axis in self.axes.items():
+                if axis is Axis.SHARED:
+                    self.state[key] = shared.setdefault(key, self.state[key])
+        self.resting = Resting(self.layout.size, self.device) if resting else None
+        self.nonfinite, self.steps = NonFinite(self.names, self.grad_parts), 0
+        self.entries = [dict(self.state), *({} for _ in params[1:])] if self.whole else self._entries()
+        self._mark_resting()
         self.known = [dict(entry) for entry in self.entries]
+        older = any(entry and KEY not in entry for entry in saved)  # all of its coordinates had moved
         for name, own, entry in zip(names, self.entries, saved, strict=True):
-            self._restore(name, own, entry)
+            self._restore(name, own, entry, older)
 
-    def _buffers(self, fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Copies that lie in memory as the rule returns its state: it may work in place, and rounds as in `unroll`."""
-        layout, probe = Layout({"probe": (2,)}), self.theta.new_zeros(1, 2, dtype=self.dtype)
-        _, after = self.rule(probe, self.rule.init_state(probe, layout), probe, layout)
-        formats = {
-            key: torch.contiguous_format if after[key].is_contiguous() else torch.preserve_format for key in fresh
-        }
-        return {key: value.clone(memory_format=formats[key]) for key, value in fresh.items()}
+    def _shares(self, flat: Tensor, axis: Axis) -> list[Tensor]:
+        """Each parameter's view of its own share of a flat tensor (1, n, ...)."""
+        spans = [slice(0, 1)] * len(self.params) if axis is Axis.SHARED else self.layout.spans(axis).values()
+        return [own.entry(flat[0, span], axis) for own, span in zip(self.arrangements, spans, strict=True)]
 
-    def _restore(self, name: str, own: dict[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-        if not saved:
+    def _entries(self) -> list[dict[str, Tensor]]:
+        entries: list[dict[str, Tensor]] = [{} for _ in self.params]
+        for key, axis in self.axes.items():
+            for param, entry, share in zip(self.params, entries, self._shares(self.state[key], axis), strict=True):
+                entry[key] = beside(param, share) if axis is Axis.COORDINATES else share
+        return entries
+
+    def _mark_resting(self) -> None:
+        if self.resting is not None:
+            shares = self._shares(self.resting.awake, Axis.COORDINATES)
+            for param, entry, share in zip(self.params, self.entries, shares, strict=True):
+                entry[KEY] = beside(param, share)
+
+    def _restore(self, name: str, own: dict[str, Tensor], saved: Mapping[str, Tensor], older: bool) -> None:
+        if KEY in own and (KEY in saved or older):
+            awake = local_part(own[KEY])
+            awake.copy_(local_part(saved[KEY])) if KEY in saved else awake.fill_(True)
+        remembered = {key: value for key, value in saved.items() if key != KEY}
+        if not remembered:
             return
-        check_fit(name, {key: saved.get(key) for key in own}, {key: tuple(value.shape) for key, value in own.items()})
-        if not self.rule.coordinatewise:
-            own.update(saved)
+        wanted = {key: tuple(value.shape) for key, value in own.items() if key != KEY}
+        check_fit(name, {key: remembered.get(key) for key in wanted}, wanted)
+        if self.whole:
+            own.update(remembered)
             return
-        for key, value in own.items():
-            local_part(value).copy_(local_part(saved[key]))
+        for key in wanted:
+            if self.axes[key] is not Axis.SHARED:
+                local_part(own[key]).copy_(local_part(remembered[key]))
 
     def intact(self, state: Mapping[Tensor, dict[str, Any]]) -> bool:
-        """Whether the optimizer's state is still this one: nobody has loaded, moved or cleared it."""
+        """Whether the optimizer's state is still this one, and the parameters are as they were.
+
+        Somebody may have loaded, moved or cleared the state, or given a parameter another device, dtype or shape.
+        """
         return all(
-            param.device == self.device
+            (param.device, param.shape, param.dtype) == (self.device, shape, dtype)
             and state.get(param) is entry
-            and (not self.rule.coordinatewise or all(entry.get(key) is value for key, value in known.items()))
-            for param, entry, known in zip(self.params, self.entries, self.known, strict=True)
+            and all(entry.get(key) is value for key, value in known.items() if not self.whole or key == KEY)
+            for param, entry, known, shape, dtype in zip(
+                self.params, self.entries, self.known, self.shapes, self.param_dtypes, strict=True
+            )
         )
 
-    def step(self, lr: float | Tensor, weight_decay: float, chunk_size: int | None) -> None:
-        """θ ← (1 − lr · weight_decay) θ + lr · m(∇, h, φ), with ∇ read from the parameters."""
+    def refuse_other_shapes(self) -> None:
+        """Raise ValueError where a parameter has another shape than when it was flattened."""
+        for name, param, shape in zip(self.names, self.params, self.shapes, strict=True):
+            if param.shape != shape:
+                refuse_shape(name, shape, param.shape)
+
+    @property
+    def may_have_nonfinite(self) -> bool:
+        """Whether to ask for the counts of gradients that are not finite: always known on a CPU, else now and then."""
+        return self.nonfinite.found or (self.device.type != "cpu" and is_due(self.steps))
+
+    def step(self, told: Told, numbers: Numbers) -> State:
+        """Move the parameters by one call of the rule for every chunk; give the next state of what all share."""
         params = [local_part(param) for param in self.params]
         copy_all(self.theta_parts, params)
         copy_all(self.grad_parts, [local_part(param.grad) for param in self.params])  # type: ignore[arg-type]
-        after = {}
-        for part in self._chunks(chunk_size):
-            theta = self.theta[:, part]
-            state = {key: value.clone() if key in self.shared else value[:, part] for key, value in self.state.items()}
-            update, after = self.rule.advance(self.grad[:, part], state, theta.to(self.dtype), self.layout)
-            for key in (state.keys() - self.shared) if self.rule.coordinatewise else ():
-                if after[key].data_ptr() != state[key].data_ptr():  # not in place
-                    state[key].copy_(after[key])
-            theta.mul_(1 - lr * weight_decay).add_(lr * update)
-        self._share(after)
+        if numbers.maximize:
+            self.grad.neg_()
+        self.nonfinite.add(self.grad)
+        # What a step begins with: pieces of one tensor, in several chunks, all read the tensor's state from before.
+        before = {key: value.clone() for key, value in self.state.items() if self._is_read_by_chunks(key)}
+        after: State = {}
+        for cut in cuts(self.layout, self.rule.scope, numbers.chunk_size):
+            after = self._move(cut, before, told, numbers)
         copy_all(params, self.theta_parts)
+        self.steps += 1
+        if self.resting is not None and is_due(self.steps):
+            self.resting.look()
+        if self.whole:
+            self._remember(after)
+            return {}
+        return {key: after[key] for key, axis in self.axes.items() if axis is Axis.SHARED and key in after}
 
-    def _share(self, after: Mapping[str, Tensor]) -> None:
-        """Take over what all coordinates share, now that every chunk has read it."""
-        if not self.rule.coordinatewise:
-            self.state.clear()
-            self.state.update(after)
-            return
-        for key in self.shared & after.keys():
-            self.state[key].copy_(after[key])
+    def _move(self, cut: Cut, before: State, told: Told, numbers: Numbers) -> State:
+        where = cut.coordinates
+        theta, grad = self.theta[:, where], self.grad[:, where]
+        state = self._state(cut, before)
+        with donated_state():
+            update, after = self.rule(told.seen(grad, theta.to(self.dtype)), state, cut.layout)
+        if not self.whole:
+            for key in state:
+                own = self.state[key][:, cut.places[self.axes[key]]]
+                if self.axes[key] is not Axis.SHARED and after[key].data_ptr() != own.data_ptr():  # not in place
+                    own.copy_(after[key])
+        if self.resting is not None:
+            update = self.resting.masked(update, grad, where)
+        numbers.apply(theta, update)
+        return after
 
-    def _chunks(self, chunk_size: int | None) -> list[slice]:
-        if not self.rule.coordinatewise:
-            return [slice(None)]
-        size = chunk_size or CHUNK_SIZE
-        return [slice(start, start + size) for start in range(0, self.layout.size, size)]
+    def _state(self, cut: Cut, before: State) -> State:
+        if self.whole:  # the first entry is what the rule remembers, whoever has changed it
+            return {key: value for key, value in self.entries[0].items() if key != KEY}
+        own = {key: value[:, cut.places[self.axes[key]]] for key, value in (self.state | before).items()}
+        return own | {key: own[key].clone() for key in before}  # a rule may overwrite what it is given
 
-    def _parts(self, flat: Tensor) -> list[Tensor]:
-        return list(self.layout.unravel(flat[0]).values())
+    def _is_read_by_chunks(self, key: str) -> bool:
+        return not self.whole and self.axes[key] in (Axis.SHARED, Axis.TENSORS)
 
-    def _entries(self) -> list[dict[str, Tensor]]:
-        return [
-            {
-                name: value[0, 0]
-                if name in self.shared
-                else _beside(param, value[0, where].view(shape + value.shape[2:]))
-                for name, value in self.state.items()
-            }
-            for param, where, shape in zip(
-                self.params, self.layout.slices.values(), self.layout.shapes.values(), strict=True
-            )
-        ]
-
-
-def _beside(param: Tensor, part: Tensor) -> Tensor:
-    """A shard's state as a DTensor (*shape, ...) that is cut like its parameter: checkpoints then reshard it."""
-    if not hasattr(param, "to_local"):
-        return part
-    from torch.distributed.tensor import DTensor  # slow to import, and there where a parameter is one
-
-    assert isinstance(param, DTensor)
-    whole = torch.empty(*param.shape, *part.shape[param.ndim :], device="meta")
-    return DTensor.from_local(
-        part, param.device_mesh, param.placements, run_check=False, shape=whole.shape, stride=whole.stride()
-    )
-
-
-def _on(rule: UpdateRule, device: torch.device) -> UpdateRule:
-    """The rule itself where it lies on the device, else a copy there."""
-    here = {tensor.device for tensor in chain(rule.parameters(), rule.buffers())} <= {device}
-    return rule if here else copy.deepcopy(rule).to(device)
+    def _remember(self, after: State) -> None:
+        entry = self.entries[0]
+        for key in entry.keys() - after.keys() - {KEY}:
+            del entry[key]
+        entry.update(after)

@@ -1,71 +1,111 @@
 """Trained rules by name: those in the package, those on the Hugging Face Hub, those in a folder."""
 
+import difflib
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-from l2o.deploy import export
+from l2o.deploy import export, locations
+from l2o.deploy.reasons import one_line
 from l2o.optimizers.base import UpdateRule
 
 PRETRAINED = Path(__file__).with_name("pretrained")
-"""One folder for each rule in the package, as train.py leaves it in `best/`: `cp -r outputs/…/best pretrained/NAME`."""
+"""One folder for each rule in the package; its README.md says how a rule is added."""
 
 
 def list_pretrained() -> list[str]:
-    """The names of the trained rules in the package."""
+    """Return the names of the trained rules in the package."""
     return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{export.CONFIG}"))
 
 
 def from_pretrained(name: str | Path, revision: str | None = None) -> UpdateRule:
-    """A trained rule: `list_pretrained()` names one in the package, "owner/name" one on the Hugging Face Hub, a path an
-    exported folder or a checkpoint. What exists on this disk comes first.
+    """Return a trained rule, on the CPU, with the weights and the dtype of its file.
+
+    A name of `list_pretrained()` means the one in the package, "owner/name" one on the Hugging Face Hub (at `revision`,
+    a branch, tag or commit, if given), a path an exported folder, the run's folder around it, or a checkpoint. What
+    exists on this disk comes first; a folder without an exported optimizer hides no name of the package.
 
     Only a config and weights are read, no code. Its card (what it was trained on, results, licence) is `rule.card`.
     Raises ValueError, in one line, where nothing is found or what is found is no intact optimizer.
     """
-    if Path(name).exists() or str(name).endswith(".ckpt"):
-        return export.load(name)
-    if str(name) in list_pretrained():
-        return export.load(PRETRAINED / name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        return export.load(_download(str(name), revision))
-    raise ValueError(f"no trained optimizer '{name}': {_available()}")
+    if not isinstance(name, str | Path) or not str(name):
+        raise ValueError(f"no trained optimizer {name!r}: {_available()}")
+    path, text = Path(name).expanduser(), str(name)
+    is_repository = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", text))
+    if revision is not None:
+        if not is_repository:
+            raise ValueError(f"a revision belongs to a Hub id 'owner/name', got '{one_line(name)}'")
+        return export.load(_download(text, revision))
+    if path.exists() and locations.is_here(path):
+        return export.load(path)
+    if text in list_pretrained():
+        return export.load(PRETRAINED / text)
+    if path.exists() or path.suffix == ".ckpt":
+        return export.load(path)  # it says what is wrong there
+    if is_repository:
+        return export.load(_download(text, None))
+    raise ValueError(f"no trained optimizer '{one_line(name)}': {_nearest(text)}{_available()}")
 
 
-def push_to_hub(rule: UpdateRule, repo_id: str, card: dict[str, Any] | None = None, **create: Any) -> str:
-    """Upload a rule with its card to the Hugging Face Hub; `create` goes to `HfApi.create_repo` (private, token, …).
-    Returns the commit's address."""
+def push_to_hub(rule: UpdateRule, repo_id: str, card: Mapping[str, Any] | None = None, **create: Any) -> str:
+    """Upload a rule with its card to the Hugging Face Hub and return the commit's address.
+
+    `create` goes to `HfApi.create_repo` (private, token, …). Raises ValueError, in one line, where the Hub cannot be
+    reached or refuses.
+    """
+    from huggingface_hub import HfApi  # slow to import
+
     api = HfApi(token=create.pop("token", None))
     with tempfile.TemporaryDirectory() as parent:
-        folder = export.save(rule, Path(parent) / repo_id.rpartition("/")[2], card)
+        folder = export.save(rule, Path(parent) / repo_id.rpartition("/")[2], card, address=repo_id)
         try:
             repo_id = api.create_repo(repo_id, exist_ok=True, **create).repo_id
             return str(
                 api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload a learned optimizer")
             )
-        except OSError as error:  # HTTP and network errors are
-            raise ValueError(f"'{repo_id}' could not be uploaded: {_first_line(error)}") from error
+        except (ValueError, *_network_errors()) as error:
+            raise ValueError(f"'{repo_id}' could not be uploaded: {_reason(error)}") from error
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import hf_hub_download  # slow to import
+
     try:
         files = [hf_hub_download(repo_id, name, revision=revision) for name in (export.CONFIG, export.WEIGHTS)]
-    except (OSError, ValueError) as error:
-        reason = "no network and not in the cache" if isinstance(error, LocalEntryNotFoundError) else _first_line(error)
-        raise ValueError(f"no trained optimizer '{repo_id}' on the Hub ({reason}): {_available()}") from error
+    except (ValueError, *_network_errors()) as error:
+        place = f"'{repo_id}' on the Hub" + (f" at revision '{revision}'" if revision else " or on this disk")
+        raise ValueError(f"no trained optimizer {place} ({_reason(error)}): {_available()}") from error
     return Path(files[0]).parent
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's client raises: its own errors, and those of whichever HTTP library it is built on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, *(base for base in HfHubHTTPError.__mro__ if base.__name__ in ("HTTPError", "RequestException"))
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError):
+        return "no network and not in the cache"
+    if isinstance(error, OfflineModeIsEnabled):
+        return "the Hub's client is told to be offline: unset HF_HUB_OFFLINE"
+    if "Connect" in type(error).__name__ or "Timeout" in type(error).__name__:
+        return f"the Hub cannot be reached: is there a network? ({one_line(error) or type(error).__name__})"
+    if isinstance(error, HfHubHTTPError) and error.server_message:
+        return one_line(error.server_message)
+    return one_line(str(error).partition("\n")[0]) or type(error).__name__
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), list_pretrained(), n=1)
+    return f"did you mean '{near[0]}'? " if near else ""
 
 
 def _available() -> str:
     names = ", ".join(list_pretrained()) or "none"
     return f"give a folder, a .ckpt, a Hub id 'owner/name', or one that comes with l2o ({names})"
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, HfHubHTTPError) and error.server_message:
-        return error.server_message
-    return (str(error).splitlines() or [type(error).__name__])[0]

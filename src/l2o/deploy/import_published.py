@@ -1,7 +1,7 @@
-"""Make published optimizers l2o's: `python -m l2o.deploy.import_published FILE.npz FOLDER`.
+"""Make published optimizers this project's: `python -m l2o import FILE.npz FOLDER`.
 
-Weights in the conventions of DeepMind's learning-to-learn and of RNNProp, as Chen et al. (2020, "Training stronger
-baselines for learning to optimize") have published them:
+The weights are in the conventions of DeepMind's learning-to-learn and of RNNProp, as Chen et al. (2020, "Training
+stronger baselines for learning to optimize") have published them:
 
     gates = [x, h] · w_gates + b_gates, split i, j, f, o;   c' = σ(f + 1) c + σ(i) tanh(j);   h' = tanh(c') σ(o)
 
@@ -9,7 +9,6 @@ DeepMind's: log-and-sign with p = 5, update = 0.01 (h w + b). RNNProp's: an inpu
 0.01 tanh(h w + b). Legend: F features, H hidden units.
 """
 
-import argparse
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,21 +18,52 @@ import torch
 from torch import Tensor
 
 from l2o.deploy.export import save
+from l2o.deploy.reasons import one_line, refuse_lfs_pointer
 from l2o.optimizers import LSTM, LogAndSign, RNNProp, UpdateRule
-from l2o.runs.errors import in_one_line
 
 Weights = Mapping[str, np.ndarray]
 
+SHOWN = 4
+"""A message names so many of a foreign file's arrays."""
+
+
+def import_published(file: str | Path, folder: str | Path) -> tuple[UpdateRule, Path]:
+    """Export the rule that a file of published weights describes; returns the rule and the folder."""
+    rule = published(file)
+    return rule, save(rule, folder, {"source": f"published weights, {Path(file).name}"})
+
 
 def published(path: str | Path) -> UpdateRule:
-    """The rule that a file's arrays describe: an RNNProp where there is an input projection, else an LSTM."""
-    weights = _read(Path(path))
+    """Return the rule that a file's arrays describe: an RNNProp where there is an input projection, else an LSTM.
+
+    Raises ValueError, in one line, for a file that is missing, damaged, or in other conventions.
+    """
+    weights = _read(Path(path).expanduser())
     try:
+        _refuse_foreign(weights)
         rule = _rnnprop(weights) if "input_projection/w" in weights else _lstm(weights)
-    except (KeyError, RuntimeError, ValueError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"'{path}' holds no optimizer in DeepMind's or RNNProp's conventions: {reason}") from error
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ValueError(
+            one_line(f"'{path}' holds no optimizer in DeepMind's or RNNProp's conventions: {error}")
+        ) from error
     return rule.eval()
+
+
+def _refuse_foreign(weights: Weights) -> None:
+    """Raise ValueError unless the arrays that the conventions name are there, numbers, and no others."""
+    layers = len(_layers(weights))
+    wanted = {f"lstm_{layer}/{part}_gates" for layer in range(1, layers + 1) for part in ("w", "b")}
+    wanted |= {f"{name}/{part}" for name in ("linear", *_projection(weights)) for part in ("w", "b")}
+    given = [*sorted(weights)[:SHOWN], *(["…"] if len(weights) > SHOWN else [])]
+    if missing := sorted(wanted - weights.keys()):
+        raise ValueError(f"it has no array {missing[0]}, and should have {', '.join(sorted(wanted))}; it has {given}")
+    if unknown := sorted(weights.keys() - wanted):
+        raise ValueError(f"it has an array {unknown[0]}, which these conventions do not know")
+    for name, value in weights.items():
+        if not np.issubdtype(value.dtype, np.floating):
+            raise ValueError(f"its array {name} holds {value.dtype}, not real numbers")
+        if not np.isfinite(value).all():
+            raise ValueError(f"its array {name} holds numbers that are nan or infinite")
 
 
 def _lstm(weights: Weights) -> LSTM:
@@ -51,8 +81,16 @@ def _rnnprop(weights: Weights) -> RNNProp:
 
 def _sizes(weights: Weights) -> tuple[int, int]:
     """Hidden units and layers."""
-    layers = {name.partition("/")[0] for name in weights if name.startswith("lstm_")}
-    return len(weights["linear/w"]), len(layers)
+    return len(weights["linear/w"]), len(_layers(weights))
+
+
+def _layers(weights: Weights) -> set[str]:
+    return {name.partition("/")[0] for name in weights if name.startswith("lstm_")}
+
+
+def _projection(weights: Weights) -> list[str]:
+    """What comes before RNNProp's LSTM, where the file has a part of it."""
+    return ["input_projection"] if any(name.startswith("input_projection/") for name in weights) else []
 
 
 def _fill(rule: LSTM, weights: Weights) -> None:
@@ -81,25 +119,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"no file '{path}': give an .npz of published weights")
     try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+        refuse_lfs_pointer(path)
+        with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged} has another checksum than when it was written")
+        with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, OSError, ValueError, AttributeError, EOFError) as error:
-        raise ValueError(f"'{path}' is no intact .npz file: {error}") from error
+    except Exception as error:  # zipfile and numpy raise many kinds for damaged files
+        raise ValueError(one_line(f"'{path}' is no intact .npz file: {_reason(path, error)}")) from error
 
 
-@in_one_line
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        "python -m l2o.deploy.import_published", description="Make published optimizers l2o's."
-    )
-    parser.add_argument("file", help="an .npz of published weights")
-    parser.add_argument("folder", help="where the exported optimizer goes")
-    given = parser.parse_args()
-    rule = published(given.file)
-    folder = save(rule, given.folder, {"source": f"published weights, {Path(given.file).name}"})
-    print(f"{type(rule).__name__}: {folder}")
-
-
-if __name__ == "__main__":
-    main()
+def _reason(path: Path, error: Exception) -> str:
+    if not zipfile.is_zipfile(path):
+        return str(error) if "LFS" in str(error) else "it is no archive of arrays, as numpy.savez writes it"
+    if "pickle" in str(error):
+        return "it holds objects that are no plain numbers, and reading them would run their author's code"
+    return str(error) or type(error).__name__

@@ -1,67 +1,140 @@
 """What an exported optimizer says of itself: the card in its config, and the README.md that is written from it."""
 
 import json
+import math
+import re
+import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from l2o.deploy.description import plain
+from l2o.optimizers.base import Scope, UpdateRule
+from l2o.optimizers.partitioned import Partitioned
 
-from l2o.evaluation.comparison import Comparison, finite
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from l2o.evaluation.comparison import Comparison
 
 LICENCE = "mit"
 
+FOLDERS = re.compile(r"(?<![\w/.~…-])(?:~[^/\s'\",\[\]{}]*|\.{1,2})?/(?:[^'\",\[\]{}=]*/)?")
+"""The folders of a path that starts at a root, at a home, or at . or .. – also inside quotes, lists and mappings."""
 
-def of_run(cfg: DictConfig, comparison: Comparison, validation_loss: float) -> dict[str, Any]:
-    """The card of a run of train.py: its problem, its command, what came out.
+
+def of_run(cfg: "DictConfig", comparison: "Comparison", validation_loss: float | None) -> dict[str, Any]:
+    """Return the card of a run of train.py: its problem, its command, what came out; None where nothing was validated.
 
     Of a path only the last part is kept: a card is shared, its author's folders are not.
     """
-    overrides = HydraConfig.get().overrides.task
+    from omegaconf import OmegaConf
+
     return {
         "name": cfg.name,
         "optimizee": without_folders(OmegaConf.to_container(cfg.optimizee, resolve=True)),
         "horizon": cfg.learner.horizon,
         "seed": cfg.seed,
-        "command": " ".join(["python train.py", *map(_override, overrides)]),
+        "command": command(),
         "validation_loss": validation_loss,
-        "results": finite(comparison.summary()),
+        "results": comparison.summary(),
         "license": LICENCE,
     }
 
 
-def readme(name: str, config: Mapping[str, Any]) -> str:
-    """The model card as Markdown with the Hub's front matter; `name` is used where the card has none."""
-    card, rule = config["card"], config["rule"]
+def command() -> str:
+    """Return the command line of the Hydra program that is running, as a shell takes it, without the user's folders."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    words = ["python", f"{hydra.job.name}.py"]
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            words += ["--config-dir", without_folders(source.path)]
+    if hydra.job.config_name not in (None, hydra.job.name):
+        words += ["--config-name", hydra.job.config_name]
+    overrides = [without_folders(override) for override in hydra.overrides.task]
+    return " ".join(map(shlex.quote, [*words, *overrides]))
+
+
+def checked(card: Any) -> dict[str, Any]:
+    """Return a card as config.json takes it, with null for inf and nan; ValueError, naming the key, for all else."""
+    if not isinstance(card, Mapping):
+        raise ValueError(f"a card is a mapping such as {{'license': 'mit'}}, got a {type(card).__name__}")
+    plain_card = plain(card, "card")
+    for key in ("name", "license"):
+        if not isinstance(plain_card.get(key, ""), str):
+            raise ValueError(f"card['{key}'] must be text, got {plain_card[key]!r}")
+    return finite(plain_card)
+
+
+def finite(value: Any) -> Any:
+    """Return plain JSON with null in the place of inf and nan, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def readme(config: Mapping[str, Any], rule: UpdateRule, name: str, address: str | None = None) -> str:
+    """Return the model card as Markdown with the Hub's front matter.
+
+    `name` is the title where the card has none. `address` is what a reader gives to `from_pretrained`: a name of the
+    package or of the Hub; by default the folder that the README lies in.
+    """
+    from huggingface_hub import ModelCard, ModelCardData  # slow to import
+
+    card = config["card"]
     name = card.get("name", name)
-    results = card.get("results") or {}
-    lines = [
-        "---",
-        f"license: {card.get('license', LICENCE)}",
-        "library_name: l2o",
-        "tags: [learned-optimizer, pytorch]",
-        "---",
+    data = ModelCardData(
+        license=card.get("license", LICENCE), library_name="l2o", tags=["learned-optimizer", "pytorch"]
+    )
+    paragraphs = [
         f"# {name}",
-        "",
-        f"A learned optimizer: {rule['class']}, for l2o.",
-        "",
-        "```python",
-        "import l2o",
-        "",
-        f'rule = l2o.from_pretrained("{name}")',
-        "optimizer = l2o.LearnedOptimizer(model.named_parameters(), rule)",
-        "```",
-        "",
+        f"A learned optimizer for PyTorch: {config['rule']['class']} of the package l2o.",
+        _usage(address),
+        serves(rule),
         *_facts(card),
-        *_table(results),
-        "",
+        *_table(card.get("results")),
         "The rule:",
-        "",
-        "```json",
-        json.dumps(rule, indent=2),
-        "```",
+        f"```json\n{json.dumps(config['rule'], indent=2)}\n```",
     ]
-    return "\n".join(lines) + "\n"
+    front = data.to_yaml(original_order=["license"])
+    return str(ModelCard(f"---\n{front}\n---\n" + "\n\n".join(paragraphs) + "\n"))
+
+
+def serves(rule: UpdateRule) -> str:
+    """Return a sentence on the models that a rule can be used for."""
+    if isinstance(rule, Partitioned):
+        groups = ", ".join(f"`{name}` by `{pattern}`" for name, pattern in rule.patterns.items())
+        return (
+            f"It has a rule for each group of parameters and serves any model. A parameter's name decides ({groups}; "
+            "prefixes such as `module.` do not count); where names do not decide, parameters of three or more axes go "
+            "to the convolutional rule and all others to the other one. "
+            "`LearnedOptimizer(…, patterns={group: regular expression})` decides otherwise."
+        )
+    if rule.scope is Scope.COORDINATE:
+        return "It moves each number by itself and serves any model, of any size, sharded or not."
+    if rule.scope is Scope.TENSOR:
+        return "It reads statistics of each tensor by itself and serves any model, of any size, sharded or not."
+    return (
+        "It looks at all parameters of a group together, and serves any model whose parameters are whole on each rank."
+    )
+
+
+def _usage(address: str | None) -> str:
+    where = "." if address is None else address
+    note = "  # the folder of this README; from elsewhere, its path" if address is None else ""
+    return "\n".join(
+        [
+            "```python",
+            "import l2o",
+            "",
+            f'rule = l2o.from_pretrained("{where}"){note}',
+            "optimizer = l2o.LearnedOptimizer(model.named_parameters(), rule)",
+            "```",
+        ]
+    )
 
 
 def _facts(card: Mapping[str, Any]) -> list[str]:
@@ -69,33 +142,35 @@ def _facts(card: Mapping[str, Any]) -> list[str]:
     titles = {"optimizee": "trained on", "command": "trained by", "horizon": "horizon (steps)"}
     shown = {key: value for key, value in card.items() if key not in ("name", "results", "license")}
     as_text = lambda value: f"`{value if isinstance(value, str) else json.dumps(value)}`"  # noqa: E731
-    return [f"- {titles.get(key, key.replace('_', ' '))}: {as_text(value)}" for key, value in shown.items()]
+    lines = [f"- {titles.get(key, key.replace('_', ' '))}: {as_text(value)}" for key, value in shown.items()]
+    return ["\n".join(lines)] if lines else []
 
 
-def _table(results: Mapping[str, Any]) -> list[str]:
-    """Final losses on fresh problems, as in the run's summary.json."""
-    rows = results.get("optimizers")
-    if not rows:
+def _table(results: Any) -> list[str]:
+    """Final losses on fresh problems, as in the run's summary.json; anything else that an author gives as JSON."""
+    if not results:
         return []
-    head = f"Mean loss after {results['num_steps']} steps on {results['num_tasks']} fresh problems:"
-    table = ["", head, "", "| optimizer | learning rate | final loss | standard error |", "|---|---|---|---|"]
-    number = lambda value: "–" if value is None else f"{value:.3g}"  # noqa: E731
-    for name, row in rows.items():
-        table.append(
-            "| " + " | ".join([name, *(number(row[k]) for k in ("lr", "final_loss", "standard_error"))]) + " |"
-        )
-    return table
+    try:
+        head = f"Mean loss after {results['num_steps']} steps on {results['num_tasks']} fresh problems:"
+        rows = [
+            [name, *(row[k] for k in ("lr", "final_loss", "standard_error"))]
+            for name, row in results["optimizers"].items()
+        ]
+        lines = ["| " + " | ".join([name, *map(_number, numbers)]) + " |" for name, *numbers in rows]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return [f"Results: `{json.dumps(results)}`"]
+    table = ["| optimizer | learning rate | final loss | standard error |", "|---|---|---|---|", *lines]
+    return [head, "\n".join(table)]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
 
 
 def without_folders(value: Any) -> Any:
-    """A resolved config, or one value of it, with paths cut to their last part."""
+    """Return a resolved config, or text in it, with paths cut to their last part."""
     if isinstance(value, Mapping):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
-    return value.rpartition("/")[2] if isinstance(value, str) and value.startswith(("/", "~", "./", "../")) else value
-
-
-def _override(override: str) -> str:
-    key, equals, value = override.partition("=")
-    return key + equals + without_folders(value)
+    return FOLDERS.sub("", value) if isinstance(value, str) and "://" not in value else value

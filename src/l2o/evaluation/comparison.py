@@ -141,6 +141,7 @@ class Comparison(NamedTuple):
             "relative_to_best_baseline": ratio,
             "relative_standard_error": error,
             "steps_to_best_baseline": None if target is None else entry.steps_to(target.mean().item()),
+            "baseline": entry.baseline,
             "lr": entry.lr,
             "loss_at": {str(s): band["mean"][s - 1].item() for s in [*self.table_steps, num_steps] if s <= num_steps},
             "metrics": {name: value.mean().item() for name, value in entry.metrics.items()},

@@ -1,15 +1,13 @@
 """Figure 6 of Andrychowicz et al. (2016): final losses over hidden units, a panel for each number of layers.
 
-    python -m l2o.figures.layers_by_units FOLDER
-
-reads the folder of a multirun of evaluate.py over `optimizee.network.hidden` and writes `figure6.png` into it.
+`python -m l2o figure6 FOLDER` reads the folder of a multirun of evaluate.py over `optimizee.network.hidden` and writes
+`figure6.png` into it.
 """
 
-import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -77,24 +75,9 @@ def _point(path: Path) -> Point:
         raise ValueError(f"'{path.parent}': the layers of a network must have the same number of units, got {hidden}")
     rows = json.loads(path.read_text())["optimizers"]
     losses = {name: float("nan") if row["final_loss"] is None else row["final_loss"] for name, row in rows.items()}
-    return Point(len(hidden), hidden[0], losses, {name for name, row in rows.items() if row["lr"] is not None})
+    return Point(len(hidden), hidden[0], losses, {name for name, row in rows.items() if _is_baseline(row)})
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m l2o.figures.layers_by_units", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("folder", type=Path, help="of a multirun of evaluate.py: outputs/multirun/mnist_grid/DATE")
-    parser.add_argument("--trained", type=int, nargs=2, default=(1, 20), metavar=("LAYERS", "UNITS"),
-                        help="the network that the optimizer was trained on (1 20)")  # fmt: skip
-    given = parser.parse_args(arguments)
-    try:
-        points = collect(given.folder)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
-    print(f"figure: {plot_grid(points, given.folder / 'figure6.png', tuple(given.trained))}")
-
-
-if __name__ == "__main__":
-    main()
+def _is_baseline(row: Mapping[str, Any]) -> bool:
+    """What the run says; runs of earlier versions do not say it, but tuned a learning rate for baselines alone."""
+    return row["baseline"] if "baseline" in row else row["lr"] is not None

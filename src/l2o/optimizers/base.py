@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from l2o.optimizees.layout import Axis, Cut, Layout
+from l2o.optimizers import registry
 
 State = dict[str, Tensor]
 """What an update rule remembers: axis 0 tasks, axis 1 what `UpdateRule.state_axes` says, then whatever a rule wants."""
@@ -79,6 +80,11 @@ class UpdateRule(nn.Module, ABC):
 
     needs: frozenset[str] = frozenset()
     """Of "loss" and "horizon": what the rule cannot do without."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make the class known by its name, so that exported files can name it."""
+        super().__init_subclass__(**keywords)
+        registry.register(cls)
 
     @property
     def label(self) -> str:

@@ -51,8 +51,7 @@ class LSTM(UpdateRule):
             parameter.data.mul_(head_init)
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
-        zeros = lambda: theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)  # noqa: E731  as kernels have it
-        return {key: zeros() for key in self.state_axes()}
+        return {key: self._zeros(theta) for key in self.state_axes()}
 
     def state_axes(self) -> dict[str, Axis]:
         return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
@@ -79,6 +78,12 @@ class LSTM(UpdateRule):
         weights, scaled = self._weights(), self.output_scale * cotangents.flatten(1)
         gradient = kernel.window_gradient(weights, features, *self._layers(recording.state), scaled)
         return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
+
+    def _zeros(self, theta: Tensor) -> Tensor:
+        """(B, P, H) of zeros that lie in memory as the steps to come will return the state."""
+        if self._kernel(theta) is None:
+            return theta.new_zeros(*theta.shape, self.hidden_size)
+        return theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)
 
     def _kernel(self, like: Tensor) -> dispatch.Kernel | None:
         empty = like.new_empty(0, max(self.preprocessing.num_features, self.hidden_size))

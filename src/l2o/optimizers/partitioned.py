@@ -1,4 +1,4 @@
-"""Several update rules that share θ out by the names of its parts.
+"""Several update rules that share θ out by the names and the kinds of its parts.
 
 Shapes: B tasks, P coordinates, G of them in a group, K steps of a window.
 """
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.base import Observation, Part, Scope, State, UpdateRule, spans_within, state_of, take
+from l2o.optimizers.routing import group_of
 
 
 class Group(NamedTuple):
@@ -26,9 +27,10 @@ class Group(NamedTuple):
 class Partitioned(UpdateRule):
     """One rule for each group of θ's parts: [g_1, g_2, …] = [m_1(∇_1, h_1, φ_1), m_2(∇_2, h_2, φ_2), …].
 
-    A part belongs to the group whose regular expression in `patterns` matches its whole name. Raises ValueError for a
-    part that matches none or several; a group without a part in some layout rests there. The state of a group's rule is
-    kept under "group.key"; on axis 1 it has the group's G coordinates.
+    A part belongs to the group whose regular expression in `patterns` matches its name; where none does, its kind
+    decides between convolutions' kernels and all else (`l2o.optimizers.routing.group_of`). Raises ValueError for a part
+    that belongs to no group or to several. A group without a part in some layout rests there. The state of a group's
+    rule is kept under "group.key"; on axis 1 it has the group's G coordinates.
     """
 
     def __init__(self, rules: Mapping[str, UpdateRule], patterns: Mapping[str, str]):
@@ -75,13 +77,10 @@ class Partitioned(UpdateRule):
             own = seen._replace(grad=take(seen.grad, part.spans), theta=take(seen.theta, part.spans))
             update, new = part.rule(own, state_of(part, state), part.layout)
             sizes = [span.stop - span.start for span in part.spans]
-            places |= {span.start: piece for span, piece in zip(part.spans, update.split(sizes, 1), strict=True)}
+            pieces = zip(part.spans, update.split(sizes, 1), strict=True)
+            places |= {(span.start, span.stop): piece for span, piece in pieces}
             after |= {part.prefix + key: value for key, value in new.items()}
-        return torch.cat([places[start] for start in sorted(places)], 1), after
-
-    def rule_for(self, part: str) -> UpdateRule:
-        """The rule that serves the part of this name."""
-        return self._rule(_group_of(part, tuple(self.patterns.items())))
+        return torch.cat([places[span] for span in sorted(places)], 1), after
 
     def _rule(self, name: str) -> UpdateRule:
         rule = self.rules[name]
@@ -92,23 +91,12 @@ class Partitioned(UpdateRule):
         return _resolved(layout, tuple(self.patterns.items()))
 
 
-def _group_of(part: str, patterns: Sequence[tuple[str, str]]) -> str:
-    """The name of the one group that a part of θ belongs to."""
-    matching = [name for name, pattern in patterns if re.fullmatch(pattern, part)]
-    if len(matching) != 1:
-        raise ValueError(
-            f"'{part}' belongs to {' and '.join(matching) or 'none'} of the groups {', '.join(dict(patterns))}: "
-            "change optimizer.patterns so that every part of θ matches one of them"
-        )
-    return matching[0]
-
-
 @functools.lru_cache(maxsize=32)
 def _resolved(layout: Layout, patterns: tuple[tuple[str, str], ...]) -> list[Group]:
     """The groups that have a part in the layout."""
     members: dict[str, list[str]] = {name: [] for name, _ in patterns}
-    for part in layout.shapes:
-        members[_group_of(part, patterns)].append(part)
+    for part, shape in layout.shapes.items():
+        members[group_of(part, len(shape), patterns)].append(part)
     return [
         Group(
             name,

@@ -2,15 +2,23 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from l2o.optimizers import registry
 
 
 class Preprocessing(nn.Module, ABC):
     """∇ (...) -> features (..., num_features), coordinate by coordinate."""
 
     num_features: int
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Make the class known by its name, so that exported files can name it."""
+        super().__init_subclass__(**keywords)
+        registry.register(cls)
 
     @abstractmethod
     def forward(self, grad: Tensor) -> Tensor: ...

@@ -1,0 +1,93 @@
+"""The commands around trained optimizers: `python -m l2o` lists them, `python -m l2o COMMAND --help` explains one."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Each command imports what it needs when it is called, so that a help costs nothing.
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; a command's function is its `run`."""
+    top = argparse.ArgumentParser("python -m l2o", description="The commands around trained optimizers.")
+    commands = top.add_subparsers(metavar="COMMAND", title="commands")
+    _add_import(commands)
+    _add_figure6(commands)
+    _add_list(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. A mistake in what was given ends with one line on stderr; L2O_TRACEBACK=1 shows its source."""
+    top = parser()
+    given = top.parse_args(arguments)
+    if not hasattr(given, "run"):
+        top.print_help()
+        return
+    try:
+        given.run(given)
+    except (ValueError, OSError) as error:
+        if os.environ.get("L2O_TRACEBACK") == "1":
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "import",
+        help="make an exported optimizer of published weights",
+        description="Make an exported optimizer of published weights: an .npz in the conventions of DeepMind's "
+        "learning-to-learn or of RNNProp. `l2o.from_pretrained(FOLDER)` then loads it.",
+    )
+    command.add_argument("file", help="the .npz with the published weights")
+    command.add_argument("folder", help="where the exported optimizer goes")
+    command.set_defaults(run=_import)
+
+
+def _import(given: argparse.Namespace) -> None:
+    from l2o.deploy.import_published import import_published
+
+    rule, folder = import_published(given.file, given.folder)
+    print(f"{type(rule).__name__}: {folder}")
+
+
+def _add_figure6(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "figure6",
+        help="draw final losses over hidden units and layers",
+        description="Draw figure 6 of Andrychowicz et al. (2016), final losses over hidden units with a panel for each "
+        "number of layers, from a multirun of evaluate.py over optimizee.network.hidden. Writes FOLDER/figure6.png.",
+    )
+    command.add_argument("folder", type=Path, help="of the multirun: outputs/multirun/mnist_grid/DATE")
+    command.add_argument("--trained", type=int, nargs=2, default=(1, 20), metavar=("LAYERS", "UNITS"),
+                         help="the network that the optimizer was trained on (1 20)")  # fmt: skip
+    command.set_defaults(run=_figure6)
+
+
+def _figure6(given: argparse.Namespace) -> None:
+    from l2o.figures.layers_by_units import collect, plot_grid
+
+    points = collect(given.folder)
+    print(f"figure: {plot_grid(points, given.folder / 'figure6.png', tuple(given.trained))}")
+
+
+def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "list",
+        help="list the trained optimizers in the package",
+        description="List the trained optimizers in the package, which l2o.from_pretrained takes by name: what each "
+        "was trained on, and for how many steps (its horizon).",
+    )
+    command.set_defaults(run=_list)
+
+
+def _list(given: argparse.Namespace) -> None:
+    from l2o.deploy.listing import shipped, table
+
+    print(table(shipped()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""All that an optimizer moves: its groups' parameters, flattened as long as the same ones have a gradient."""
+
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2o.deploy.cohorts import gathers, together
+from l2o.deploy.fit import check_shape
+from l2o.deploy.flat import Flat
+from l2o.deploy.gathered import Gathered
+from l2o.deploy.groups import Group, named, serving
+from l2o.optimizees.layout import Axis
+from l2o.optimizers.base import State, UpdateRule
+
+Moved = Flat | Gathered
+"""Some parameters that one call of a rule moves, or one for each chunk."""
+
+Entries = MutableMapping[Tensor, dict[str, Any]]
+"""An optimizer's state: what is remembered of each parameter."""
+
+
+class Flats:
+    """What was flattened at the last step, by group; and what rules remember for all parameters of a group together.
+
+    All of it is derived from the optimizer's state, and can be dropped at any time.
+    """
+
+    def __init__(self) -> None:
+        self._flats: dict[int, tuple[list[int], list[Moved]]] = {}  # by group: whose gradients there were, in what
+        self._shared: dict[Any, State] = {}  # by group, rule and device
+        self._counted: dict[str, int] = {}  # gradients that were not finite, in flats that are no more
+
+    def of(self, index: int, group: Group, rules: list[UpdateRule], state: Entries) -> list[Moved]:
+        """The group's parameters that have a gradient now, flattened; as in the last step while those are the same."""
+        present = {name: param for name, param in named(group) if param.grad is not None}
+        for name, param in present.items():
+            if param.grad is not None and param.grad.layout != torch.strided:
+                raise ValueError(f"the gradient of '{name}' is sparse: use a dense one (sparse=False in nn.Embedding)")
+        key = [id(param) for param in present.values()]
+        known, flats = self._flats.get(index, ([], []))
+        if key != known or not all(flat.intact(state) for flat in flats):
+            self._retire(index)
+            for name, param in present.items():
+                check_shape(name, param, state.get(param, {}))
+            cohorts = together(group, rules, present, state)
+            flats = [self._flatten(index, group, rules, state, rule, params) for rule, params in cohorts]
+            self._flats[index] = key, flats
+        return flats
+
+    def share(self, index: int, after: Iterable[tuple[Moved, State]]) -> None:
+        """Take over the next state of what a group's parameters share."""
+        for flat, shared in after:
+            for key, value in shared.items():
+                self._shared[index, flat.rule_id, flat.device][key].copy_(value)
+
+    def nonfinite_gradients(self) -> dict[str, int]:
+        """At how many steps a parameter's gradient was not finite, by the names of those parameters."""
+        total = dict(self._counted)
+        for _, flats in self._flats.values():
+            _add(total, flats)
+        return total
+
+    def _retire(self, index: int) -> None:
+        """Drop a group's flat buffers, but not what they have counted."""
+        for flat in (flats := self._flats.pop(index, ([], []))[1]):
+            flat.refuse_other_shapes()
+        _add(self._counted, flats)
+
+    def _flatten(
+        self,
+        index: int,
+        group: Group,
+        rules: list[UpdateRule],
+        state: Entries,
+        rule: UpdateRule,
+        params: Mapping[str, Tensor],
+    ) -> Moved:
+        own = [param for name, param in named(group) if param in state and serving(group, rules, name, param) is rule]
+        device = next(iter(params.values())).device
+        key = index, id(rule), device
+        if key not in self._shared:
+            self._shared[key] = _shared(rule, [state[param] for param in own if param.device == device], device)
+        saved = [state.get(param, {}) for param in params.values()]
+        given = self._shared[key], group["axes"], group["resting"]
+        if any(gathers(rule, param) for param in params.values()):
+            ((name, param),) = params.items()
+            flat: Moved = Gathered(param, name, rule, saved[0], *given)
+        else:
+            flat = Flat(list(params.values()), list(params), rule, saved, *given)
+        state.update(zip(flat.params, flat.entries, strict=True))
+        return flat
+
+
+def _shared(rule: UpdateRule, entries: list[dict[str, Any]], device: torch.device) -> State:
+    """What a rule remembers for some parameters together, read from the first; all entries then show the same tensors.
+
+    Empty where no parameter has a state yet.
+    """
+    names = [name for name, axis in rule.state_axes().items() if axis is Axis.SHARED]
+    having = [entry for entry in entries if all(name in entry for name in names)]
+    first = {name: having[0][name].to(device).clone()[None, None] for name in names} if having else {}
+    for entry in having:
+        entry.update({name: value[0, 0] for name, value in first.items()})
+    return first
+
+
+def _add(total: dict[str, int], flats: Iterable[Moved]) -> None:
+    for flat in flats:
+        for name, count in flat.nonfinite.counts().items():
+            total[name] = total.get(name, 0) + count

@@ -1,0 +1,98 @@
+"""Parameter groups of a `LearnedOptimizer`: plain values only, with the rule as an index into `optimizer.rules`."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from l2o.deploy.arrangement import is_sharded
+from l2o.deploy.routing import check_patterns, rule_for
+from l2o.optimizers.base import Scope, UpdateRule
+
+Group = dict[str, Any]
+
+
+def named(group: Group) -> Iterable[tuple[str, Tensor]]:
+    """Return a group's parameters with their names, "0", "1", … where none were given."""
+    names = group.get("param_names") or map(str, range(len(group["params"])))
+    return zip(names, group["params"], strict=True)
+
+
+def adopt(group: Group, rules: list[UpdateRule]) -> UpdateRule:
+    """Return a group's rule; where the group holds the rule itself, move it to `rules` and leave its index there."""
+    rule = group.get("rule")
+    if isinstance(rule, UpdateRule):
+        known = [index for index, other in enumerate(rules) if other is rule]
+        group["rule"] = known[0] if known else len(rules)
+        if not known:
+            rules.append(rule)
+        return rule
+    if isinstance(rule, bool) or not isinstance(rule, int):
+        raise ValueError(f"rule must be an UpdateRule, e.g. l2o.from_pretrained(…), got {type(rule).__name__}")
+    if not 0 <= rule < len(rules):
+        raise ValueError(
+            f"rule {rule} is none of optimizer.rules, of which there are {len(rules)}: give the rule itself"
+        )
+    return rules[rule]
+
+
+def serving(group: Group, rules: list[UpdateRule], name: str, param: Tensor) -> UpdateRule:
+    """Return the rule that serves one parameter: a partitioned rule's own rule for it, which has a state of its own."""
+    return rule_for(adopt(group, rules), name, param, group["patterns"])
+
+
+def check(group: Group, rules: list[UpdateRule]) -> None:
+    """Raise ValueError, naming the value or the parameter, for what cannot be optimized."""
+    rule = adopt(group, rules)
+    if any(weight.is_meta for weight in rule.parameters()):
+        raise ValueError(
+            "the rule's weights are on the device 'meta', which holds no numbers: load it with from_pretrained"
+        )
+    if not all(map(_is_rate, (group["lr"], group["weight_decay"]))):
+        raise ValueError(
+            f"lr and weight_decay must be >= 0 and finite, got {group['lr']!r} and {group['weight_decay']!r}"
+        )
+    if (size := group["chunk_size"]) is not None and (not isinstance(size, int) or size < 1):
+        raise ValueError(f"chunk_size must be at least 1, or None, got {size!r}")
+    _check_knowledge(rule, group)
+    check_patterns(rule, group["patterns"])
+    if isinstance(group["patterns"], Mapping):
+        group["patterns"] = dict(group["patterns"])
+    names = [name for name, _ in named(group)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"two parameters of a group are called '{twice[0]}': give each a name of its own")
+    for name, param in named(group):
+        _check_parameter(name, param, group, rules)
+
+
+def _check_knowledge(rule: UpdateRule, group: Group) -> None:
+    horizon = group["horizon"]
+    if horizon is not None and not (isinstance(horizon, int) and not isinstance(horizon, bool) and horizon >= 1):
+        raise ValueError(f"horizon is the number of steps that the training will take, at least 1, got {horizon!r}")
+    if horizon is None and "horizon" in rule.needs:
+        raise ValueError(
+            f"{type(rule).__name__} must know how many steps the training will take: "
+            "LearnedOptimizer(…, horizon=1000), for instance"
+        )
+    if group["axes"] not in ("torch", "as_given"):
+        raise ValueError(f"axes must be torch or as_given, got {group['axes']!r}")
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int | float | Tensor) and not isinstance(value, bool) and bool(0 <= value < math.inf)
+
+
+def _check_parameter(name: str, param: Tensor, group: Group, rules: list[UpdateRule]) -> None:
+    if is_lazy(param):
+        raise ValueError(f"'{name}' has no shape yet: run the model once before you make the optimizer")
+    if not param.is_floating_point():
+        raise ValueError(f"'{name}' is {param.dtype}: an update rule moves real numbers only (torch.view_as_real)")
+    own = serving(group, rules, name, param)
+    if is_sharded(param) and own.scope is Scope.ALL:
+        raise ValueError(
+            f"'{name}' is sharded, but {type(own).__name__} sees all parameters at once and needs them whole: "
+            "use DDP, or a rule whose scope is a coordinate or a tensor"
+        )

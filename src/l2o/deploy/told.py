@@ -1,0 +1,37 @@
+"""What an optimizer knows at a step beside the gradients, and what it does with an update.
+
+Shapes: G coordinates of a chunk of parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from l2o.optimizers.base import Observation
+
+
+class Told(NamedTuple):
+    """What the optimizer knows at a step beside the gradients."""
+
+    loss: float | Tensor
+    step: int
+    horizon: float
+
+    def seen(self, grad: Tensor, theta: Tensor) -> Observation:
+        """The observation of gradients and parameters (1, G)."""
+        loss, step, horizon = (torch.as_tensor(value, dtype=theta.dtype, device=theta.device).view(1) for value in self)
+        return Observation(grad, theta, loss, step, horizon)
+
+
+class Numbers(NamedTuple):
+    """A group's numbers: what is done with an update."""
+
+    lr: float | Tensor
+    weight_decay: float
+    chunk_size: int | None
+    maximize: bool
+
+    def apply(self, theta: Tensor, update: Tensor) -> None:
+        """θ ← (1 − lr · weight_decay) θ + lr · update, in place."""
+        theta.mul_(1 - self.lr * self.weight_decay).add_(self.lr * update)
