@@ -82,7 +82,7 @@ def mixed(decay: Tensor, old: Tensor, new: Tensor) -> Tensor:
 
 
 def _factor_means(square: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """The means of g² (B, P) over each tensor's largest and over its second largest axis; whole where there are none."""
+    """The means of g² (B, P) over each tensor's largest axis, and over its second largest; g² itself for vectors."""
     rows, columns = [], []
     for part, shape in zip(_split(square, layout), layout.shapes.values(), strict=True):
         if len(shape) < 2:
@@ -144,12 +144,19 @@ def _vector_factors(square: Tensor, eps: float) -> Tensor:
     return torch.stack((scale, (square + eps).rsqrt(), square, square, rsqrt, rsqrt))
 
 
-def normalised(x: Tensor, layout: Layout, eps: float, matrices: bool = False) -> Tensor:
-    """N(x) = x · (ε + mean x²)^−½ for (…, P), the mean over each tensor, or with `matrices` over its last two axes."""
+def normalised(x: Tensor, layout: Layout, eps: float, matrices: bool = False, kept: int = 0) -> Tensor:
+    """N(x) = x · (ε + mean x²)^−½ for (F, B, P) or (B, P).
+
+    The mean is taken over each tensor, or with `matrices` over a tensor's last two axes, for each feature by itself.
+    The last `kept` features stay as they are.
+    """
     parts = []
     for part, shape in zip(_split(x, layout), layout.shapes.values(), strict=True):
         part = part.unflatten(-1, (prod(shape[:-2]) if matrices else 1, -1)) if part.numel() else part[..., None]
-        parts.append((part * (eps + _mean(part.square(), -1, keepdim=True)).rsqrt()).flatten(-2))
+        scale = (eps + _mean(part[: len(part) - kept].square(), -1, keepdim=True)).rsqrt()
+        if kept:
+            scale = torch.cat((scale, torch.ones_like(scale[:1]).expand(kept, *scale.shape[1:])))
+        parts.append((part * scale).flatten(-2))
     return _joined(parts, x)
 
 
@@ -157,20 +164,6 @@ def mean_square(x: Tensor, layout: Layout) -> Tensor:
     """The mean of x² over each tensor: (B, P) -> (B, number of tensors); 0 for one without elements."""
     means = [_mean(part.square(), -1)[..., None] for part in _split(x, layout)]
     return _joined(means, x)
-
-
-def newton_schulz(x: Tensor, eps: float = 1e-8) -> Tensor:
-    """Orthogonalise matrices (…, rows, columns) approximately: U Σ Vᵀ -> about U Vᵀ, its Σ between 0.7 and 1.2.
-
-    X = X/(‖X‖_F + ε), then five times X ← 3.4445 X + (−4.7750 A + 2.0315 A²) X with A = X Xᵀ (Jordan et al. 2024).
-    """
-    if x.shape[-2] > x.shape[-1]:
-        return newton_schulz(x.mT, eps).mT
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
-    for _ in range(5):
-        gram = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * (gram @ gram)) @ x
-    return x
 
 
 def constant(values: Iterable[float], like: Tensor) -> Tensor:

@@ -34,12 +34,13 @@ class AdafacMLP(ScheduledRule):
     PyLO (`step_mult=1e-2`), and with `learned_decays=False` besides it is ELO's ELO-small_fc: ELO differs in how it is
     trained, not in what is used.
 
-    `step_scale="fan_in"` is µLO's rule (Thérien et al. 2024): the step of a hidden weight is multiplied by 1/fan-in;
-    those of the first and the last weight and of all tensors with fewer than two axes (biases, gains) stay as they are.
-    The first and the last weight are those tensors with two axes or more that come first and last in the layout, so that
-    a tensor's update depends on what else there is, and the scope is ALL; or, where `unscaled` is given, those whose
-    name it, a regular expression, is found in, and then the scope stays TENSOR. `out_axis` says which axis of a weight
-    counts the outputs: 0 is torch's (out, in, …), −1 is JAX's (…, in, out); the fan-in is the product of the others.
+    `step_scale="fan_in"` is µLO's rule (Thérien et al. 2024): the step of a hidden weight is multiplied by 1/fan-in.
+    The steps of the first and the last weight, and of tensors with fewer than two axes (biases, gains), stay as they
+    are. By default the first and the last weight are the tensors with two axes or more that come first and last in the
+    layout. A tensor's update then depends on which others there are, so that the scope is ALL. With `unscaled`, a
+    regular expression, they are instead the tensors in whose names it is found, and the scope stays TENSOR. `out_axis`
+    says which axis of a weight counts its outputs: 0 is torch's (out, in, …), −1 is JAX's (…, in, out). The fan-in is
+    the product of the other axes.
     """
 
     scope = Scope.TENSOR
@@ -99,9 +100,9 @@ class AdafacMLP(ScheduledRule):
         s = (v + 1e-6).rsqrt()
         grad, theta = seen.grad[None], seen.theta[None]
         scaled, scaled_m, *factors = by_factors
-        features = torch.cat((grad, theta, m, v, m * s, s, grad * scaled, *factors, m * scaled_m))
-        features = normalised(features, layout, eps=1e-5)
-        direction, exponent = self.mlp(features, time_features(seen.step))
+        time = time_features(seen.step, layout)
+        features = torch.cat((grad, theta, m, v, m * s, s, grad * scaled, *factors, m * scaled_m, time))
+        direction, exponent = self.mlp(normalised(features, layout, eps=1e-5, kept=len(time)))
         direction = direction * torch.exp(self.exp_mult * exponent)
         if self.step_scale is not None:
             direction = direction * layout.spread(constant(self._scales(layout), direction)[None])
@@ -135,6 +136,7 @@ def learned_decay(start: Tensor, offset: Tensor) -> Tensor:
     return 1 - torch.exp(10 * (torch.log(1 - start) / 10 + offset))
 
 
-def time_features(step: Tensor) -> Tensor:
-    """tanh(t/τ − 1) for eleven τ from 1 to 10⁵: (B,) -> (11, B, 1), the same for all coordinates."""
-    return torch.tanh(step / constant(TIMESCALES, step)[:, None] - 1)[..., None]
+def time_features(step: Tensor, layout: Layout) -> Tensor:
+    """tanh(t/τ − 1) for eleven τ from 1 to 10⁵: (B,) -> (11, B, P), the same for all coordinates."""
+    features = torch.tanh(step / constant(TIMESCALES, step)[:, None] - 1)
+    return features[..., None].expand(-1, -1, layout.size)

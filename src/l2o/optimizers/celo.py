@@ -64,7 +64,12 @@ class Celo(ScheduledRule):
         at_least_one("optimizer", hidden_size=hidden_size, scheduler_size=scheduler_size)
         if phase not in (1, 2):
             raise ValueError(f"Celo: phase must be 1 (the MLP is trained) or 2 (its scheduler is), got {phase!r}")
-        self.phase, self.hidden_size, self.num_layers, self.scheduler_size = phase, hidden_size, num_layers, scheduler_size
+        self.phase, self.hidden_size, self.num_layers, self.scheduler_size = (
+            phase,
+            hidden_size,
+            num_layers,
+            scheduler_size,
+        )
         self.step_mult, self.exp_mult = step_mult, exp_mult
         self.mlp = MLP([NUM_FEATURES, *[hidden_size] * num_layers, 3])
         if phase == 2:
@@ -96,7 +101,7 @@ class Celo(ScheduledRule):
 def second_phase(first: Celo) -> Celo:
     """Give the rule to train in phase 2: the MLP of a rule that was trained in phase 1, with a new scheduler."""
     if not isinstance(first, Celo) or first.phase != 1:
-        raise ValueError(f"phase 2 starts from a Celo of phase 1, got {first.label}: train optimizer=celo_phase1 first")
+        raise ValueError(f"phase 2 starts from a Celo of phase 1, got {first.label}: train optimizer=celo first")
     options = (first.step_mult, first.exp_mult, first.weight_decay, first.warmup, first.schedule, first.final)
     second = Celo(2, first.hidden_size, first.num_layers, 64, *options)
     second.mlp.load_state_dict(first.mlp.state_dict())

@@ -20,7 +20,6 @@ from l2o.optimizers.accumulators import (
     Moments,
     constant,
     init_moments,
-    newton_schulz,
     normalised,
     update_moments,
 )
@@ -28,6 +27,7 @@ from l2o.optimizers.base import Observation, Scope, State, take
 from l2o.optimizers.celo import LARGEST, NUM_FEATURES, celo_features
 from l2o.optimizers.hand_designed import bias_correction
 from l2o.optimizers.mlp import MLP
+from l2o.optimizers.newton_schulz import newton_schulz
 from l2o.optimizers.schedules import ScheduledRule
 
 DECAYS = ((0.9, 0.99, 0.999), (0.95,), (0.9, 0.99, 0.999))

@@ -29,9 +29,9 @@ STATE = ("hidden", "cell", "loss_means", "loss_minima", "losses_seen")
 class CeloScheduler(nn.Module):
     """η_t = 0.1 · exp(w·h_t + b), where h_t = LSTM(u_t) and u_t = W_2 x_t + b_2 + relu(W_1 x_t + b_1).
 
-    x_t are nine features of t/T and nine of the loss. In the original every tensor has its own row of u, and the relu is
-    followed by a maximum over them; but all rows are equal, so that there is one η for all of θ. The gates are in the
-    order i, g, f, o, and the forget gate is σ(f + 1). The LSTM's initial state belongs to φ.
+    x_t are nine features of t/T and nine of the loss. In the original every tensor has its own row of u, and the relu
+    is followed by a maximum over the rows; but all rows are equal, so that there is one η for all of θ. The gates are in
+    the order i, g, f, o, and the forget gate is σ(f + 1). The LSTM's initial state belongs to φ.
 
     All of its state is shared: it depends on the loss, the step and the horizon alone.
     """
@@ -86,9 +86,9 @@ class CeloScheduler(nn.Module):
 def loss_features(seen: Observation, state: State) -> tuple[Tensor, State]:
     """Take up a loss in its running means; give J − 1 features of them (B, J − 1) and the new state.
 
-    A mean and its neighbour of the next longer half-life are compared, both measured from the lowest value that the mean
-    ever had: 0 where the loss stands still, 1 where the recent loss is the higher one, −1 where it is at its lowest.
-    A loss counts as no more than twice the highest mean. The features are 0 for the first two losses.
+    A feature compares a mean with the one of the next longer half-life, both measured from the lowest value that the
+    first one ever had: −1 says that it is at its lowest now, 0 that both are equal, and 1 that it is at least twice as
+    far above. A loss counts as no more than twice the highest mean. The features are 0 for the first two losses.
     """
     means, minima = state["loss_means"].squeeze(1), state["loss_minima"].squeeze(1)  # (B, J)
     number = state["losses_seen"] + 1  # (B, 1), of this loss, from 1

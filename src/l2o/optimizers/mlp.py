@@ -26,28 +26,21 @@ class MLP(nn.Module):
             self.register_parameter(f"weight_{i}", nn.Parameter(truncated_normal(outputs, inputs)))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(outputs)))
 
-    def forward(self, x: Tensor, common: Tensor | None = None) -> Tensor:
-        """(I, B, P) -> (O, B, P). `common` (J, B, 1) are the last J inputs, where all coordinates share them."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(I, B, P) -> (O, B, P)."""
         for i in range(self.num_layers):
-            weight, bias = getattr(self, f"weight_{i}"), getattr(self, f"bias_{i}")
-            if i == 0 and common is not None:  # what they add is the same for all coordinates: a bias of each task
-                bias = linear(common, weight[..., len(x) :], bias).squeeze(-1).mT
-                weight = weight[..., : len(x)]
-            x = linear(x.relu() if i else x, weight, bias)
+            x = linear(x.relu() if i else x, getattr(self, f"weight_{i}"), getattr(self, f"bias_{i}"))
         return x
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """W x + b: (I, B, P) -> (O, B, P).
 
-    The weight is (O, I) for all tasks or (B, O, I), one for each task; likewise the bias is (O,) or (B, O).
+    The weight is (O, I) for all tasks or (B, O, I), one for each task; likewise the bias is (O,) or (B, O). The bias is
+    added last, as the authors' code adds it: float32's rounding shows in published trajectories.
     """
-    if bias.ndim == 2 and len(bias) == 1:
-        bias = bias[0]
     if weight.ndim == 3:
-        product = torch.bmm(weight.expand(x.shape[1], -1, -1), x.movedim(1, 0)).movedim(0, 1)
-    elif bias.ndim == 1:
-        return torch.addmm(bias[:, None], weight, x.flatten(1)).unflatten(1, x.shape[1:])
+        product = torch.bmm(weight, x.movedim(1, 0)).movedim(0, 1)
     else:
         product = (weight @ x.flatten(1)).unflatten(1, x.shape[1:])
     return product + (bias[:, None, None] if bias.ndim == 1 else bias.mT[..., None])

@@ -52,8 +52,8 @@ class MLPLOpt(ScheduledRule):
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         momenta = mixed(constant(DECAYS, seen.grad), state["momenta"].movedim(-1, 0), seen.grad)
-        features = torch.cat((seen.grad[None], seen.theta[None], momenta))
-        features = normalised(features, layout, eps=1e-5)
-        direction, exponent = self.mlp(features, time_features(seen.step))
+        time = time_features(seen.step, layout)
+        features = torch.cat((seen.grad[None], seen.theta[None], momenta, time))
+        direction, exponent = self.mlp(normalised(features, layout, eps=1e-5, kept=len(time)))
         direction = direction * torch.exp(self.exp_mult * exponent)
         return self.descent(seen, direction, self.step_mult), {"momenta": momenta.movedim(0, -1)}
