@@ -64,12 +64,8 @@ class Celo(ScheduledRule):
         at_least_one("optimizer", hidden_size=hidden_size, scheduler_size=scheduler_size)
         if phase not in (1, 2):
             raise ValueError(f"Celo: phase must be 1 (the MLP is trained) or 2 (its scheduler is), got {phase!r}")
-        self.phase, self.hidden_size, self.num_layers, self.scheduler_size = (
-            phase,
-            hidden_size,
-            num_layers,
-            scheduler_size,
-        )
+        self.phase, self.scheduler_size = phase, scheduler_size
+        self.hidden_size, self.num_layers = hidden_size, num_layers
         self.step_mult, self.exp_mult = step_mult, exp_mult
         self.mlp = MLP([NUM_FEATURES, *[hidden_size] * num_layers, 3])
         if phase == 2:

@@ -30,8 +30,8 @@ class CeloScheduler(nn.Module):
     """η_t = 0.1 · exp(w·h_t + b), where h_t = LSTM(u_t) and u_t = W_2 x_t + b_2 + relu(W_1 x_t + b_1).
 
     x_t are nine features of t/T and nine of the loss. In the original every tensor has its own row of u, and the relu
-    is followed by a maximum over the rows; but all rows are equal, so that there is one η for all of θ. The gates are in
-    the order i, g, f, o, and the forget gate is σ(f + 1). The LSTM's initial state belongs to φ.
+    is followed by a maximum over the rows; but all rows are equal, so that there is one η for all of θ. The gates are
+    in the order i, g, f, o, and the forget gate is σ(f + 1). The LSTM's initial state belongs to φ.
 
     All of its state is shared: it depends on the loss, the step and the horizon alone.
     """
