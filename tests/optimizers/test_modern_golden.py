@@ -1,7 +1,7 @@
 """The modern rules against trajectories of the authors' own code: every step of every tensor.
 
-`tests/golden/peers` holds float32 trajectories of learned_optimization's, Celo's and PyLO's code over recorded gradients
-that do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows.
+`tests/golden/peers` holds float32 trajectories of learned_optimization's, Celo's and PyLO's code over recorded
+gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows.
 """
 
 import modern_rules
@@ -32,7 +32,7 @@ def test_every_step_equals_the_authors(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_tasks_that_differ_go_their_own_ways(name: str) -> None:
-    """Two tasks at once: the recorded one, and one with the gradients and losses in reverse, which equals itself alone."""
+    """Two tasks at once: the recorded one, and one with the gradients and losses in reverse; each as it is alone."""
     arrays = modern_rules.golden(name)
     rule = modern_rule(arrays, name)
     assert rule is not None

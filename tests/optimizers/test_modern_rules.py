@@ -90,7 +90,7 @@ def test_the_order_of_tensors_does_not_matter(float64, name: str) -> None:
     rule = made(name)
     grads, theta, losses = data()
     parts = list(LAYOUT.shapes)
-    mixed = Layout({part: LAYOUT.shapes[part] for part in (parts if "by fan-in" == name[-9:] else parts[::-1])})
+    mixed = Layout({part: LAYOUT.shapes[part] for part in (parts if name[-9:] == "by fan-in" else parts[::-1])})
     order = torch.cat([torch.arange(LAYOUT.size)[LAYOUT.slices[part]] for part in mixed.shapes])
     there, _ = run(rule, grads, theta, losses, LAYOUT)
     here, _ = run(rule, grads[..., order], theta[:, order], losses, mixed)
@@ -127,7 +127,9 @@ def test_export_and_back(float64, name: str) -> None:
     again.load_state_dict(rule.state_dict())
     assert describe(again) == describe(rule)
     grads, theta, losses = data()
-    for mine, other in zip(run(rule, grads, theta, losses, LAYOUT), run(again, grads, theta, losses, LAYOUT), strict=True):
+    for mine, other in zip(
+        run(rule, grads, theta, losses, LAYOUT), run(again, grads, theta, losses, LAYOUT), strict=True
+    ):
         assert_close(mine, other, rtol=0, atol=0)
 
 
@@ -135,7 +137,9 @@ def test_export_and_back(float64, name: str) -> None:
 def test_phi_with_a_leading_task_axis(float64, name: str) -> None:
     """One φ for each task gives what each task's rule gives by itself; learned initial states and decays included."""
     rules = [made(name, seed) for seed in range(B)]
-    stacked = {key: torch.stack([dict(rule.named_parameters())[key] for rule in rules]) for key in rules[0].state_dict()}
+    stacked = {
+        key: torch.stack([dict(rule.named_parameters())[key] for rule in rules]) for key in rules[0].state_dict()
+    }
     together = made(name)
     for key, value in stacked.items():
         owner, _, last = key.rpartition(".")
@@ -160,9 +164,7 @@ def autograd(rule: UpdateRule, recording: Recording, weights: Tensor) -> list[Te
     wanted = [parameter for parameter in rule.parameters() if parameter.requires_grad]
     found = iter(torch.autograd.grad(total, wanted, allow_unused=True))
     grads = [next(found) if parameter.requires_grad else None for parameter in rule.parameters()]
-    return [
-        torch.zeros_like(p) if grad is None else grad for p, grad in zip(rule.parameters(), grads, strict=True)
-    ]
+    return [torch.zeros_like(p) if grad is None else grad for p, grad in zip(rule.parameters(), grads, strict=True)]
 
 
 @every_rule
