@@ -44,7 +44,7 @@ def test_celo_npz_has_33_arrays_of_which_four_have_no_effect() -> None:
 
 
 def test_celo2_is_imported_for_use_and_golden_files_as_trained() -> None:
-    used, trained, base = modern_rule(weights("celo2")), modern_rule(modern_rules.golden("celo2"))
+    used, trained = modern_rule(weights("celo2")), modern_rule(modern_rules.golden("celo2"))
     assert (used.adam_vectors, used.adam_pattern, used.bias_correction, used.mult_1d) == (True, "embed", True, 20.0)
     assert (trained.adam_vectors, trained.adam_pattern, trained.bias_correction) == (False, "/b$", False)
     base = modern_rule(modern_rules.golden("celo2base"), "celo2base_long.npz")
@@ -55,8 +55,9 @@ def test_pylo_s_decays_and_step(float64) -> None:
     """The decays that its constructor's defaults amount to."""
     rule = modern_rule(weights("pylo_small_fc"))
     assert isinstance(rule, AdafacMLP) and rule.step_mult == 1e-2 and set(PYLO_OFFSETS) < set(rule.state_dict())
-    decays = [round(float(value), 5) for part in rule.decays(torch.zeros(1)) for value in part.detach()]
-    assert decays == [0.54204, 0.95843, 0.99802, 0.99889, 0.35617, 0.99663, 0.99946]
+    decays = [float(value) for part in rule.decays(torch.zeros(1)) for value in part.detach()]
+    published = [0.542, 0.9584, 0.99802, 0.99889, 0.3562, 0.99663, 0.99946]  # as far as they are printed
+    assert decays == pytest.approx(published, abs=5e-5)
 
 
 @pytest.mark.parametrize("arrays", [{}, {"linear/w": np.zeros((20, 1))}, {"p0|a": np.zeros(3), "losses": np.zeros(2)}])

@@ -127,19 +127,15 @@ def test_export_and_back(float64, name: str) -> None:
     again.load_state_dict(rule.state_dict())
     assert describe(again) == describe(rule)
     grads, theta, losses = data()
-    for mine, other in zip(
-        run(rule, grads, theta, losses, LAYOUT), run(again, grads, theta, losses, LAYOUT), strict=True
-    ):
-        assert_close(mine, other, rtol=0, atol=0)
+    mine, other = (run(one, grads, theta, losses, LAYOUT) for one in (rule, again))
+    assert_close(mine, other, rtol=0, atol=0)
 
 
 @every_rule
 def test_phi_with_a_leading_task_axis(float64, name: str) -> None:
     """One φ for each task gives what each task's rule gives by itself; learned initial states and decays included."""
     rules = [made(name, seed) for seed in range(B)]
-    stacked = {
-        key: torch.stack([dict(rule.named_parameters())[key] for rule in rules]) for key in rules[0].state_dict()
-    }
+    stacked = {key: torch.stack([rule.get_parameter(key) for rule in rules]) for key in rules[0].state_dict()}
     together = made(name)
     for key, value in stacked.items():
         owner, _, last = key.rpartition(".")

@@ -125,7 +125,7 @@ def _scheduler(arrays: _Arrays) -> dict[str, Tensor]:
         "weight": arrays.take(f"rnn_params/{layer}/w", inputs, outputs).mT,
         "bias": arrays.take(f"rnn_params/{layer}/b", outputs),
     }
-    take("linear", 18, size), take("rnn_to_controls", size, 1)  # which have no effect in the original either
+    [take(*unused) for unused in (("linear", 18, size), ("rnn_to_controls", size, 1))]  # without effect in the original
     layers = {
         "pooled": take("linear_1", 18, size),
         "direct": take("linear_2", 18, size),

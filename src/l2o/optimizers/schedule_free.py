@@ -41,8 +41,8 @@ class ScheduleFreeAdamW(HandDesigned):
         return {"z": theta.clone(), "square": torch.zeros_like(theta)} | counts
 
     def state_axes(self) -> dict[str, Axis]:
-        axes = dict.fromkeys(("z", "square"), Axis.COORDINATES)
-        return axes | dict.fromkeys(("step", "largest", "weights"), Axis.TENSORS)
+        axes = {"z": Axis.COORDINATES, "square": Axis.COORDINATES}
+        return axes | {"step": Axis.TENSORS, "largest": Axis.TENSORS, "weights": Axis.TENSORS}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         step, y, z = state["step"] + 1, seen.theta, state["z"]
