@@ -277,6 +277,7 @@ def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path]
         "lstm_conv_fc": network,
         "pretrained_cifar_small": network,
         "pretrained": lambda: [f"optimizers.other.name={program('train.py') / 'best'}"],
+        "celo_phase2": lambda: [f"optimizers.other.first.name={program('train.py', 'optimizer=celo') / 'best'}"],
     }.get(optimizer, list)()
     folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", *needs)
     assert "other" in json.loads((folder / "summary.json").read_text())["optimizers"]

@@ -116,7 +116,7 @@ class Layout:
             return values
         if values.device not in self._sizes:
             sizes = [prod(shape) for shape in self.shapes.values()]
-            self._sizes[values.device] = torch.tensor(sizes, device=values.device)
+            self._sizes[values.device] = torch.tensor(sizes, dtype=torch.long, device=values.device)
         return values.repeat_interleave(self._sizes[values.device], 1, output_size=self.size)
 
     def unravel(self, theta: Tensor) -> dict[str, Tensor]:

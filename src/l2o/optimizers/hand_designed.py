@@ -1,6 +1,7 @@
 """Hand-designed optimizers as update rules, each equal to its `torch.optim` namesake step by step.
 
 Shapes: B tasks, P coordinates. Every learning rate is a float, or (B, 1): then one unroll serves a whole grid of them.
+Each rule takes `warmup`, `schedule` and `final`, its learning rate's course over the episode (`ScheduledRule`).
 """
 
 import copy
@@ -10,16 +11,24 @@ import torch
 from torch import Tensor
 
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.base import Observation, Scope, State, UpdateRule
+from l2o.optimizers.base import Observation, Scope, State
+from l2o.optimizers.schedules import ScheduledRule
 
 
-class HandDesigned(UpdateRule):
+class HandDesigned(ScheduledRule):
     """An update rule without φ whose one knob is its learning rate; `lr=None` asks for it to be tuned."""
 
     scope = Scope.COORDINATE
 
-    def __init__(self, lr: float | Tensor | None):
-        super().__init__()
+    def __init__(
+        self,
+        lr: float | Tensor | None,
+        weight_decay: float = 0.0,
+        warmup: float = 0.0,
+        schedule: str = "constant",
+        final: float = 0.0,
+    ):
+        super().__init__(weight_decay, warmup, schedule, final)
         self.lr = lr
 
     def with_lr(self, lr: float | Tensor) -> Self:
@@ -38,8 +47,10 @@ class HandDesigned(UpdateRule):
 class SGD(HandDesigned):
     """g = −lr ∇."""
 
-    def __init__(self, lr: float | Tensor | None = None):
-        super().__init__(lr)
+    def __init__(
+        self, lr: float | Tensor | None = None, warmup: float = 0.0, schedule: str = "constant", final: float = 0.0
+    ):
+        super().__init__(lr, 0.0, warmup, schedule, final)
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
         return {}
@@ -48,14 +59,22 @@ class SGD(HandDesigned):
         return {}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        return -self.rate * seen.grad, state
+        return self.descent(seen, seen.grad, self.rate), state
 
 
 class Momentum(HandDesigned):
     """b ← μ b + ∇; g = −lr b, or with Nesterov's look-ahead −lr (∇ + μ b)."""
 
-    def __init__(self, lr: float | Tensor | None = None, momentum: float = 0.9, nesterov: bool = False):
-        super().__init__(lr)
+    def __init__(
+        self,
+        lr: float | Tensor | None = None,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        warmup: float = 0.0,
+        schedule: str = "constant",
+        final: float = 0.0,
+    ):
+        super().__init__(lr, 0.0, warmup, schedule, final)
         self.momentum, self.nesterov = momentum, nesterov
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
@@ -67,14 +86,22 @@ class Momentum(HandDesigned):
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         buffer = self.momentum * state["buffer"] + seen.grad
         direction = seen.grad + self.momentum * buffer if self.nesterov else buffer
-        return -self.rate * direction, {"buffer": buffer}
+        return self.descent(seen, direction, self.rate), {"buffer": buffer}
 
 
 class RMSprop(HandDesigned):
     """v ← α v + (1 − α) ∇²; g = −lr ∇ / (√v + ε)."""
 
-    def __init__(self, lr: float | Tensor | None = None, alpha: float = 0.99, eps: float = 1e-8):
-        super().__init__(lr)
+    def __init__(
+        self,
+        lr: float | Tensor | None = None,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        warmup: float = 0.0,
+        schedule: str = "constant",
+        final: float = 0.0,
+    ):
+        super().__init__(lr, 0.0, warmup, schedule, final)
         self.alpha, self.eps = alpha, eps
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
@@ -85,31 +112,85 @@ class RMSprop(HandDesigned):
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         square = self.alpha * state["square"] + (1 - self.alpha) * seen.grad.square()
-        return -self.rate * seen.grad / (square.sqrt() + self.eps), {"square": square}
+        direction = seen.grad / (square.sqrt() + self.eps)
+        return self.descent(seen, direction, self.rate), {"square": square}
 
 
 class Adam(HandDesigned):
     """m ← β₁ m + (1 − β₁) ∇, v ← β₂ v + (1 − β₂) ∇²; g = −lr m̂ / (√v̂ + ε), hats: bias-corrected (Kingma & Ba 2015)."""
 
-    def __init__(self, lr: float | Tensor | None = None, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8):
-        super().__init__(lr)
+    def __init__(
+        self,
+        lr: float | Tensor | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        warmup: float = 0.0,
+        schedule: str = "constant",
+        final: float = 0.0,
+    ):
+        super().__init__(lr, 0.0, warmup, schedule, final)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
-        zeros = torch.zeros_like(theta)
-        return {"mean": zeros, "square": zeros, "step": theta.new_zeros(len(theta), len(layout.shapes))}
+        return init_adam(theta, layout)
 
     def state_axes(self) -> dict[str, Axis]:
-        # A parameter counts its own steps: one whose first gradient comes late is bias-corrected from there on.
-        return {"mean": Axis.COORDINATES, "square": Axis.COORDINATES, "step": Axis.TENSORS}
+        return dict(ADAM_AXES)
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        step = state["step"] + 1
-        mean = torch.lerp(state["mean"], seen.grad, 1 - self.beta1)
-        square = self.beta2 * state["square"] + (1 - self.beta2) * seen.grad.square()
-        correct1, correct2 = (layout.spread(bias_correction(beta, step)) for beta in (self.beta1, self.beta2))
-        update = -self.rate * mean / correct1 / ((square / correct2).sqrt() + self.eps)
-        return update, {"mean": mean, "square": square, "step": step}
+        direction, state = adam_direction(seen.grad, state, layout, self.beta1, self.beta2, self.eps)
+        return self.descent(seen, direction, self.rate), state
+
+
+class AdamW(HandDesigned):
+    """g = −lr (Adam's direction + weight_decay · θ) (Loshchilov & Hutter 2019)."""
+
+    def __init__(
+        self,
+        lr: float | Tensor | None = None,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        warmup: float = 0.0,
+        schedule: str = "constant",
+        final: float = 0.0,
+    ):
+        super().__init__(lr, weight_decay, warmup, schedule, final)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+
+    def init_state(self, theta: Tensor, layout: Layout) -> State:
+        return init_adam(theta, layout)
+
+    def state_axes(self) -> dict[str, Axis]:
+        return dict(ADAM_AXES)
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        direction, state = adam_direction(seen.grad, state, layout, self.beta1, self.beta2, self.eps)
+        return self.descent(seen, direction, self.rate), state
+
+
+# A parameter counts its own steps: one whose first gradient comes late is bias-corrected from there on.
+ADAM_AXES = {"mean": Axis.COORDINATES, "square": Axis.COORDINATES, "step": Axis.TENSORS}
+
+
+def init_adam(theta: Tensor, layout: Layout) -> State:
+    """Give Adam's averages at 0, and no steps counted."""
+    zeros = torch.zeros_like(theta)
+    return {"mean": zeros, "square": zeros, "step": theta.new_zeros(len(theta), len(layout.shapes))}
+
+
+def adam_direction(
+    grad: Tensor, state: State, layout: Layout, beta1: float, beta2: float, eps: float
+) -> tuple[Tensor, State]:
+    """Give m̂ / (√v̂ + ε) (B, P) and the state after this gradient."""
+    step = state["step"] + 1
+    mean = torch.lerp(state["mean"], grad, 1 - beta1)
+    square = beta2 * state["square"] + (1 - beta2) * grad.square()
+    correct1, correct2 = (layout.spread(bias_correction(beta, step)) for beta in (beta1, beta2))
+    direction = mean / correct1 / ((square / correct2).sqrt() + eps)
+    return direction, {"mean": mean, "square": square, "step": step}
 
 
 def bias_correction(beta: float, step: Tensor) -> Tensor:
