@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from l2o import data, seeds
-from l2o.deploy.import_published import published
+from l2o.deploy.import_published import from_published
 from l2o.evaluation.evaluation import learning_curves
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import Adam, UpdateRule
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--published-runs", type=int, default=8, help="initialisations behind a published number")
     given = parser.parse_args()
-    rules = {Path(path).stem: published(path) for path in given.weights}
+    rules = {Path(path).stem: from_published(path) for path in given.weights}
     if unknown := rules.keys() - PUBLISHED.keys():
         raise ValueError(f"no published losses for {', '.join(unknown)}: known are {', '.join(PUBLISHED)}")
     images = data.from_npz(given.mnist)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from l2o.deploy.export import load, save
     from l2o.deploy.export import save as save_pretrained
     from l2o.deploy.hub import from_pretrained, list_pretrained, push_to_hub
+    from l2o.deploy.import_published import from_published
     from l2o.deploy.torch_optimizer import LearnedOptimizer
     from l2o.evaluation.evaluation import learning_curves
     from l2o.optimizees import Classifier, Optimizee, Quadratic
@@ -28,6 +29,7 @@ __all__ = [
     "RMSprop",
     "UpdateRule",
     "from_pretrained",
+    "from_published",
     "learning_curves",
     "list_pretrained",
     "load",
@@ -38,6 +40,7 @@ __all__ = [
 
 _PLACES = {
     "l2o.deploy.export": ("load", "save"),
+    "l2o.deploy.import_published": ("from_published",),
     "l2o.deploy.hub": ("from_pretrained", "list_pretrained", "push_to_hub"),
     "l2o.deploy.torch_optimizer": ("LearnedOptimizer",),
     "l2o.evaluation.evaluation": ("learning_curves",),

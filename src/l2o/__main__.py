@@ -38,10 +38,11 @@ def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     command = commands.add_parser(
         "import",
         help="make an exported optimizer of published weights",
-        description="Make an exported optimizer of published weights: an .npz in the conventions of DeepMind's "
-        "learning-to-learn or of RNNProp. `l2o.from_pretrained(FOLDER)` then loads it.",
+        description="Make an exported optimizer of published weights (.npz, .safetensors, .bin, .pt, .pth) of Celo, "
+        "Celo2, learned_optimization, PyLO, DeepMind's learning-to-learn, or RNNProp. `l2o.from_pretrained(FOLDER)` "
+        "then loads it.",
     )
-    command.add_argument("file", help="the .npz with the published weights")
+    command.add_argument("file", help="the file with the published weights")
     command.add_argument("folder", help="where the exported optimizer goes")
     command.set_defaults(run=_import)
 

@@ -89,13 +89,13 @@ def test_a_foreign_file_is_refused_in_one_line(tmp_path, name, change):
         arrays[name] = np.zeros((3, 3), np.float32)
     np.savez(tmp_path / "foreign.npz", **arrays)
     with pytest.raises(ValueError, match="conventions") as caught:
-        import_published.published(tmp_path / "foreign.npz")
+        import_published.from_published(tmp_path / "foreign.npz")
     assert "\n" not in str(caught.value)
 
 
 def test_a_damaged_or_missing_file_is_refused(tmp_path):
     (tmp_path / "damaged.npz").write_bytes(b"PK\x03\x04 and then nothing")
-    for name, says in (("damaged.npz", "no intact .npz"), ("missing.npz", "no file")):
+    for name, says in (("damaged.npz", "no intact .npz"), ("missing.npz", "there is no file")):
         with pytest.raises(SystemExit, match=says):
             commands(["import", str(tmp_path / name), str(tmp_path / "rule")])
     assert not (tmp_path / "rule").exists()

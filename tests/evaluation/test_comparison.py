@@ -136,6 +136,9 @@ def test_summary_by_hand():
     # Finals 8/6 ± 1/2 beside 2 ± 1/2 on the same two problems: of 8/6 ± 1/2 − 2/3 · (2 ± 1/2) ± 1/6 is left, over 2.
     assert row["relative_standard_error"] == pytest.approx(1 / 12, rel=1e-5)
     assert row["steps_to_best_baseline"] == 8 and row["lr"] is None and row["tuning"] is None
+    assert {name: row["baseline"] for name, row in summary["optimizers"].items()} == {
+        "LSTM": False, "SGD": True, "Adam": True
+    }  # fmt: skip
     assert row["loss_at"] == {"3": 2.0, "7": 2.0, "12": 1.0}
     assert summary["optimizers"]["Adam"]["relative_to_best_baseline"] == 1.0
     assert summary["optimizers"]["Adam"]["relative_standard_error"] == 0.0

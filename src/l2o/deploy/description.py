@@ -48,6 +48,8 @@ def build(description: dict[str, Any]) -> UpdateRule:
 
 def plain(value: Any, what: str) -> Any:
     """Return `value` as JSON knows it, numbers that are not finite as they are; `what` names it in the ValueError."""
+    if isinstance(value, nn.Parameter):
+        raise ValueError(f"{what} is learned: keep what it starts with under that name, the parameter under another")
     if isinstance(value, torch.Tensor | np.ndarray | np.generic):
         if value.ndim:
             raise ValueError(f"{what} is an array of shape {tuple(value.shape)}: give a number, or .tolist()")

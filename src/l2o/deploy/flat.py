@@ -45,7 +45,7 @@ class Flat:
         parts = [local_part(param) for param in params]
         self.params, self.device, self.names = list(params), parts[0].device, list(names)
         self.shapes, self.param_dtypes = [param.shape for param in params], [param.dtype for param in params]
-        self.rule_id, self.whole = id(rule), rule.scope is Scope.ALL
+        self.shared, self.whole = shared, rule.scope is Scope.ALL
         self.rule = prepared(rule, self.device)
         axes = "as_given" if rule.scope is Scope.COORDINATE else axes  # any order of coordinates will do
         self.arrangements = [Arrangement.of(tuple(part.shape), axes) for part in parts]

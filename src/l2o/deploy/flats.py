@@ -1,4 +1,4 @@
-"""All that an optimizer moves: its groups' parameters, flattened as long as the same ones have a gradient."""
+"""All that an optimizer moves: its groups' parameters, flattened for as long as the same ones have a gradient."""
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
@@ -22,18 +22,22 @@ Entries = MutableMapping[Tensor, dict[str, Any]]
 
 
 class Flats:
-    """What was flattened at the last step, by group; and what rules remember for all parameters of a group together.
+    """What was flattened at the last step, by group; and what rules remember for all of their parameters together.
 
     All of it is derived from the optimizer's state, and can be dropped at any time.
     """
 
     def __init__(self) -> None:
         self._flats: dict[int, tuple[list[int], list[Moved]]] = {}  # by group: whose gradients there were, in what
-        self._shared: dict[Any, State] = {}  # by group, rule and device
+        self._shared: dict[Any, State] = {}  # by rule, device and horizon
         self._counted: dict[str, int] = {}  # gradients that were not finite, in flats that are no more
 
-    def of(self, index: int, group: Group, rules: list[UpdateRule], state: Entries) -> list[Moved]:
-        """The group's parameters that have a gradient now, flattened; as in the last step while those are the same."""
+    def of(self, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[list[Moved]]:
+        """Every group's parameters that have a gradient now, flattened; as before while those are the same."""
+        return [self._of(index, groups, rules, state) for index in range(len(groups))]
+
+    def _of(self, index: int, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[Moved]:
+        group = groups[index]
         present = {name: param for name, param in named(group) if param.grad is not None}
         for name, param in present.items():
             if param.grad is not None and param.grad.layout != torch.strided:
@@ -45,15 +49,16 @@ class Flats:
             for name, param in present.items():
                 check_shape(name, param, state.get(param, {}))
             cohorts = together(group, rules, present, state)
-            flats = [self._flatten(index, group, rules, state, rule, params) for rule, params in cohorts]
+            flats = [self._flatten(group, groups, rules, state, rule, params) for rule, params in cohorts]
             self._flats[index] = key, flats
         return flats
 
-    def share(self, index: int, after: Iterable[tuple[Moved, State]]) -> None:
-        """Take over the next state of what a group's parameters share."""
+    @staticmethod
+    def share(after: Iterable[tuple[Moved, State]]) -> None:
+        """Take over the next state of what parameters share. All whom a rule serves have computed the same."""
         for flat, shared in after:
             for key, value in shared.items():
-                self._shared[index, flat.rule_id, flat.device][key].copy_(value)
+                flat.shared[key].copy_(value)
 
     def nonfinite_gradients(self) -> dict[str, int]:
         """At how many steps a parameter's gradient was not finite, by the names of those parameters."""
@@ -70,17 +75,19 @@ class Flats:
 
     def _flatten(
         self,
-        index: int,
         group: Group,
+        groups: list[Group],
         rules: list[UpdateRule],
         state: Entries,
         rule: UpdateRule,
         params: Mapping[str, Tensor],
     ) -> Moved:
-        own = [param for name, param in named(group) if param in state and serving(group, rules, name, param) is rule]
         device = next(iter(params.values())).device
-        key = index, id(rule), device
+        key = id(rule), device, group["horizon"]
         if key not in self._shared:
+            alike = [other for other in groups if other["horizon"] == group["horizon"]]
+            served = [(g, name, param) for g in alike for name, param in named(g) if param in state]
+            own = [param for g, name, param in served if serving(g, rules, name, param) is rule]
             self._shared[key] = _shared(rule, [state[param] for param in own if param.device == device], device)
         saved = [state.get(param, {}) for param in params.values()]
         given = self._shared[key], group["axes"], group["resting"]

@@ -38,7 +38,7 @@ class Gathered:
     ):
         self.param, self.name, self.params = param, name, [param]
         self.shape, self.device, self.param_dtype = param.shape, local_part(param).device, param.dtype
-        self.rule, self.rule_id = prepared(rule, self.device), id(rule)
+        self.rule, self.shared = prepared(rule, self.device), shared
         self.arrangement = Arrangement.of(tuple(param.shape), axes)
         self.layout = Layout({name: self.arrangement.seen})
         dtype = torch.promote_types(param.dtype, torch.float32)

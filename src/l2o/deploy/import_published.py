@@ -1,15 +1,5 @@
-"""Make published optimizers this project's: `python -m l2o import FILE.npz FOLDER`.
+"""Make published optimizers this project's: `l2o.from_published(FILE)`, or `python -m l2o import FILE FOLDER`."""
 
-The weights are in the conventions of DeepMind's learning-to-learn and of RNNProp, as Chen et al. (2020, "Training
-stronger baselines for learning to optimize") have published them:
-
-    gates = [x, h] · w_gates + b_gates, split i, j, f, o;   c' = σ(f + 1) c + σ(i) tanh(j);   h' = tanh(c') σ(o)
-
-DeepMind's: log-and-sign with p = 5, update = 0.01 (h w + b). RNNProp's: an input layer [m̂, ∇]/√v̂ → ELU, update =
-0.01 tanh(h w + b). Legend: F features, H hidden units.
-"""
-
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,121 +8,78 @@ import torch
 from torch import Tensor
 
 from l2o.deploy.export import save
-from l2o.deploy.reasons import one_line, refuse_lfs_pointer
-from l2o.optimizers import LSTM, LogAndSign, RNNProp, UpdateRule
+from l2o.deploy.import_2016 import early_rule
+from l2o.deploy.import_modern import modern_rule
+from l2o.deploy.reasons import one_line
+from l2o.deploy.weight_files import read_weights
+from l2o.optimizees.layout import Layout
+from l2o.optimizers.base import Observation, UpdateRule
+from l2o.optimizers.celo2 import Celo2
 
 Weights = Mapping[str, np.ndarray]
+
+KNOWN = (
+    "DeepMind's learning-to-learn and RNNProp (lstm_1/w_gates, linear/w, …), Celo and Celo2 (ff_mod_stack/~/w0__0, …), "
+    "AdafacMLP (nn/~/w0, momentum_decays, …) and MLPLOpt (mlp/~/linear_0/w, …) of learned_optimization, PyLO's "
+    "small_fc_lopt (network.input.weight, …), and the same under theta|… in files of golden trajectories"
+)
+"""The conventions that are recognised, by what the names of their arrays look like."""
 
 SHOWN = 4
 """A message names so many of a foreign file's arrays."""
 
 
+def from_published(file: str | Path) -> UpdateRule:
+    """Return the update rule that a file of published weights describes.
+
+    The file is an .npz, .safetensors, .bin, .pt or .pth; nothing that it holds is run. Its convention is recognised by
+    the names of its arrays (`KNOWN`). Raises ValueError, in one line, for a file that is missing or damaged, and for
+    arrays in no convention: it says what was found and what is known.
+    """
+    path = Path(file).expanduser()
+    weights = read_weights(path)
+    try:
+        rule = early_rule(weights) or modern_rule(weights, path.stem)
+    except ValueError as error:
+        raise ValueError(one_line(f"'{path}' cannot be imported: {error}")) from error
+    if rule is None:
+        found = ", ".join([*sorted(weights)[:SHOWN], *(["…"] if len(weights) > SHOWN else [])]) or "no array"
+        raise ValueError(one_line(f"'{path}' holds {found}, which is in no known convention. Known are: {KNOWN}"))
+    return _as_recorded(rule, weights) if isinstance(rule, Celo2) else rule
+
+
 def import_published(file: str | Path, folder: str | Path) -> tuple[UpdateRule, Path]:
-    """Export the rule that a file of published weights describes; returns the rule and the folder."""
-    rule = published(file)
+    """Export the rule that a file of published weights describes; return the rule and the folder."""
+    rule = from_published(file)
     return rule, save(rule, folder, {"source": f"published weights, {Path(file).name}"})
 
 
-def published(path: str | Path) -> UpdateRule:
-    """Return the rule that a file's arrays describe: an RNNProp where there is an input projection, else an LSTM.
+def _as_recorded(rule: Celo2, weights: Weights) -> Celo2:
+    """Celo2 or Celo2-base, whose arrays are alike: the one whose first step a golden file has recorded.
 
-    Raises ValueError, in one line, for a file that is missing, damaged, or in other conventions.
+    A file without a trajectory does not tell; then the file's name did.
     """
-    weights = _read(Path(path).expanduser())
-    try:
-        _refuse_foreign(weights)
-        rule = _rnnprop(weights) if "input_projection/w" in weights else _lstm(weights)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(
-            one_line(f"'{path}' holds no optimizer in DeepMind's or RNNProp's conventions: {error}")
-        ) from error
-    return rule.eval()
+    names = [key.removeprefix("p0|") for key in weights if key.startswith("p0|")]
+    if not names or not all(f"{kind}|{name}" in weights for kind in ("grads", "after") for name in names):
+        return rule
+    full = Celo2(rule.hidden_size, rule.num_layers, adam_vectors=False, adam_pattern="/b$", bias_correction=False)
+    base = Celo2(rule.hidden_size, rule.num_layers, orthogonal=False, adam_vectors=False, adam_pattern=None)
+    for candidate in (full, base):
+        candidate.load_state_dict(rule.state_dict())
+    return min((full, base), key=lambda candidate: _first_error(candidate, weights, names)).eval()
 
 
-def _refuse_foreign(weights: Weights) -> None:
-    """Raise ValueError unless the arrays that the conventions name are there, numbers, and no others."""
-    layers = len(_layers(weights))
-    wanted = {f"lstm_{layer}/{part}_gates" for layer in range(1, layers + 1) for part in ("w", "b")}
-    wanted |= {f"{name}/{part}" for name in ("linear", *_projection(weights)) for part in ("w", "b")}
-    given = [*sorted(weights)[:SHOWN], *(["…"] if len(weights) > SHOWN else [])]
-    if missing := sorted(wanted - weights.keys()):
-        raise ValueError(f"it has no array {missing[0]}, and should have {', '.join(sorted(wanted))}; it has {given}")
-    if unknown := sorted(weights.keys() - wanted):
-        raise ValueError(f"it has an array {unknown[0]}, which these conventions do not know")
-    for name, value in weights.items():
-        if not np.issubdtype(value.dtype, np.floating):
-            raise ValueError(f"its array {name} holds {value.dtype}, not real numbers")
-        if not np.isfinite(value).all():
-            raise ValueError(f"its array {name} holds numbers that are nan or infinite")
+@torch.no_grad()
+def _first_error(rule: UpdateRule, weights: Weights, names: list[str]) -> float:
+    """How far a rule's first update is from the recorded one, at most."""
+    layout = Layout({name: weights[f"p0|{name}"].shape for name in names})
+    flat = lambda kind, *at: _flat([weights[f"{kind}|{name}"][at or ...] for name in names])  # noqa: E731
+    theta, grad = flat("p0"), flat("grads", 0)
+    unknown = torch.full((1,), torch.nan)
+    seen = Observation(grad, theta, unknown, torch.zeros(1), torch.full((1,), torch.inf))
+    update, _ = rule(seen, rule.init_state(theta, layout), layout)
+    return float((theta + update - flat("after", 0)).abs().max())
 
 
-def _lstm(weights: Weights) -> LSTM:
-    rule = LSTM(LogAndSign(p=5.0), *_sizes(weights), output_scale=0.01)
-    _fill(rule, weights)
-    return rule
-
-
-def _rnnprop(weights: Weights) -> RNNProp:
-    rule = RNNProp(*_sizes(weights), output_scale=0.01)
-    _fill(rule.lstm, weights)
-    rule.lstm.preprocessing.load_state_dict(_linear(weights, "input_projection", "linear."))
-    return rule
-
-
-def _sizes(weights: Weights) -> tuple[int, int]:
-    """Hidden units and layers."""
-    return len(weights["linear/w"]), len(_layers(weights))
-
-
-def _layers(weights: Weights) -> set[str]:
-    return {name.partition("/")[0] for name in weights if name.startswith("lstm_")}
-
-
-def _projection(weights: Weights) -> list[str]:
-    """What comes before RNNProp's LSTM, where the file has a part of it."""
-    return ["input_projection"] if any(name.startswith("input_projection/") for name in weights) else []
-
-
-def _fill(rule: LSTM, weights: Weights) -> None:
-    """In torch's order of gates (i, f, g, o) and with the forget bias written out."""
-    size = rule.hidden_size
-    for layer, cell in enumerate(rule.cells, 1):
-        gates, bias = (_reordered(weights[f"lstm_{layer}/{part}_gates"]) for part in ("w", "b"))
-        bias[size : 2 * size] += 1  # f
-        inputs, hidden = gates[:, :-size], gates[:, -size:]
-        cell.load_state_dict({"weight_ih": inputs, "weight_hh": hidden, "bias_ih": bias, "bias_hh": 0 * bias})
-    rule.head.load_state_dict(_linear(weights, "linear"))
-
-
-def _linear(weights: Weights, name: str, prefix: str = "") -> dict[str, Tensor]:
-    weight, bias = (torch.from_numpy(weights[f"{name}/{part}"]) for part in ("w", "b"))
-    return {f"{prefix}weight": weight.mT, f"{prefix}bias": bias}
-
-
-def _reordered(gates: np.ndarray) -> Tensor:
-    """(…, 4H) in the order i, j, f, o -> (4H, …) in the order i, f, j, o."""
-    i, j, f, o = np.split(gates.T, 4)
-    return torch.from_numpy(np.concatenate([i, f, j, o]))
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise ValueError(f"no file '{path}': give an .npz of published weights")
-    try:
-        refuse_lfs_pointer(path)
-        with open(path, "rb") as stream, zipfile.ZipFile(stream) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"{damaged} has another checksum than when it was written")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # zipfile and numpy raise many kinds for damaged files
-        raise ValueError(one_line(f"'{path}' is no intact .npz file: {_reason(path, error)}")) from error
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not zipfile.is_zipfile(path):
-        return str(error) if "LFS" in str(error) else "it is no archive of arrays, as numpy.savez writes it"
-    if "pickle" in str(error):
-        return "it holds objects that are no plain numbers, and reading them would run their author's code"
-    return str(error) or type(error).__name__
+def _flat(arrays: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate([np.ravel(array) for array in arrays]).astype(np.float32))[None]

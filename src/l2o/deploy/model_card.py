@@ -117,9 +117,7 @@ def serves(rule: UpdateRule) -> str:
         return "It moves each number by itself and serves any model, of any size, sharded or not."
     if rule.scope is Scope.TENSOR:
         return "It reads statistics of each tensor by itself and serves any model, of any size, sharded or not."
-    return (
-        "It looks at all parameters of a group together, and serves any model whose parameters are whole on each rank."
-    )
+    return "It looks at all parameters of a group together and serves any model that is not sharded."
 
 
 def _usage(address: str | None) -> str:

@@ -29,7 +29,7 @@ class Resting:
         if self.all_awake:
             return update
         awake = self.awake[:, part].logical_or_(grad != 0)
-        return update.masked_fill(~awake, 0)
+        return torch.where(awake, update, 0)
 
     def look(self) -> None:
         """See whether all are awake, so that nothing need be masked any more. Waits for the device."""

@@ -86,7 +86,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._forget()  # unpickled, copied or loaded
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        super().add_param_group(param_group)
+        steps = max((group["step"] for group in self.param_groups), default=0)
+        super().add_param_group(param_group | {"step": param_group.get("step", steps)})  # it joins where the rest is
         known = len(self.rules)
         try:
             groups.check(self.param_groups[-1], self.rules)
@@ -119,14 +120,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
     @torch.compiler.disable  # a rule's own speed does not come from tracing it into the model's graph
     def _step_groups(self, loss: float | Tensor | None) -> None:
         known = knowledge.checked_loss(loss, self.param_groups, self.rules)
-        moved = [self._flats.of(i, group, self.rules, self.state) for i, group in enumerate(self.param_groups)]
-        for index, (group, own) in enumerate(zip(self.param_groups, moved, strict=True)):
+        moved = self._flats.of(self.param_groups, self.rules, self.state)
+        after = []
+        for group, own in zip(self.param_groups, moved, strict=True):
             horizon = math.inf if group["horizon"] is None else group["horizon"]
             told = Told(known, group["step"], horizon)
             numbers = Numbers(*(group[name] for name in Numbers._fields))
-            after = [(flat, flat.step(told, numbers)) for flat in own]
-            self._flats.share(index, after)  # now that all have read what they share
+            after += [(flat, flat.step(told, numbers)) for flat in own]
             group["step"] += 1
+        self._flats.share(after)  # now that all have read what they share
         suspicious = not self._warned and any(flat.may_have_nonfinite for own in moved for flat in own)
         if suspicious and (counts := self.nonfinite_gradients()):
             self._warned = True

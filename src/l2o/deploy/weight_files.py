@@ -11,6 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from l2o.deploy.reasons import one_line, refuse_lfs_pointer
+
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Names under which a torch file may hold its weights, beside other things."""
 
@@ -27,10 +29,12 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise ValueError(f"there is no file '{path}': give a file of published weights")
     try:
+        refuse_lfs_pointer(path)
         return read(path)
     except (*_DAMAGED, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"'{path}' is no intact {path.suffix} file of weights: {reason}") from error
+        raise ValueError(
+            one_line(f"'{path}' is no intact {path.suffix} file of weights: {_reason(path, error)}")
+        ) from error
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -38,7 +42,17 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array without a name")
+        if damaged := file.zip.testzip():
+            raise ValueError(f"{damaged} has another checksum than when it was written")
         return {name: file[name] for name in file.files}
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if "pickle" in str(error).lower() or isinstance(error, pickle.UnpicklingError):
+        if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+            return "it is no archive of arrays, as numpy.savez writes it"
+        return "it holds objects that are no plain numbers, and reading them would run their author's code"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
