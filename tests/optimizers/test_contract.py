@@ -22,13 +22,20 @@ from l2o.optimizers import (
     LSTM,
     NTMBFGS,
     SGD,
+    AdafacMLP,
     Adam,
+    AdamW,
+    Celo,
+    Celo2,
     LogAndSign,
+    MLPLOpt,
     Momentum,
+    Muon,
     Partitioned,
     RMSprop,
     RNNProp,
     Scale,
+    ScheduleFreeAdamW,
     Scope,
 )
 from l2o.optimizers.base import cut_state, take
@@ -47,6 +54,17 @@ RULES = {
     "rnnprop": lambda: RNNProp(hidden_size=3),
     "averaging": lambda: GAC(LogAndSign(10.0), hidden_size=3, averaging_cells=2, output_scale=0.1),
     "memory": lambda: NTMBFGS(LogAndSign(10.0), hidden_size=3, averaging_cells=1, output_scale=0.1),
+    "adamw": lambda: AdamW(0.1, warmup=0.1, schedule="cosine"),
+    "muon": lambda: Muon(0.1),
+    "schedule-free": lambda: ScheduleFreeAdamW(0.1),
+    "adafac mlp": lambda: AdafacMLP(),
+    "adafac mlp, fixed decays": lambda: AdafacMLP(hidden_size=5, learned_decays=False, warmup=0.2, schedule="cosine"),
+    "adafac mlp by fan-in": lambda: AdafacMLP(step_scale="fan_in"),
+    "mlp lopt": lambda: MLPLOpt(hidden_size=5),
+    "celo, phase 1": lambda: Celo(phase=1),
+    "celo, phase 2": lambda: Celo(phase=2, scheduler_size=5),
+    "celo2": lambda: Celo2(),
+    "celo2 base": lambda: Celo2(orthogonal=False, adam_vectors=False, adam_pattern=None),
     "partitioned": lambda: Partitioned(
         {"a": LSTM(LogAndSign(10.0), hidden_size=3, output_scale=0.1), "b": RNNProp(hidden_size=2)},
         {"a": "matrix|scalar", "b": "(?!matrix|scalar).*"},
@@ -210,7 +228,9 @@ def test_the_replay_is_the_gradient_of_autograd(rule, path, budget, steps_before
     state = rule.init_state(start.theta, LAYOUT) if steps_before == 0 else start.state
     updates, _ = run(rule, observed, state)
     objective = (updates * cotangents).sum()
-    expected = torch.autograd.grad(objective, parameters, allow_unused=True, materialize_grads=True)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    found = iter(torch.autograd.grad(objective, trained, allow_unused=True, materialize_grads=True))
+    expected = [next(found) if p.requires_grad else torch.zeros_like(p) for p in parameters]  # frozen ones get zeros
     scale = max(gradient.abs().max() for gradient in expected)
     assert scale > 1e-6
     for a, e in zip(actual, expected, strict=True):
