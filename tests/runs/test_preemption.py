@@ -137,4 +137,4 @@ def test_a_signal_after_the_last_window_is_not_lost(tmp_path: Path, hook: str, c
     with pytest.raises(SystemExit) as end:
         resumable(partial(fit, Signal(hook, calls)))()
     assert end.value.code == STATUS
-    assert fit(ckpt_path=tmp_path / "last.ckpt").windows == 2
+    assert fit(ckpt_path=tmp_path / "last.ckpt").state.windows == 2

@@ -20,7 +20,8 @@ from l2o.optimizers import LSTM, SGD, Adam
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.progress import Progress
 from l2o.seeds import Stream
-from l2o.training.learner import Diverged, MetaLearner
+from l2o.training.learner import MetaLearner
+from l2o.training.safeguards import Diverged
 from l2o.unroll import start_episode
 
 
@@ -77,10 +78,10 @@ class SaveAlways(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: MetaLearner, out: Any, batch: Any, index: int) -> None:
         if index + 1 < trainer.num_training_batches:
-            trainer.save_checkpoint(self.folder / f"window{module.windows}.ckpt", weights_only=False)
+            trainer.save_checkpoint(self.folder / f"window{module.state.windows}.ckpt", weights_only=False)
 
     def on_validation_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
-        trainer.save_checkpoint(self.folder / f"validated{module.windows}.ckpt", weights_only=False)
+        trainer.save_checkpoint(self.folder / f"validated{module.state.windows}.ckpt", weights_only=False)
 
 
 def test_a_window_is_one_step_of_adam_on_the_clipped_meta_gradient() -> None:
@@ -141,7 +142,7 @@ def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, meta
         resumed = trainer(3)
         resumed.fit(module, ckpt_path=path, weights_only=True)
         assert torch.equal(phi(module), phi(undisturbed)), path.name
-        assert (module.windows, resumed.global_step) == (18, first.global_step), path.name
+        assert (module.state.windows, resumed.global_step) == (18, first.global_step), path.name
         assert module.best_loss == undisturbed.best_loss, path.name
         assert resumed.callback_metrics.get("val/final_loss", 0) in (0, first.callback_metrics["val/final_loss"])
 
@@ -150,12 +151,12 @@ def test_a_window_that_is_not_finite_is_skipped_whole_and_its_episode_restarted(
     module = learner(optimizee=NanLoss({4}), episodes_per_epoch=1)  # in the first window: θ_0, then its third step
     run = trainer(1)
     run.fit(module)
-    assert module.skipped == 1
-    assert module.skipped_in_a_row == 0
+    assert module.state.skipped == 1
+    assert module.state.skipped_in_a_row == 0
     assert run.global_step == 2  # of three windows
-    assert module.episodes == 2
-    assert module.episode is not None
-    assert module.episode.step == 8
+    assert module.state.episodes == 2
+    assert module.state.episode is not None
+    assert module.state.episode.step == 8
     assert phi(module).isfinite().all()
 
 
@@ -180,9 +181,9 @@ def test_a_run_that_falls_to_chance_level_goes_on_from_the_best_phi(caplog: pyte
     run = trainer(24, breaks)
     run.fit(module)
     assert "fell to chance level" in caplog.text
-    assert breaks.best == module.best_loss < module.initial_loss
+    assert breaks.best == module.best_loss < module.state.initial_loss
     assert torch.equal(breaks.restored, torch.cat([p.flatten() for p in module.best_rule().state_dict().values()]))
-    assert module.lr_factor == 0.5
+    assert module.state.lr_factor == 0.5
     assert not run.optimizers[0].state
 
 
@@ -198,7 +199,7 @@ def test_a_run_at_chance_level_says_so(caplog: pytest.LogCaptureFixture) -> None
 def test_a_run_that_learns_does_not_say_so(caplog: pytest.LogCaptureFixture) -> None:
     module = learner(meta_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
     trainer(24, Progress()).fit(module)
-    assert module.best_loss < 0.9 * module.initial_loss
+    assert module.best_loss < 0.9 * module.state.initial_loss
     assert "learned nothing" not in caplog.text
 
 
@@ -233,7 +234,7 @@ def test_a_checkpoint_from_before_an_argument_existed_is_taken(tmp_path: Path) -
     torch.save(checkpoint, tmp_path / "older.ckpt")
     module = learner()
     trainer(2).fit(module, ckpt_path=tmp_path / "older.ckpt", weights_only=True)
-    assert module.windows == 12
+    assert module.state.windows == 12
 
 
 def test_inference_mode_is_refused_with_the_remedy() -> None:
@@ -255,10 +256,10 @@ def test_last_ckpt_is_written_within_an_epoch_and_best_is_exported(tmp_path: Pat
     assert export.read_checkpoint(tmp_path / "last.ckpt")["l2o"]["windows"] == 12
     for saved in (export.load(tmp_path / "best"), export.load(tmp_path / "last.ckpt")):
         for name, value in saved.state_dict().items():
-            assert torch.equal(value, module.best_phi[name])
+            assert torch.equal(value, module.state.best_phi[name])
 
 
 def test_the_validation_split_decides_which_phi_is_kept() -> None:
     module = learner(optimizee=WithSplits())
     trainer(1).fit(module)
-    assert module.best_loss == module.initial_loss == 5
+    assert module.best_loss == module.state.initial_loss == 5

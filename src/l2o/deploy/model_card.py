@@ -12,8 +12,8 @@ from l2o.evaluation.comparison import Comparison, finite
 LICENCE = "mit"
 
 
-def of_run(cfg: DictConfig, comparison: Comparison, validation_loss: float) -> dict[str, Any]:
-    """The card of a run of train.py: its problem, its command, what came out.
+def of_run(cfg: DictConfig, comparison: Comparison | None = None) -> dict[str, Any]:
+    """Return the card of a run of train.py: its problem, its command and, where there is one yet, its comparison.
 
     Of a path only the last part is kept: a card is shared, its author's folders are not.
     """
@@ -24,8 +24,7 @@ def of_run(cfg: DictConfig, comparison: Comparison, validation_loss: float) -> d
         "horizon": cfg.learner.horizon,
         "seed": cfg.seed,
         "command": " ".join(["python train.py", *map(_override, overrides)]),
-        "validation_loss": validation_loss,
-        "results": finite(comparison.summary()),
+        "results": finite(comparison.summary()) if comparison else {},
         "license": LICENCE,
     }
 

@@ -13,11 +13,11 @@ from torch import OutOfMemoryError
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from l2o.runs.preemption import STATUS, listen, restore
-from l2o.training.learner import Diverged
+from l2o.training.safeguards import Diverged
 
 EXPECTED: dict[str, type[Exception]]
 EXPECTED = {e.__name__: e for e in (ValueError, OSError, PermissionError, FileNotFoundError, MemoryError)}
-EXPECTED |= {"l2o.training.learner.Diverged": Diverged, "torch.OutOfMemoryError": OutOfMemoryError}
+EXPECTED |= {"l2o.training.safeguards.Diverged": Diverged, "torch.OutOfMemoryError": OutOfMemoryError}
 """Errors of a rank that its last line tells; they come from it as text."""
 
 
