@@ -78,6 +78,8 @@ class Checkpoints(Callback):
         self._answer(trainer, pl_module, False)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1:
+            return  # training ends here, with a validation and a checkpoint
         if _learner(pl_module).state.validated_at != _learner(pl_module).state.windows:
             self._answer(trainer, pl_module, self._due(-1))
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
 from l2o.training.learner import MetaLearner
-from l2o.training.safeguards import CHANCE
+from l2o.training.safeguards import CHANCE, HUGE
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,9 @@ class Progress(Callback):
         self.may_warn = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, MetaLearner)
         self._restart_clock()  # a run resumed mid-epoch starts no epoch
+        self.validated_before = pl_module.state.validated_at
         self.may_warn = _fraction(trainer) < 0.25  # a resumed run has had this word, if it was due
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -59,7 +61,8 @@ class Progress(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
         if self.lines:
-            print(_line(trainer, pl_module), flush=True)
+            print(_line(trainer, pl_module, pl_module.state.validated_at > self.validated_before), flush=True)
+        self.validated_before = pl_module.state.validated_at
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.sanity_checking and self.may_warn and 0.25 <= _fraction(trainer) < 1:
@@ -87,19 +90,20 @@ def _fraction(trainer: pl.Trainer) -> float:
     return trainer.global_step / max(trainer.estimated_stepping_batches, 1)
 
 
-def _line(trainer: pl.Trainer, learner: MetaLearner) -> str:
-    """Return an epoch in words. The numbers that there are not yet are left out."""
+def _line(trainer: pl.Trainer, learner: MetaLearner, validated: bool) -> str:
+    """Return an epoch in words. Numbers that the epoch does not have are left out."""
     state, found = learner.state, trainer.callback_metrics
     epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
     parts = [f"epoch {trainer.current_epoch + 1}{epochs}", f"window {state.windows}"]
-    names = {
-        "train/loss": "training loss",
-        "val/final_loss": "final validation loss",
-        "steps_per_s": "steps per second",
-    }
-    parts += [f"{title} {found[name].item():.4g}" for name, title in names.items() if name in found]
+    if "train/loss" in found:
+        parts.append(f"training loss {found['train/loss'].item():.4g}")
+    if validated and "val/final_loss" in found:
+        final = found["val/final_loss"].item()
+        parts.append(f"final validation loss {final:.4g}" if final < HUGE else "final validation loss not finite")
     if state.best is not None:
-        parts.insert(-1, f"best {state.best:.4g}")
+        parts.append(f"the best {state.best:.4g}")
+    if "steps_per_s" in found:
+        parts.append(f"{found['steps_per_s'].item():.0f} steps/s")
     if state.skipped:
         parts.append(f"{state.skipped} windows skipped")
     return ", ".join(parts)

@@ -5,7 +5,6 @@ Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -21,7 +20,7 @@ from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.training import meta_schedule
-from l2o.training.safeguards import CHANCE, fall_back, give_up, refuse, shown, tell_of_skipped
+from l2o.training.safeguards import CHANCE, fall_back, refuse, set_gradients, shown, skip
 from l2o.training.training_state import TrainingState, phi_of
 from l2o.training.validation import validate
 from l2o.training.windows import Windows
@@ -89,14 +88,7 @@ class MetaLearner(pl.LightningModule):
             self.state.episode = self.state.episode.to(self.device)
 
     def on_train_start(self) -> None:
-        """Lay the schedule of the meta learning rate out anew where a resumed run has another than its checkpoint."""
-        state, schedule = self.state, meta_schedule.in_words(self.meta_scheduler, *self._schedule())
-        if state.windows and state.schedule != schedule:
-            scaled = 1.0 if state.schedule is None else state.lr_factor  # older checkpoints scaled no base rates
-            remade = partial(meta_schedule.replay, self.meta_scheduler, self.trainer.optimizers[0], *self._schedule())
-            scheduler = remade(updates=state.windows - state.skipped, scaled=scaled, factor=state.lr_factor)
-            self.trainer.lr_scheduler_configs[0].scheduler = scheduler
-        state.schedule = schedule
+        meta_schedule.resume(self.trainer, self.state, self.meta_scheduler, *self._schedule())
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         state = self.state
@@ -112,10 +104,7 @@ class MetaLearner(pl.LightningModule):
             state.skipped_in_a_row = 0
             state.episode = episode if episode.step < self.horizon else None
         else:
-            state.skip()
-            if self.trainer.is_global_zero:
-                tell_of_skipped(state)
-            give_up(state, self.max_skipped)
+            skip(state, self.max_skipped)
         if finite and self.logs_now():
             self.log("train/loss", flat[0], prog_bar=True, batch_size=1)
 
@@ -133,12 +122,7 @@ class MetaLearner(pl.LightningModule):
         return start_episode(self.rule, self.optimizee, self.num_tasks, self.generator)
 
     def _update(self, flat: Tensor) -> None:
-        parameters = list(self.rule.parameters())
-        sizes = [parameter.numel() for parameter in parameters]
-        for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        set_gradients(list(self.rule.parameters()), flat, self.clip_norm)
         self.optimizers().step()  # type: ignore[union-attr]
         meta_schedule.step(self.lr_schedulers())
 
@@ -220,3 +204,5 @@ class MetaLearner(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.state.load_state_dict(checkpoint["l2o"], self.rule, self.global_rank, self.trainer.world_size)
+        # Lightning would restore it before anybody knows whether it is of the kind that this run has.
+        self.state.scheduler, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"][0], []

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from pytorch_lightning import Trainer
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+from l2o.training.training_state import TrainingState
 
 # Rates are scaled by powers of two, which is exact: a schedule that was scaled half way has the same rates, to the last
 # bit, as one that is laid out anew and scaled afterwards.
@@ -79,30 +82,39 @@ def scale(optimizer: Optimizer, scheduler: Any, factor: float) -> None:
             part.eta_min *= factor
 
 
+def resume(trainer: Trainer, state: TrainingState, factory: Factory | None, total: int, fraction: float) -> None:
+    """Give a resumed run the schedule that its configuration asks for, at the place where the run stands.
+
+    Where that is the checkpoint's schedule, its scheduler goes on. Where it is not, because the number of epochs has
+    changed, for example, or because the checkpoint is an older one, all rates are as if the run had had the new
+    schedule from its start.
+    """
+    schedule, optimizer = in_words(factory, total, fraction), trainer.optimizers[0]
+    config = trainer.lr_scheduler_configs[0]
+    if state.scheduler is not None and state.schedule == schedule:
+        config.scheduler.load_state_dict(state.scheduler)
+    elif state.scheduler is not None:
+        # Older checkpoints hold the rates at the start without what falls to chance level have scaled them by.
+        scaled = 1.0 if state.schedule is None else state.lr_factor
+        config.scheduler = replay(factory, optimizer, total, fraction, state.windows - state.skipped, scaled)
+        scale(optimizer, config.scheduler, state.lr_factor)
+    state.schedule, state.scheduler = schedule, None
+
+
 def replay(
-    factory: Factory | None,
-    optimizer: Optimizer,
-    total: int,
-    final_lr_fraction: float,
-    *,
-    updates: int,
-    scaled: float,
-    factor: float,
+    factory: Factory | None, optimizer: Optimizer, total: int, fraction: float, updates: int, scaled: float = 1.0
 ) -> Any:
     """Return a scheduler that stands after `updates` of `total` meta-updates, and set the optimizer's rates so.
 
-    A resumed run needs this where its schedule is not the one in the checkpoint: because the number of epochs has
-    changed, for example, or because the checkpoint is an older one. `scaled` is what the groups' `initial_lr` have been
-    scaled by, and `factor` is what all rates are to be scaled by.
+    `scaled` is what the groups' `initial_lr`, their rates at the start, have been scaled by since.
     """
     for group in optimizer.param_groups:
         group["lr"] = group.pop("initial_lr", group["lr"]) / scaled
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch wants to see the optimizer step first
-        scheduler = make(factory, optimizer, total, final_lr_fraction)
+        scheduler = make(factory, optimizer, total, fraction)
         for _ in range(updates):
             step(scheduler)
-    scale(optimizer, scheduler, factor)
     return scheduler
 
 

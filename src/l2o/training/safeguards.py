@@ -4,13 +4,15 @@ import logging
 import math
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from l2o.optimizers.base import UpdateRule
 from l2o.training import meta_schedule
 from l2o.training.training_state import TrainingState
 
-log = logging.getLogger(__name__)
+warn = rank_zero_only(logging.getLogger(__name__).warning)
 
 CHANCE = 0.95
 """A final loss above this part of the loss at θ_0 counts as no progress."""
@@ -38,18 +40,27 @@ def refuse(rule: UpdateRule, horizon: int, window: int, final_lr_fraction: float
         raise ValueError(f"{type(rule).__name__} has no parameters to train: choose a learned optimizer, e.g. lstm")
 
 
-def tell_of_skipped(state: TrainingState) -> None:
-    """Say in one line that a window was skipped, the first time."""
+def set_gradients(parameters: list[nn.Parameter], flat: Tensor, clip_norm: float | None) -> None:
+    """Give every parameter its part of a flat gradient, whose norm is clipped."""
+    sizes = [parameter.numel() for parameter in parameters]
+    for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
+        parameter.grad = gradient.view_as(parameter)
+    if clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters, clip_norm)
+
+
+def skip(state: TrainingState, max_skipped: int) -> None:
+    """Count a window that is not finite, and say so in one line the first time.
+
+    Raises Diverged where `max_skipped` windows in a row were skipped.
+    """
+    state.skip()
     if state.skipped == 1:
-        log.warning(
+        warn(
             "window %d is skipped, because its loss or its meta-gradient is not finite; a new episode starts. "
             "Further windows of this kind are counted as train/skipped",
             state.windows,
         )
-
-
-def give_up(state: TrainingState, max_skipped: int) -> None:
-    """Raise Diverged where too many windows in a row were skipped."""
     if state.skipped_in_a_row >= max_skipped:
         raise Diverged(
             f"{state.skipped_in_a_row} windows in a row had a loss or a meta-gradient that is not finite. Try a "
@@ -64,7 +75,7 @@ def fall_back(state: TrainingState, rule: UpdateRule, optimizer: Optimizer, sche
     """
     assert state.best_phi is not None
     lost = f"meta-training fell to chance level (final loss {final:.4g})"
-    log.warning("%s: going on from the best φ (%.4g), at half the meta learning rate", lost, state.best_loss)
+    warn("%s: going on from the best φ (%.4g), at half the meta learning rate", lost, state.best_loss)
     rule.load_state_dict(state.best_phi)
     optimizer.state.clear()
     meta_schedule.scale(optimizer, scheduler, 0.5)

@@ -43,6 +43,8 @@ class TrainingState:
     """By how much falls to chance level have scaled the meta learning rate."""
     schedule: str | None = None
     """The schedule of the meta learning rate, in words; None: unknown."""
+    scheduler: dict[str, Any] | None = None
+    """The state of the schedule's scheduler in the checkpoint that the run goes on from."""
     best_loss: float = math.inf
     """The lowest final loss on validation problems; infinite where none was finite."""
     best_phi: dict[str, Tensor] | None = None
