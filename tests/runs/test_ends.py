@@ -1,8 +1,8 @@
 """How runs of train.py end: what they leave, what they say, and with which status."""
 
 import json
-import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import pytest
 from programs import Run, Server, server
 
 from l2o.deploy.export import read_checkpoint
+
+OLDER = Path(__file__).parents[1] / "golden/before_folders/last.ckpt"
 
 
 @pytest.fixture(scope="module")
@@ -90,22 +92,23 @@ def test_one_problem_has_no_error_to_show(programs: Server, tmp_path: Path) -> N
 def test_a_mistyped_checkpoint_is_refused(programs: Server, tmp_path: Path, name: str) -> None:
     """Although there is a good `previous.ckpt` beside it."""
     for existing in ("previous.ckpt", "last.ckpt"):
-        os.symlink(Path(__file__).parents[1] / "golden/before_folders/last.ckpt", tmp_path / existing)
+        (tmp_path / existing).write_bytes(OLDER.read_bytes())
     (tmp_path / "curves.csv").write_text("optimizer,step")
     (line,) = errors(programs.finish(tmp_path, f"ckpt_path={name}", status=1))
     assert name in line and "no checkpoint" in line
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(programs: Server, tmp_path: Path) -> None:
-    folder, options = tmp_path / "run", ("checkpoint_minutes=0", "+trainer.max_steps=40", "trainer.max_epochs=-1")
-    run = programs.start(tmp_path, *options, "trainer.max_epochs=9999", "+trainer.max_steps=-1", f"hydra.run.dir={folder}")  # fmt: skip
+    folder, endless = tmp_path / "run", ("checkpoint_minutes=0", "trainer.max_epochs=9999")
+    run = programs.start(tmp_path, *endless, f"hydra.run.dir={folder}")
     run.wait_for(folder / "previous.ckpt")
     run.kill(signal.SIGINT)
     assert run.wait() == 130, run.output
     windows = read_checkpoint(folder / "last.ckpt")["l2o"]["windows"]
     assert f"stopped by Ctrl-C after window {windows}: ckpt_path={folder / 'last.ckpt'} goes on" in run.output
     assert "Traceback" not in run.output
-    again = programs.finish(tmp_path, f"+trainer.max_steps={windows + 2}", f"hydra.run.dir={folder}", "ckpt_path=auto")
+    more = ("trainer.max_epochs=9999", f"+trainer.max_steps={windows + 2}")
+    again = programs.finish(tmp_path, *more, f"hydra.run.dir={folder}", "ckpt_path=auto")
     assert f"going on from window {windows} of '{folder / 'last.ckpt'}'" in again.output
     assert read_checkpoint(folder / "last.ckpt")["l2o"]["windows"] == windows + 2
 
@@ -116,8 +119,6 @@ def test_a_second_ctrl_c_ends_a_run_at_once(programs: Server, tmp_path: Path) ->
     long = ("learner.horizon=200000", "learner.window=200000", "trainer.max_epochs=9999")
     run = programs.start(tmp_path, *long, f"hydra.run.dir={tmp_path / 'run'}")
     run.wait_for(tmp_path / "run/logs/hparams.yaml")
-    import time
-
     time.sleep(3)
     run.kill(signal.SIGINT)
     time.sleep(1)
