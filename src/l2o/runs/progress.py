@@ -26,7 +26,7 @@ class Progress(Callback):
         bar = trainer.progress_bar_callback
         if bar is not None and not sys.stdout.isatty():
             bar.disable()
-        self.lines = trainer.is_global_zero and (bar is None or bar.is_disabled)
+        self.lines = trainer.is_global_zero and (bar is None or getattr(bar, "is_disabled", False))
         self.may_warn = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

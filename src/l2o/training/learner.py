@@ -34,9 +34,7 @@ class MetaLearner(pl.LightningModule):
     moves the meta learning rate after each meta-update; by default the rate falls along a half cosine to
     `final_lr_fraction` of itself (1 keeps it constant). In each validation, and when training ends, φ is evaluated on
     the same `validation_tasks` fresh problems, and the φ with the best final loss is kept. A run that was making
-    progress and falls to chance level goes on from that φ, at half the meta learning rate.
-
-    `state` holds where training stands and the best φ; see `TrainingState`.
+    progress and falls to chance level goes on from that φ, at half the meta learning rate. `state` says where it stands.
     """
 
     def __init__(
@@ -69,8 +67,6 @@ class MetaLearner(pl.LightningModule):
         self.final_lr_fraction, self.clip_norm = final_lr_fraction, clip_norm
         self.validation_tasks, self.max_skipped, self.seed = validation_tasks, max_skipped, seed
         self.state = TrainingState()
-
-    # ------------------------------------------------------------------------------------------------ training
 
     def train_dataloader(self) -> Windows:
         return Windows(self.windows_per_epoch, lambda: self.state.windows, self.trainer.limit_train_batches)
@@ -130,8 +126,6 @@ class MetaLearner(pl.LightningModule):
         """Return the number of meta-updates of the whole run, and the part of the meta learning rate at its end."""
         return max(1, int(min(self.trainer.estimated_stepping_batches, 1e9))), self.final_lr_fraction
 
-    # ---------------------------------------------------------------------------------------------- validation
-
     def val_dataloader(self) -> list[int]:
         return [0]
 
@@ -189,8 +183,6 @@ class MetaLearner(pl.LightningModule):
     def best_loss(self) -> float:
         """The lowest final loss on validation problems; infinite where no validation came to a finite one."""
         return self.state.best_loss
-
-    # ---------------------------------------------------------------------------------------------- checkpoints
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what validation has found: spawned ranks hand it back to the process that waits for them."""

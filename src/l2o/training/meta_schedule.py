@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from l2o.training.training_state import TrainingState
 
@@ -118,7 +118,7 @@ def replay(
     return scheduler
 
 
-def _parts(scheduler: Any) -> Iterator[LRScheduler]:
+def _parts(scheduler: Any) -> Iterator[Any]:
     """Yield a scheduler and those that it is made of, as SequentialLR is."""
     yield scheduler
     for part in getattr(scheduler, "_schedulers", ()):
