@@ -34,7 +34,7 @@ class MetaLearner(pl.LightningModule):
     moves the meta learning rate after each meta-update; by default the rate falls along a half cosine to
     `final_lr_fraction` of itself (1 keeps it constant). In each validation, and when training ends, φ is evaluated on
     the same `validation_tasks` fresh problems, and the φ with the best final loss is kept. A run that was making
-    progress and falls to chance level goes on from that φ, at half the meta learning rate. `state` says where it stands.
+    progress and falls to chance level goes on from that φ, at half the meta learning rate. `state` is where it stands.
     """
 
     def __init__(
