@@ -11,12 +11,13 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from rich.console import Console
 
 from l2o.checks import valid_seed
-from l2o.deploy.export import read_checkpoint, save
+from l2o.deploy.export import read_checkpoint
 from l2o.deploy.model_card import of_run
 from l2o.figures import draw
 from l2o.runs import checkpoint_files
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.errors import in_one_line
+from l2o.runs.exported import export_best
 from l2o.runs.locks import alone
 from l2o.runs.loggers import continue_csv, log_comparison
 from l2o.runs.preemption import resumable
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> float:
     changed = OmegaConf.merge(cfg.optimizee, cfg.evaluation_optimizee)
     compared = instantiate(changed) if cfg.evaluation_optimizee else optimizee
     evaluation, baselines = instantiate(cfg.evaluation), instantiate(cfg.baselines)
-    callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes)]
+    callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes, card=of_run(cfg))]
     if cfg.early_stopping:  # first, so that a checkpoint holds what it has counted
         stopping = EarlyStopping("val/final_loss", patience=cfg.early_stopping, check_on_train_epoch_end=False)
         callbacks.insert(0, stopping)
@@ -62,7 +63,7 @@ def main(cfg: DictConfig) -> float:
         comparison.save(output)
         figures = draw(comparison, output, cfg.name)
         log_comparison(loggers, comparison, figures)
-        save(rules[learner.rule.label], output / "best", of_run(cfg, comparison, learner.best_loss))
+        export_best(learner, output / "best", of_run(cfg, comparison))
         Console().print(comparison.table())
         print(*(f"figure: {path}" for path in figures.values()), f"trained optimizer: {output / 'best'}", sep="\n")
     return learner.best_loss

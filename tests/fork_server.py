@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import runpy
+import signal
 import sys
 from typing import Any
 
@@ -28,6 +29,7 @@ IMPORTED = hydra, matplotlib.pyplot, pytorch_lightning, wandb, l2o.runs.checkpoi
 
 def become(request: dict[str, Any]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a shell's background job
     atexit.unregister(MEDIA_TMP.cleanup)  # the folder is shared with the programs to come
     MEDIA_TMP._finalizer.atexit = False  # type: ignore[attr-defined]
     nothing, output = os.open(os.devnull, os.O_RDONLY), os.open(request["output"], os.O_WRONLY | os.O_CREAT, 0o644)

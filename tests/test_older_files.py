@@ -36,5 +36,5 @@ def test_a_checkpoint_is_resumed() -> None:
     stopping = EarlyStopping("val/final_loss", patience=30, check_on_train_epoch_end=False)  # as train.py has it
     trainer = pl.Trainer(callbacks=[stopping], accelerator="cpu", devices=1, max_epochs=3, **quiet)
     trainer.fit(learner, ckpt_path=OLDER / "last.ckpt", weights_only=True)
-    assert learner.windows == 18 and trainer.current_epoch == 3
+    assert learner.state.windows == 18 and trainer.current_epoch == 3
     assert learner.best_loss <= 4.83121387163798  # what the two epochs before had found

@@ -17,7 +17,7 @@ from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizees.base import Batch
 from l2o.optimizers import LSTM
 from l2o.training.learner import MetaLearner
-from l2o.training.training_state import COUNTED
+from l2o.training.training_state import COUNTED, FOUND
 
 TASKS, STEPS, VALIDATION, SEED = 3, 4, 5, 7
 CASES = [(problem, second_order) for problem in ("quadratic", "classifier") for second_order in (False, True)]
@@ -67,9 +67,7 @@ class Report(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
-        found: dict[str, Any] = {
-            name: getattr(pl_module, name) for name in ("best_loss", "best_phi", "initial_loss", *COUNTED)
-        }
+        found: dict[str, Any] = {name: getattr(pl_module.state, name) for name in (*FOUND, *COUNTED)}
         found |= {"phi": pl_module.rule.state_dict(), "mean_loss": trainer.callback_metrics["val/mean_loss"].item()}
         torch.save(found, f"{self.path}-{trainer.global_rank}.pt")
 

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -186,9 +187,8 @@ def saved(folder, result):
 def test_files_hold_the_summary_and_the_bands(tmp_path):
     result = comparison()
     summary, rows = saved(tmp_path / "new" / "folder", result)
-    expected = result.summary()
-    expected["optimizers"]["Adam"]["tuning"]["1"] = None  # inf
-    assert summary == expected
+    assert summary == result.summary()
+    assert summary["optimizers"]["Adam"]["tuning"] == {"0.25": 2.0, "1": None}  # inf
     assert list(rows[0]) == ["optimizer", "step", "mean", "median", "p10", "p90"]
     assert [(row["optimizer"], int(row["step"])) for row in rows] == [
         (name, step) for name in ("SGD", "Adam", "LSTM") for step in range(1, 13)
@@ -211,18 +211,50 @@ def test_a_broken_task_is_null_in_json_and_inf_in_csv(tmp_path, value):
 
 
 @pytest.mark.parametrize("value", [NAN, INF])
-def test_everything_broken_is_valid_json(tmp_path, value):
+def test_where_everything_diverged_nothing_is_best_and_nothing_is_relative(tmp_path, value):
     losses = torch.full((8, 3), value)
     summary, _ = saved(tmp_path, Comparison({"SGD": entry(losses, lr=0.1), "LSTM": entry(losses, baseline=False)}))
+    assert summary["best_baseline"] is None
+    for row in summary["optimizers"].values():
+        assert row["final_loss"] is None and row["mean_loss"] is None and row["standard_error"] is None
+        assert row["steps_to_best_baseline"] is None and row["relative_to_best_baseline"] is None
+        assert row["relative_standard_error"] is None and row["loss_at"] == {"8": None}
+
+
+@pytest.mark.parametrize("value", [NAN, INF])
+def test_a_learned_rule_that_diverged_has_no_ratio_to_a_baseline_that_did_not(tmp_path, value):
+    entries = {"SGD": entry(torch.ones(8, 5)), "LSTM": entry(broken(value)[:8], baseline=False)}
+    summary, _ = saved(tmp_path, Comparison(entries))
+    row = summary["optimizers"]["LSTM"]
     assert summary["best_baseline"] == "SGD"
-    assert summary["optimizers"]["LSTM"]["final_loss"] is None
+    assert row["relative_to_best_baseline"] is None and row["relative_standard_error"] is None
 
 
-def test_one_task_has_no_standard_error(tmp_path):
-    summary, rows = saved(tmp_path, Comparison({"SGD": entry(torch.ones(3, 1))}))
-    assert summary["optimizers"]["SGD"]["standard_error"] is None
-    assert summary["optimizers"]["SGD"]["final_loss"] == 1.0
-    assert [row["p10"] for row in rows] == ["1"] * 3
+@pytest.mark.parametrize("steps", [1, 3, 8])
+def test_one_task_has_no_standard_error_anywhere(tmp_path, steps):
+    entries = {"SGD": entry(torch.ones(steps, 1)), "LSTM": entry(torch.full((steps, 1), 0.5), baseline=False)}
+    summary, rows = saved(tmp_path, Comparison(entries))
+    row = summary["optimizers"]["LSTM"]
+    assert row["final_loss"] == 0.5 and row["relative_to_best_baseline"] == 0.5
+    assert row["standard_error"] is None and row["relative_standard_error"] is None
+    assert [row["p10"] for row in rows] == ["1"] * steps + ["0.5"] * steps
+    text = rendered(Comparison(entries))
+    assert "nan" not in text and "±" not in text and "on one fresh problem" in text
+    assert cells(text, "LSTM")[-2:] == ["0.5", str(min(steps, 6))]
+
+
+def test_files_are_whole_or_not_there(tmp_path, monkeypatch):
+    """A disk that is full when the file is flushed leaves what was there before."""
+    comparison().save(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Comparison({"SGD": entry(torch.ones(3, 2))}).save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 # ------------------------------------------------------------------------------------------------------------- table
@@ -262,3 +294,17 @@ def test_table_shows_the_numbers():
 def test_every_comparison_has_a_table_with_a_row_for_each(result):
     text = rendered(result)
     assert all(cells(text, name) for name in result.entries)
+
+
+def test_what_diverged_is_shown_with_a_word():
+    entries = {
+        "SGD": entry(broken(NAN), lr=0.1),
+        "Adam": entry(torch.ones(12, 5), metrics={"test_loss": torch.tensor([NAN])}),
+        "LSTM": entry(torch.full((12, 5), INF), baseline=False),
+    }
+    text = rendered(Comparison(entries, table_steps=(7, 12)))
+    assert "nan" not in text and "inf" not in text
+    rows = [line.split() for line in text.splitlines()]
+    assert ["LSTM", "–", "∞", "∞", "∞", "–", "–"] in rows
+    assert ["Adam", "–", "1", "1", "1", "±", "0", "6", "∞"] in rows
+    assert "mean over 5 fresh problems; ∞: diverged, SGD on 1, LSTM on 5 of them" in " ".join(text.split())

@@ -1,5 +1,6 @@
 """Checkpoints on disk: what is damaged is noticed, what is whole is kept."""
 
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -84,11 +85,19 @@ def test_a_damaged_one_never_takes_the_place_of_the_good_one_before(tmp_path: Pa
 
 def test_a_write_that_fails_costs_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save(tmp_path / "last.ckpt", 0)
-    (tmp_path / "last.part").mkdir()  # in the way
+    (tmp_path / f".{os.getpid()}-last.ckpt").mkdir()  # in the way
     save(tmp_path / "last.ckpt", 1)
     (line,) = [record.getMessage() for record in caplog.records]
     assert "could not be written" in line and "\n" not in line
     assert number(tmp_path / "last.ckpt") == 0
+
+
+def said(caplog: pytest.LogCaptureFixture) -> str:
+    """The one warning since the last call."""
+    (line,) = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    assert "\n" not in line
+    return line
 
 
 def test_auto_takes_the_last_intact_one_of_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,22 +110,24 @@ def test_auto_takes_the_last_intact_one_of_the_folder(tmp_path: Path, caplog: py
 
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
     assert number(find()) == 0
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "damaged" in line and "going on from" in line and "\n" not in line
+    assert "last.ckpt' is damaged" in (line := said(caplog)) and "previous.ckpt', is taken" in line
 
     (tmp_path / "last.ckpt").unlink()  # killed between two renames
     assert number(find()) == 0
+    assert "no checkpoint at" in (line := said(caplog)) and "previous.ckpt', is taken" in line
 
     (tmp_path / "last.ckpt").write_bytes(b"damaged")
     (tmp_path / "previous.ckpt").write_bytes(b"damaged")
     assert find() is None
-    assert "starting afresh" in caplog.records[-1].getMessage()
+    assert "starting afresh" in said(caplog)
+
+    (tmp_path / "last.ckpt").unlink()
+    assert find() is None
+    assert "starting afresh" in said(caplog)
 
 
-def test_a_named_one_is_replaced_by_the_one_before_or_refused(tmp_path: Path) -> None:
+def test_a_named_one_that_is_damaged_is_replaced_by_the_one_before_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    with pytest.raises(ValueError, match="no checkpoint at"):
-        checkpoint_files.find(str(path), tmp_path / "elsewhere")
     for count in range(2):
         save(path, count)
     path.write_bytes(b"damaged")
@@ -124,6 +135,48 @@ def test_a_named_one_is_replaced_by_the_one_before_or_refused(tmp_path: Path) ->
     (tmp_path / "previous.ckpt").unlink()
     with pytest.raises(ValueError, match="is damaged"):
         checkpoint_files.find(str(path), tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("name", ["lst.ckpt", "nowhere/last.ckpt", "", "curves.csv", "best.ckpt", "window8.ckpt"])
+def test_what_is_no_checkpoint_is_refused_even_beside_a_good_one(tmp_path: Path, name: str) -> None:
+    """A mistyped name is not quietly replaced by `previous.ckpt`, nor is a file of another kind."""
+    for count in range(2):
+        save(tmp_path / "last.ckpt", count)
+    (tmp_path / "curves.csv").write_text("optimizer,step\n")
+    (tmp_path / "window8.ckpt").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="no checkpoint"):
+        checkpoint_files.find(f"{tmp_path}/{name}", tmp_path)
+
+
+def test_a_run_that_goes_on_says_from_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    CheckpointFiles().save_checkpoint({"l2o": {"windows": 1200}}, tmp_path / "last.ckpt")
+    checkpoint_files.find("auto", tmp_path)
+    assert capsys.readouterr().out == f"going on from window 1200 of '{tmp_path / 'last.ckpt'}'\n"
+
+
+def test_there_is_always_a_last_one_while_the_next_is_put_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fails when it is flushed, after everything has been written, costs no checkpoint."""
+    for count in range(2):
+        save(tmp_path / "last.ckpt", count)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        save(tmp_path / "last.ckpt", 2)
+    assert number(tmp_path / "last.ckpt") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", "previous.ckpt"}
+
+
+def test_what_killed_runs_left_unfinished_is_removed(tmp_path: Path) -> None:
+    save(tmp_path / "last.ckpt")
+    for name in (".123-last.ckpt", ".4-previous.ckpt", ".5-notes.txt", "mine-last.ckpt"):
+        (tmp_path / name).touch()
+    checkpoint_files.remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", ".5-notes.txt", "mine-last.ckpt"}
 
 
 @pytest.mark.parametrize("nothing", [None, ""])

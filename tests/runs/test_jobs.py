@@ -12,8 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
+from l2o.runs import jobs as jobs_module
 from l2o.runs.jobs import Share
 
+GPUS = "CUDA_VISIBLE_DEVICES"
 ROOT = Path(__file__).parents[2]
 TOY = """
 import json, os, sys
@@ -96,10 +98,11 @@ def test_each_job_has_one_gpu_by_its_number(
 
 
 def test_each_job_has_its_threads() -> None:
+    assert torch.get_num_threads() == 1
     share = Share(threads=2)
     share.on_job_start(OmegaConf.create({"hydra": {"job": {"num": 0}}}))
-    share.on_job_end(OmegaConf.create(), None)
     assert torch.get_num_threads() == 2
+    share.on_job_end(OmegaConf.create(), None)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,10 @@ def test_launchers_run_jobs_in_processes_of_their_own(tmp_path: Path, launcher: 
     assert done.returncode == 0, done.stderr[-2000:]
     jobs = [line for lines in ran(tmp_path).values() for line in lines]
     assert len(jobs) == 3 and all(job["threads"] == 1 for job in jobs)
-    assert {job["gpus"] for job in jobs} <= {None, ""} or torch.cuda.is_available()
-    assert len({job["pid"] for job in jobs}) == 3 if launcher == "submitit_local" else len(jobs) == 3
-    assert str(os.getpid()) not in {str(job["pid"]) for job in jobs}
+    given = jobs_module.visible_gpus()  # each job has one of them, by its number; without any, what was set stays
+    expected = [given[number % len(given)] for number in range(3)] if given else [os.environ.get(GPUS)] * 3
+    assert [lines[0]["gpus"] for lines in ran(tmp_path).values()] == expected
+    if launcher == "submitit_local":
+        assert len({job["pid"] for job in jobs}) == 3
+    assert os.getpid() not in {job["pid"] for job in jobs}
     assert f"{min(job['x'] for job in jobs):.6g}" in done.stdout

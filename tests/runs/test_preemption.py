@@ -2,7 +2,9 @@
 
 import os
 import signal
+import subprocess
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -16,21 +18,92 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from l2o.optimizees import Quadratic
 from l2o.optimizers import LSTM
+from l2o.runs import preemption
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.preemption import SIGNALS, STATUS, StopRequest, resumable
 from l2o.runs.ranks import as_one
 from l2o.training.learner import MetaLearner
 
-EACH = pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+EVERY = (*SIGNALS, signal.SIGINT)
+EACH = pytest.mark.parametrize("number", EVERY, ids=lambda number: number.name)
+
+
+@pytest.fixture(autouse=True)
+def in_the_foreground() -> Iterator[None]:
+    """Ctrl-C as in a terminal: where the tests run in a shell's background it would be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def expected(number: int) -> int:
+    return 130 if number == signal.SIGINT else 75
 
 
 @EACH
-def test_where_there_is_nothing_to_save_a_signal_ends_the_run(number: signal.Signals) -> None:
-    before = [signal.getsignal(n) for n in SIGNALS]
+@pytest.mark.parametrize("saved", [False, True])
+def test_where_there_is_nothing_to_save_a_signal_ends_the_run(
+    number: signal.Signals, saved: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And says how to go on."""
+    if saved:
+        (tmp_path / "last.ckpt").touch()
+    before = [signal.getsignal(n) for n in EVERY]
     with pytest.raises(SystemExit) as end:
-        resumable(lambda: os.kill(os.getpid(), number))()
-    assert end.value.code == STATUS
-    assert [signal.getsignal(n) for n in SIGNALS] == before
+        resumable(lambda cfg: os.kill(os.getpid(), number))(SimpleNamespace(output_dir=str(tmp_path)))
+    assert end.value.code == expected(number)
+    assert [signal.getsignal(n) for n in EVERY] == before
+    said = capfd.readouterr().err
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert f"stopped by {name}" in said
+    assert (f"ckpt_path={tmp_path / 'last.ckpt'} goes on" if saved else "start it anew") in said
+
+
+@EACH
+def test_a_signal_during_the_imports_ends_a_program_with_its_status(number: signal.Signals) -> None:
+    """In a process of its own, which has imported nothing heavy by then."""
+    code = f"""
+import os, runpy, sys
+here = runpy.run_path({preemption.__file__!r})
+heavy = [name for name in ("torch", "pytorch_lightning", "hydra", "numpy") if name in sys.modules]
+assert not heavy, heavy
+here["listen_while_importing"]()
+os.kill(os.getpid(), {int(number)})
+print("not reached")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (expected(number), "", "")
+
+
+def test_what_is_ignored_or_listened_to_stays_so_during_the_imports() -> None:
+    """As Ctrl-C in a shell's background job, and as the signal that submitit waits for."""
+    mine = lambda number, frame: None  # noqa: E731
+    before = {number: signal.getsignal(number) for number in EVERY}
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, mine)
+        preemption.listen_while_importing()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN and signal.getsignal(signal.SIGUSR2) is mine
+        StopRequest().listen()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        preemption.restore(before)
+
+
+def test_a_second_ctrl_c_is_the_systems_own(capfd: pytest.CaptureFixture[str]) -> None:
+    """It ends the process at once, even within a kernel that takes minutes."""
+    request, before = StopRequest(), signal.getsignal(signal.SIGINT)
+    others = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        request.listen()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.received == "Ctrl-C"
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+        os.kill(os.getpid(), signal.SIGTERM)  # handed on from the process that waits for the ranks
+        assert request.received == "Ctrl-C"
+    finally:
+        preemption.restore(others | {signal.SIGINT: before})
+    assert "once more Ctrl-C stops it at once" in capfd.readouterr().err
 
 
 def test_in_another_thread_nothing_is_installed() -> None:
@@ -137,4 +210,4 @@ def test_a_signal_after_the_last_window_is_not_lost(tmp_path: Path, hook: str, c
     with pytest.raises(SystemExit) as end:
         resumable(partial(fit, Signal(hook, calls)))()
     assert end.value.code == STATUS
-    assert fit(ckpt_path=tmp_path / "last.ckpt").windows == 2
+    assert fit(ckpt_path=tmp_path / "last.ckpt").state.windows == 2

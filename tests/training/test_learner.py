@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from training_runs import SaveAlways, learner, phi, trainer
 
 from l2o import seeds
 from l2o.deploy import export
@@ -20,25 +21,9 @@ from l2o.optimizers import LSTM, SGD, Adam
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.progress import Progress
 from l2o.seeds import Stream
-from l2o.training.learner import Diverged, MetaLearner
+from l2o.training.learner import MetaLearner
+from l2o.training.safeguards import Diverged
 from l2o.unroll import start_episode
-
-
-def learner(**changes: Any) -> MetaLearner:
-    torch.manual_seed(0)
-    arguments: dict[str, Any] = {"horizon": 12, "window": 4, "num_tasks": 2, "episodes_per_epoch": 2}
-    arguments |= {"validation_tasks": 3, "rule": LSTM(hidden_size=4), "optimizee": Quadratic(3)}
-    return MetaLearner(**arguments | changes)
-
-
-def trainer(epochs: int = 3, *callbacks: pl.Callback, **changes: Any) -> pl.Trainer:
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "inference_mode": False}
-    return pl.Trainer(accelerator="cpu", devices=1, max_epochs=epochs, callbacks=list(callbacks), **quiet | changes)
-
-
-def phi(module: MetaLearner) -> Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
 
 
 class NanLoss(Quadratic):
@@ -69,20 +54,6 @@ class WithSplits(Quadratic):
         return (torch.full_like(loss, 5) if self.name == "validation" else loss), grad
 
 
-class SaveAlways(pl.Callback):
-    """A checkpoint after every window but an epoch's last, and after every validation."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: MetaLearner, out: Any, batch: Any, index: int) -> None:
-        if index + 1 < trainer.num_training_batches:
-            trainer.save_checkpoint(self.folder / f"window{module.windows}.ckpt", weights_only=False)
-
-    def on_validation_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
-        trainer.save_checkpoint(self.folder / f"validated{module.windows}.ckpt", weights_only=False)
-
-
 def test_a_window_is_one_step_of_adam_on_the_clipped_meta_gradient() -> None:
     module = learner(episodes_per_epoch=1, final_lr_fraction=1.0, clip_norm=0.5)
     rule = export.build(export.describe(module.rule))
@@ -99,18 +70,6 @@ def test_a_window_is_one_step_of_adam_on_the_clipped_meta_gradient() -> None:
         torch.nn.utils.clip_grad_norm_(rule.parameters(), 0.5)
         adam.step()
     torch.testing.assert_close(phi(module), torch.cat([p.detach().flatten() for p in rule.parameters()]))
-
-
-def test_the_meta_learning_rate_falls_along_a_cosine() -> None:
-    rates = []
-
-    class Watch(pl.Callback):
-        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-    trainer(3, Watch()).fit(learner(final_lr_fraction=0.1))
-    expected = [1e-3 * (0.1 + 0.9 * (1 + math.cos(math.pi * window / 18)) / 2) for window in range(1, 19)]
-    assert rates == pytest.approx(expected)
 
 
 def test_the_best_phi_is_that_of_the_lowest_final_validation_loss() -> None:
@@ -141,7 +100,7 @@ def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, meta
         resumed = trainer(3)
         resumed.fit(module, ckpt_path=path, weights_only=True)
         assert torch.equal(phi(module), phi(undisturbed)), path.name
-        assert (module.windows, resumed.global_step) == (18, first.global_step), path.name
+        assert (module.state.windows, resumed.global_step) == (18, first.global_step), path.name
         assert module.best_loss == undisturbed.best_loss, path.name
         assert resumed.callback_metrics.get("val/final_loss", 0) in (0, first.callback_metrics["val/final_loss"])
 
@@ -150,12 +109,12 @@ def test_a_window_that_is_not_finite_is_skipped_whole_and_its_episode_restarted(
     module = learner(optimizee=NanLoss({4}), episodes_per_epoch=1)  # in the first window: θ_0, then its third step
     run = trainer(1)
     run.fit(module)
-    assert module.skipped == 1
-    assert module.skipped_in_a_row == 0
+    assert module.state.skipped == 1
+    assert module.state.skipped_in_a_row == 0
     assert run.global_step == 2  # of three windows
-    assert module.episodes == 2
-    assert module.episode is not None
-    assert module.episode.step == 8
+    assert module.state.episodes == 2
+    assert module.state.episode is not None
+    assert module.state.episode.step == 8
     assert phi(module).isfinite().all()
 
 
@@ -180,9 +139,9 @@ def test_a_run_that_falls_to_chance_level_goes_on_from_the_best_phi(caplog: pyte
     run = trainer(24, breaks)
     run.fit(module)
     assert "fell to chance level" in caplog.text
-    assert breaks.best == module.best_loss < module.initial_loss
+    assert breaks.best == module.best_loss < module.state.initial_loss
     assert torch.equal(breaks.restored, torch.cat([p.flatten() for p in module.best_rule().state_dict().values()]))
-    assert module.lr_factor == 0.5
+    assert module.state.lr_factor == 0.5
     assert not run.optimizers[0].state
 
 
@@ -198,7 +157,7 @@ def test_a_run_at_chance_level_says_so(caplog: pytest.LogCaptureFixture) -> None
 def test_a_run_that_learns_does_not_say_so(caplog: pytest.LogCaptureFixture) -> None:
     module = learner(meta_optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2))
     trainer(24, Progress()).fit(module)
-    assert module.best_loss < 0.9 * module.initial_loss
+    assert module.best_loss < 0.9 * module.state.initial_loss
     assert "learned nothing" not in caplog.text
 
 
@@ -233,7 +192,162 @@ def test_a_checkpoint_from_before_an_argument_existed_is_taken(tmp_path: Path) -
     torch.save(checkpoint, tmp_path / "older.ckpt")
     module = learner()
     trainer(2).fit(module, ckpt_path=tmp_path / "older.ckpt", weights_only=True)
-    assert module.windows == 12
+    assert module.state.windows == 12
+
+
+class WithTuple(LSTM):
+    """A rule with an argument that JSON gives back as a list."""
+
+    def __init__(self, sizes: tuple[int, ...] = (4, 1), hidden_size: int = 4):
+        super().__init__(hidden_size=hidden_size)
+        self.sizes = sizes
+
+
+def test_a_rule_with_a_tuple_argument_is_resumed_and_another_tuple_refused(tmp_path: Path) -> None:
+    trainer(1, Checkpoints(str(tmp_path))).fit(learner(rule=WithTuple((2, 3))))
+    module = learner(rule=WithTuple((2, 3)))
+    trainer(2).fit(module, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert module.state.windows == 12
+    with pytest.raises(ValueError, match=r"another optimizer, .*\[2, 3\].* than this run's, .*\[2, 4\]"):
+        trainer(2).fit(learner(rule=WithTuple((2, 4))), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
+# ----------------------------------------------------------------------------------------------- how training ends
+
+UNUSUAL: list[dict[str, Any]] = [
+    {"check_val_every_n_epoch": 5},
+    {"check_val_every_n_epoch": 2},
+    {"max_steps": 1},
+    {"max_steps": 8},
+    {"val_check_interval": 4},
+    {"val_check_interval": 0.5},
+    {"val_check_interval": 100, "check_val_every_n_epoch": None},
+    {"limit_train_batches": 4},
+    {"limit_train_batches": 0.5},
+    {"overfit_batches": 2},
+    {"fast_dev_run": 2},
+    {"num_sanity_val_steps": 1, "check_val_every_n_epoch": 5},
+    {"max_time": {"seconds": 0.001}},
+]
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+@pytest.mark.parametrize("limits", UNUSUAL, ids=str)
+def test_however_training_ends_the_last_phi_is_validated_saved_and_exported(
+    tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    module = learner()
+    trainer(3, Checkpoints(str(tmp_path)), **limits).fit(module)
+    assert 0 < module.state.windows == module.state.validated_at
+    assert module.state.best is not None and math.isfinite(module.state.best)
+    saved = export.read_checkpoint(tmp_path / "last.ckpt")["l2o"]
+    assert (saved["windows"], saved["best_loss"]) == (module.state.windows, module.state.best)
+    exported = json.loads((tmp_path / "best/config.json").read_text(), parse_constant=pytest.fail)
+    assert exported["card"]["validation_loss"] == module.state.best
+    for name, value in export.load(tmp_path / "best").state_dict().items():
+        assert torch.equal(value, module.best_rule().state_dict()[name])
+
+
+@pytest.mark.parametrize("limit", [0, 0.0])
+def test_where_nothing_is_validated_the_last_phi_is_exported_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, limit: float
+) -> None:
+    module = learner()
+    trainer(2, Checkpoints(str(tmp_path)), limit_val_batches=limit).fit(module)
+    assert module.state.windows == 12 and module.state.best is None
+    (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "never validated" in line and "limit_val_batches" in line
+    config = json.loads((tmp_path / "best/config.json").read_text(), parse_constant=pytest.fail)
+    assert config["card"]["validation_loss"] is None
+    for folder in ("best", "last.ckpt"):
+        weights = torch.cat([v.flatten() for v in export.load(tmp_path / folder).state_dict().values()])
+        assert torch.equal(weights, phi(module))
+
+
+def test_where_every_validation_diverges_the_last_phi_is_exported_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class NanInValidation(WithSplits):
+        def split(self, name: str) -> Any:
+            return NanLoss(set(range(10_000))) if name == "validation" else self
+
+    module = learner(optimizee=NanInValidation())
+    trainer(2, Checkpoints(str(tmp_path))).fit(module)
+    assert module.state.best is None
+    assert "no validation came to a finite loss" in caplog.text
+    config = json.loads((tmp_path / "best/config.json").read_text(), parse_constant=pytest.fail)
+    assert config["card"]["validation_loss"] is None
+    weights = torch.cat([v.flatten() for v in export.load(tmp_path / "best").state_dict().values()])
+    assert torch.equal(weights, phi(module))
+
+
+@pytest.mark.parametrize("limit", [{"max_epochs": 0}, {"max_steps": 0}, {"limit_train_batches": 0}], ids=str)
+def test_a_run_that_would_train_nothing_is_refused(tmp_path: Path, limit: dict[str, int]) -> None:
+    ((name, _),) = limit.items()
+    with pytest.raises(ValueError, match=rf"trainer.{name}=0 trains nothing"):
+        trainer(limit.pop("max_epochs", 2), Checkpoints(str(tmp_path)), **limit).fit(learner())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("windows", [2, 8, 17])
+def test_a_run_cut_short_by_its_steps_goes_on_exactly(tmp_path: Path, windows: int) -> None:
+    """The final validation of the first part finds a φ of its own, and changes nothing that is trained."""
+    steady = {"meta_scheduler": None}
+    undisturbed = learner(**steady)
+    trainer(3).fit(undisturbed)
+    trainer(3, Checkpoints(str(tmp_path)), max_steps=windows).fit(learner(**steady))
+    module = learner(**steady)
+    trainer(3).fit(module, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert torch.equal(phi(module), phi(undisturbed))
+    assert module.state.windows == module.state.validated_at == 18
+
+
+@pytest.mark.parametrize("every", [2, 5])
+def test_epochs_without_validation_are_resumed_from_their_ends(tmp_path: Path, every: int) -> None:
+    rare = {"check_val_every_n_epoch": every}
+    undisturbed = learner()
+    trainer(5, **rare).fit(undisturbed)
+
+    class AtEnds(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+            if module.state.windows < 30:  # after the last epoch everything is validated and saved at once
+                trainer.save_checkpoint(tmp_path / f"end{module.state.windows}.ckpt", weights_only=False)
+
+    trainer(5, AtEnds(), **rare).fit(learner())
+    for path in tmp_path.iterdir():
+        module = learner()
+        trainer(5, **rare).fit(module, ckpt_path=path, weights_only=True)
+        assert torch.equal(phi(module), phi(undisturbed)), path.name
+        assert module.state.best_loss == undisturbed.state.best_loss, path.name
+        assert module.state.windows == 30
+
+
+def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path) -> None:
+    steady = {"meta_scheduler": None}
+    undisturbed = learner(**steady)
+    trainer(5).fit(undisturbed)
+    trainer(3, Checkpoints(str(tmp_path)), check_val_every_n_epoch=5).fit(learner(**steady))
+    module = learner(**steady)
+    trainer(5).fit(module, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert torch.equal(phi(module), phi(undisturbed))
+
+
+def test_a_skipped_window_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    module = learner(optimizee=NanLoss({4, 9, 14}))
+    trainer(2, Progress()).fit(module)
+    assert module.state.skipped == 3
+    lines = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "skipped" in r.getMessage()]
+    assert len(lines) == 2 and "window 1 is skipped" in lines[0] and "3 of 12 windows were skipped" in lines[1]
+
+
+def test_each_epoch_has_a_line_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer(3, Progress(), enable_progress_bar=True, check_val_every_n_epoch=2).fit(learner())
+    said = capsys.readouterr()
+    assert said.err == ""
+    lines = said.out.splitlines()
+    assert [line.split(", ")[:2] for line in lines] == [[f"epoch {n}/3", f"window {6 * n}"] for n in (1, 2, 3)]
+    assert ["final validation loss" in line for line in lines] == [False, True, False]
+    assert "the best" not in lines[0] and "the best" in lines[1] and "the best" in lines[2]
 
 
 def test_inference_mode_is_refused_with_the_remedy() -> None:
@@ -255,10 +369,10 @@ def test_last_ckpt_is_written_within_an_epoch_and_best_is_exported(tmp_path: Pat
     assert export.read_checkpoint(tmp_path / "last.ckpt")["l2o"]["windows"] == 12
     for saved in (export.load(tmp_path / "best"), export.load(tmp_path / "last.ckpt")):
         for name, value in saved.state_dict().items():
-            assert torch.equal(value, module.best_phi[name])
+            assert torch.equal(value, module.state.best_phi[name])
 
 
 def test_the_validation_split_decides_which_phi_is_kept() -> None:
     module = learner(optimizee=WithSplits())
     trainer(1).fit(module)
-    assert module.best_loss == module.initial_loss == 5
+    assert module.best_loss == module.state.initial_loss == 5

@@ -11,7 +11,8 @@ from hydra.types import TaskFunction
 from omegaconf import DictConfig
 from torch import OutOfMemoryError
 
-from l2o.training.learner import Diverged
+from l2o.files import write_text
+from l2o.training.safeguards import Diverged
 
 HUGE = 1e9
 """Stands for a loss that is larger still, or not finite, or that meta-training never came to."""
@@ -46,9 +47,7 @@ class Recorded:
         try:
             outcome = self._outcome(cfg)
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / f"{number}.part"
-            part.write_text(json.dumps(asdict(outcome)))
-            part.replace(self.folder / f"{number}.json")
+            write_text(self.folder / f"{number}.json", json.dumps(asdict(outcome), allow_nan=False))
         except (Exception, SystemExit) as error:
             if _is_interruption(error) or os.environ.get("L2O_TRACEBACK") == "1":
                 raise

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hydra_plugins.l2o_sweeper._search import Search, is_setting
+from l2o.files import replacing, write_text
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
@@ -64,7 +65,8 @@ def draw(search: Search, trials: Sequence[FrozenTrial], path: Path) -> None:
     spread = losses[0] > 0 and losses[-1] > 5 * losses[0]
     panels[0].set(ylabel="Loss", yscale="log" if spread else "linear")
     panels[0].legend(fontsize="small")
-    figure.savefig(path, dpi=160)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160)
 
 
 def best_config(overrides: Iterable[Override], primary: str, loader: ConfigLoader) -> str:
@@ -110,7 +112,7 @@ def report(
     draw(search, trials, folder / "sweep.png")
     program = config.hydra.job
     settings_left_out = [override for override in best if not is_setting(override)]
-    (folder / "best.yaml").write_text(best_config(settings_left_out, program.config_name, loader))
+    write_text(folder / "best.yaml", best_config(settings_left_out, program.config_name, loader))
     if OmegaConf.select(config, "logger.wandb"):
         logger = instantiate(config.logger.wandb, save_dir=str(folder), group=group, name="sweep", job_type="sweep")
         log_to_wandb(logger, search, trials, folder / "sweep.png")

@@ -22,8 +22,8 @@ FOLDERS = re.compile(r"(?<![\w/.~…-])(?:~[^/\s'\",\[\]{}]*|\.{1,2})?/(?:[^'\",
 """The folders of a path that starts at a root, at a home, or at . or .. – also inside quotes, lists and mappings."""
 
 
-def of_run(cfg: "DictConfig", comparison: "Comparison", validation_loss: float | None) -> dict[str, Any]:
-    """Return the card of a run of train.py: its problem, its command, what came out; None where nothing was validated.
+def of_run(cfg: "DictConfig", comparison: "Comparison | None" = None) -> dict[str, Any]:
+    """Return the card of a run of train.py: its problem, its command and, where there is one yet, its comparison.
 
     Of a path only the last part is kept: a card is shared, its author's folders are not.
     """
@@ -35,8 +35,7 @@ def of_run(cfg: "DictConfig", comparison: "Comparison", validation_loss: float |
         "horizon": cfg.learner.horizon,
         "seed": cfg.seed,
         "command": command(),
-        "validation_loss": validation_loss,
-        "results": comparison.summary(),
+        "results": comparison.summary() if comparison else {},
         "license": LICENCE,
     }
 

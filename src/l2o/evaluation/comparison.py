@@ -4,6 +4,7 @@ Shapes: B tasks, T steps of an episode.
 """
 
 import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor
+
+from l2o.files import write_text
 
 LAST_STEPS = 6
 """A minibatch's loss is noisy: a final loss is the mean over the last six steps."""
@@ -30,19 +33,30 @@ def broken_as_inf(losses: Tensor) -> Tensor:
     return losses.where(~losses.isnan(), torch.inf)
 
 
-def standard_error(values: Tensor) -> float:
-    """Of the mean of B independent values; nan for one."""
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+def standard_error(values: Tensor) -> float | None:
+    """Return the standard error of the mean of B independent values (B,).
+
+    None for a single value, and where a value is not finite.
+    """
+    return known((values.std() / math.sqrt(len(values))).item()) if len(values) > 1 else None
 
 
 def ratio_of_means(losses: Tensor, others: Tensor) -> tuple[float | None, float | None]:
-    """Of B losses to those of another optimizer on the same problems, with its standard error: what makes a problem
-    hard for both cancels. None where the others are 0."""
+    """Return the ratio of the means of B losses and of B others, and its standard error.
+
+    The others are another optimizer's on the same problems, so that what makes a problem hard for both cancels. The
+    ratio is None where the others are 0 or anything is not finite; its error also for a single problem.
+    """
     mean = others.mean().item()
-    if not mean:
+    if not mean or (ratio := known(losses.mean().item() / mean)) is None or not math.isfinite(mean):
         return None, None
-    ratio = losses.mean().item() / mean
-    return ratio, standard_error(losses - ratio * others) / mean
+    error = standard_error(losses - ratio * others)
+    return ratio, None if error is None else error / mean
+
+
+def known(value: float) -> float | None:
+    """Return a finite number, and None for any other."""
+    return value if math.isfinite(value) else None
 
 
 class Entry(NamedTuple):
@@ -78,42 +92,42 @@ class Comparison(NamedTuple):
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the lowest mean final loss."""
+        """The baseline with the lowest mean final loss; None where there is none that diverged on no problem."""
         finals = {
             name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline
         }
-        return min(finals, key=finals.__getitem__) if finals else None
+        finite_ones = {name: final for name, final in finals.items() if math.isfinite(final)}
+        return min(finite_ones, key=finite_ones.__getitem__) if finite_ones else None
 
     def summary(self) -> dict[str, Any]:
-        """Everything that the table shows and more, ready for JSON."""
+        """Return everything that the table shows and more, ready for JSON: None stands for what is not finite."""
         best = self.best_baseline
         target = final_loss(self.entries[best].losses) if best else None
-        return {
+        found = {
             "best_baseline": best,
             "num_tasks": next(iter(self.entries.values())).losses.shape[1],
             "num_steps": next(iter(self.entries.values())).losses.shape[0],
             "optimizers": {name: self._row(entry, target) for name, entry in self.entries.items()},
         }
+        return finite(found)
 
     def save(self, folder: str | Path) -> None:
-        """Write `curves.csv` and `summary.json`."""
+        """Write `curves.csv` and `summary.json`, each of them whole or not at all."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "summary.json").write_text(json.dumps(finite(self.summary()), indent=2, allow_nan=False) + "\n")
-        with open(folder / "curves.csv", "w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["optimizer", "step", "mean", "median", "p10", "p90"])
-            for name, entry in self.entries.items():
-                rows = torch.stack(list(entry.band().values()), 1).tolist()
-                writer.writerows([name, step, *(f"{value:.6g}" for value in row)] for step, row in enumerate(rows, 1))
+        write_text(folder / "summary.json", json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
+        write_text(folder / "curves.csv", self._curves())
 
     def table(self) -> Table:
-        """Loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss."""
+        """Return a table: loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss.
+
+        A loss that is not finite is shown as ∞, and the caption says on how many problems which optimizer diverged.
+        """
         summary = self.summary()
         rows = summary["optimizers"]
         steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)
         metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
-        table = Table(box=SIMPLE_HEAD, padding=0, caption=f"mean over {summary['num_tasks']} fresh problems")
+        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption())
         reached = f"steps to\n{summary['best_baseline']}" if summary["best_baseline"] else "steps"
         headings = [metric.replace("_", "\n") for metric in metrics]
         for heading in ("optimizer", "lr", *(f"step\n{step}" for step in steps), "final loss", reached, *headings):
@@ -122,12 +136,29 @@ class Comparison(NamedTuple):
             table.add_row(
                 name,
                 "–" if row["lr"] is None else f"{row['lr']:.2g}",
-                *(f"{row['loss_at'][step]:.3g}" for step in steps),
-                f"{row['final_loss']:.3g} ± {row['standard_error']:.1g}",
+                *(_shown(row["loss_at"][step]) for step in steps),
+                _shown(row["final_loss"], row["standard_error"]),
                 "–" if row["steps_to_best_baseline"] is None else str(row["steps_to_best_baseline"]),
-                *(f"{row['metrics'][metric]:.3g}" for metric in metrics),
+                *(_shown(row["metrics"].get(metric, "–")) for metric in metrics),
             )
         return table
+
+    def _caption(self) -> str:
+        num_tasks = next(iter(self.entries.values())).losses.shape[1]
+        broken = {name: int((~entry.losses.isfinite()).any(0).sum()) for name, entry in self.entries.items()}
+        diverged = ", ".join(f"{name} on {count}" for name, count in broken.items() if count)
+        caption = "on one fresh problem" if num_tasks == 1 else f"mean over {num_tasks} fresh problems"
+        return f"{caption}; ∞: diverged, {diverged} of them" if diverged else caption
+
+    def _curves(self) -> str:
+        """Return the bands of all optimizers as CSV."""
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["optimizer", "step", "mean", "median", "p10", "p90"])
+        for name, entry in self.entries.items():
+            rows = torch.stack(list(entry.band().values()), 1).tolist()
+            writer.writerows([name, step, *(f"{value:.6g}" for value in row)] for step, row in enumerate(rows, 1))
+        return text.getvalue()
 
     def _row(self, entry: Entry, target: Tensor | None) -> dict[str, Any]:
         band, final = entry.band(), final_loss(entry.losses)
@@ -149,8 +180,17 @@ class Comparison(NamedTuple):
         }
 
 
+def _shown(value: float | str | None, error: float | None = None) -> str:
+    """Return a number, and its error if it has one, as the table shows it."""
+    if isinstance(value, str):
+        return value
+    return "∞" if value is None else f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
+
+
 def finite(value: Any) -> Any:
-    """For JSON, which knows neither inf nor nan: null stands for both."""
+    """Return a value for JSON, which knows neither inf nor nan: None stands for both, however deep."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

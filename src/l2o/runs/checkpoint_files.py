@@ -1,4 +1,4 @@
-"""Checkpoints on disk: always one that is whole."""
+"""Checkpoints on disk: there is always one that is whole."""
 
 import logging
 import os
@@ -11,6 +11,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from l2o.deploy.export import read_checkpoint
+from l2o.files import replacing
 
 log = logging.getLogger(__name__)
 warn = rank_zero_only(log.warning)
@@ -19,25 +20,21 @@ LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class CheckpointFiles(CheckpointIO):
-    """Writes beside the place, flushes to the disk, renames. What stood there becomes `previous.ckpt`, if it is intact.
+    """Reads and writes a run's checkpoints.
 
-    A checkpoint that cannot be written (a full disk) costs a line, not the run: the ones before it stay.
+    A checkpoint is written beside its place, flushed to the disk and renamed. The one that stood there becomes
+    `previous.ckpt` if it is intact. A checkpoint that cannot be written, for example because the disk is full, costs
+    one line and not the run; the checkpoints before it stay as they are.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path, part = Path(path), Path(path).with_suffix(".part")
+        path = Path(path)
         try:
-            with open(part, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.exists() and damage(path) is None:
-                path.replace(path.with_name(PREVIOUS))
-            part.replace(path)
-            _flush_names(path.parent)
-        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            with suppress(OSError):
-                part.unlink()
+            with replacing(path) as temporary:
+                torch.save(checkpoint, temporary)
+                if path.exists() and damage(path) is None:
+                    _keep(path)
+        except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
             reason = str(error).splitlines()[0]
             log.warning("'%s' could not be written (%s): the run goes on, the one before it stays", path, reason)
 
@@ -48,31 +45,51 @@ class CheckpointFiles(CheckpointIO):
         Path(path).unlink()
 
 
-def find(ckpt_path: str | None, folder: Path) -> Path | None:
-    """The checkpoint to go on from: `ckpt_path`, or for "auto" the last one in the run's own folder, if there is any.
+def remove_leftovers(folder: Path) -> None:
+    """Remove the unfinished checkpoints that killed runs have left in a folder, which nobody else may be using."""
+    for name in (LAST, PREVIOUS):
+        for path in folder.glob(f".*-{name}"):
+            with suppress(OSError):
+                path.unlink()
 
-    One that is damaged is replaced by the `previous.ckpt` beside it, in one line. Raises ValueError where that is
-    damaged too, except for "auto": then the run starts afresh.
+
+def find(ckpt_path: str | None, folder: Path) -> Path | None:
+    """Return the checkpoint that a run goes on from, and say so in one line; None where the run starts afresh.
+
+    `ckpt_path` names a file, or is "auto" for the last checkpoint in the run's own folder, if there is any. A
+    `last.ckpt` that is damaged, or that is missing because a run was killed while it renamed its files, is replaced by
+    the `previous.ckpt` beside it. Every other file that is missing, damaged or no checkpoint is refused by a
+    ValueError; under "auto", a run whose checkpoints are all damaged starts afresh.
     """
     if not ckpt_path:
         return None
-    wanted = folder / LAST if ckpt_path == "auto" else Path(ckpt_path)
+    auto = ckpt_path == "auto"
+    wanted = folder / LAST if auto else Path(ckpt_path).expanduser()
+    found = _intact(wanted, auto)
+    if found:
+        say = rank_zero_only(print)
+        say(f"going on from window {read_checkpoint(found)['l2o'].get('windows', '?')} of '{found}'", flush=True)
+    return found
+
+
+def _intact(wanted: Path, auto: bool) -> Path | None:
+    """Return the wanted checkpoint if it is intact, else the one before it; None to start afresh."""
     wrong = damage(wanted)
     if wrong is None:
         return wanted
     previous = wanted.with_name(PREVIOUS)
-    if previous != wanted and damage(previous) is None:
-        warn("%s: going on from '%s'", wrong, previous)
+    if wanted.name == LAST and damage(previous) is None:  # previous.ckpt is the predecessor of last.ckpt alone
+        warn("%s; the checkpoint before it, '%s', is taken in its place", wrong, previous)
         return previous
-    if ckpt_path != "auto":
+    if not auto:
         raise ValueError(wrong)
-    if wanted.exists():
-        warn("%s, and there is no '%s': starting afresh", wrong, previous)
+    if wanted.exists() or previous.exists():
+        warn("%s, and there is no intact '%s': starting afresh", wrong, previous)
     return None
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None where it is intact."""
+    """Return what is wrong with a checkpoint, or None where it is intact."""
     try:
         read_checkpoint(path)
     except ValueError as error:
@@ -80,10 +97,13 @@ def damage(path: Path) -> str | None:
     return None
 
 
-def _flush_names(folder: Path) -> None:
-    """A rename is on the disk only when its folder is."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _keep(path: Path) -> None:
+    """Make a checkpoint the previous one. Where the file system has hard links, it keeps its own name, too, until the
+    next one takes that name, so that there is no moment without a `last.ckpt`."""
+    previous = path.with_name(PREVIOUS)
+    link = path.with_name(f".{os.getpid()}-{PREVIOUS}")
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.link(path, link)
+        link.replace(previous)
+    except OSError:
+        path.replace(previous)

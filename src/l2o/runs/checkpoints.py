@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,44 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.loggers import WandbLogger
 
-from l2o.deploy import export
-from l2o.runs.checkpoint_files import LAST, CheckpointFiles
-from l2o.runs.preemption import STATUS, StopRequest
+from l2o.runs.checkpoint_files import LAST, CheckpointFiles, remove_leftovers
+from l2o.runs.exported import export_best, warn_unvalidated
+from l2o.runs.preemption import STATUS, StopRequest, status_of
 from l2o.training.learner import MetaLearner
 
 log = logging.getLogger(__name__)
 
 
 class Checkpoints(Callback):
-    """Writes `last.ckpt` every `every_n_minutes` (or `every_n_windows`) and after each validation, and exports the best
-    rule whenever it improves. Answers SIGTERM, SIGUSR1 and SIGUSR2 with a checkpoint at the window's end and status 75;
-    after the last window with that status alone: the run that goes on has only to compare.
+    """Writes `last.ckpt` every `every_n_minutes` (or `every_n_windows`), after each validation and at the end, and
+    exports the best rule, with `card`, whenever it improves.
 
-    Lightning's own `ModelCheckpoint` never saves by time under manual optimization. Mid-epoch, the epoch's last window
-    is left to the save after validation: a run resumed between the two would skip that validation.
+    Answers SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C with a checkpoint at the window's end and the exit status of
+    `preemption.status_of`; after the last window with that status alone, because the run that goes on has only to
+    compare.
+
+    Lightning's own `ModelCheckpoint` never saves by time under manual optimization. An epoch's last window is left to
+    the save after validation, or at the epoch's end where none follows: a run resumed from in between would skip that
+    validation.
     """
 
-    def __init__(self, folder: str, every_n_minutes: float = 5.0, every_n_windows: int | None = None):
-        self.folder, self.every_n_windows = Path(folder), every_n_windows
+    def __init__(
+        self,
+        folder: str,
+        every_n_minutes: float = 5.0,
+        every_n_windows: int | None = None,
+        card: Mapping[str, Any] | None = None,
+    ):
+        self.folder, self.every_n_windows, self.card = Path(folder), every_n_windows, card
         self.seconds = 60 * every_n_minutes
-        self.saved_at, self.exported = time.monotonic(), float("inf")
+        self.saved_at, self.saved_window, self.exported = time.monotonic(), -1, float("inf")
         self.request = StopRequest()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        refuse_nothing_to_do(trainer)
         trainer.strategy.checkpoint_io = CheckpointFiles()
+        if trainer.is_global_zero:
+            remove_leftovers(self.folder)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.request.listen()
@@ -51,27 +65,39 @@ class Checkpoints(Callback):
     ) -> None:
         if batch_idx + 1 >= trainer.num_training_batches:
             return
-        due, stop = self._agreed(trainer, self._due(batch_idx))
-        if due or stop:
-            self._save(trainer)
-        if stop:
-            self._stop(trainer, pl_module)
+        last = 0 < trainer.max_steps <= trainer.global_step  # of the run: here its checkpoint can go on exactly
+        if last:
+            _learner(pl_module).finish()
+        self._answer(trainer, pl_module, self._due(batch_idx) or last)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self._save(trainer)
+        self._save(trainer, pl_module)
         self._export(trainer, pl_module)
-        _, stop = self._agreed(trainer, False)
-        if stop:
-            self._stop(trainer, pl_module)
+        self._answer(trainer, pl_module, False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1:
+            return  # training ends here, with a validation and a checkpoint
+        if _learner(pl_module).state.validated_at != _learner(pl_module).state.windows:
+            self._answer(trainer, pl_module, self._due(-1))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        learner = _learner(pl_module)
+        learner.finish()
+        if self.saved_window != learner.state.windows:
+            self._save(trainer, pl_module)
         self._export(trainer, pl_module)
         _, stop = self._agreed(trainer, False)
         self.request.over = True  # nobody asks again: from here a signal ends the rank at once
         if stop or self.request.received:
             self._stop(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if _learner(pl_module).state.best is None and trainer.is_global_zero:
+            self._write_best(pl_module)
+            warn_unvalidated(_learner(pl_module), self.folder / "best")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -79,8 +105,16 @@ class Checkpoints(Callback):
         runs = [logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         checkpoint["wandb"] = runs[0] if runs else None
 
+    def _answer(self, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
+        """Save and stop where any rank wants it."""
+        due, stop = self._agreed(trainer, due)
+        if (due or stop) and self.saved_window != _learner(pl_module).state.windows:
+            self._save(trainer, pl_module)
+        if stop:
+            self._stop(trainer, pl_module)
+
     def _agreed(self, trainer: pl.Trainer, due: bool) -> tuple[bool, bool]:
-        """Save now, stop now: what any rank wants, all do."""
+        """Return whether to save now and whether to stop now: what any rank wants, all do."""
         wishes = due, self.request.received is not None
         if trainer.world_size == 1:
             return wishes
@@ -92,32 +126,48 @@ class Checkpoints(Callback):
         by_count = self.every_n_windows is not None and (batch_idx + 1) % self.every_n_windows == 0
         return by_count or time.monotonic() - self.saved_at > self.seconds
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:
             logger.save()  # the log up to here, which the resumed run will not write again
         trainer.save_checkpoint(self.folder / LAST, weights_only=False)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_window = time.monotonic(), _learner(pl_module).state.windows
 
     def _export(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, MetaLearner)
-        if not trainer.is_global_zero or pl_module.best_loss >= self.exported:
-            return
-        card = {
-            "optimizee": type(pl_module.optimizee).__name__,
-            "horizon": pl_module.horizon,
-            "validation_loss": pl_module.best_loss,
-            "seed": pl_module.seed,
-        }
+        best = _learner(pl_module).state.best
+        if trainer.is_global_zero and best is not None and best < self.exported:
+            self._write_best(pl_module)
+
+    def _write_best(self, pl_module: pl.LightningModule) -> None:
+        learner = _learner(pl_module)
+        about = {"optimizee": type(learner.optimizee).__name__, "horizon": learner.horizon, "seed": learner.seed}
         try:
-            export.save(pl_module.best_rule(), self.folder / "best", card)
-            self.exported = pl_module.best_loss
+            export_best(learner, self.folder / "best", about if self.card is None else self.card)
+            self.exported = learner.best_loss
         except OSError as error:
             log.warning("'%s' could not be written (%s): the run goes on and tries again", self.folder / "best", error)
 
     def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert isinstance(pl_module, MetaLearner)
         if not trainer.is_global_zero:
             sys.exit(0)  # by any other status Lightning's launcher would kill rank zero before it has ended
-        name = self.request.received or "another rank"
-        log.warning("stopped by %s after window %d: ckpt_path=%s goes on", name, pl_module.windows, self.folder / LAST)
-        sys.exit(STATUS)
+        name, last = self.request.received or "another rank", self.folder / LAST
+        log.warning(
+            "stopped by %s after window %d: ckpt_path=%s goes on", name, _learner(pl_module).state.windows, last
+        )
+        sys.exit(STATUS if self.request.number is None else status_of(self.request.number))
+
+
+def refuse_nothing_to_do(trainer: pl.Trainer) -> None:
+    """Raise ValueError where a trainer's limits leave nothing to train: Lightning would return without a word."""
+    limits = {"max_epochs": trainer.max_epochs, "max_steps": trainer.max_steps}
+    limits["limit_train_batches"] = trainer.limit_train_batches
+    for name, value in limits.items():
+        if value == 0:
+            raise ValueError(
+                f"trainer.{name}={value} trains nothing: give more, or compare an optimizer without training it by "
+                "evaluate.py learned.NAME=FOLDER"
+            )
+
+
+def _learner(module: pl.LightningModule) -> MetaLearner:
+    assert isinstance(module, MetaLearner)
+    return module

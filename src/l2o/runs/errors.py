@@ -10,7 +10,7 @@ from hydra.errors import HydraException, InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 
-from l2o.training.learner import Diverged
+from l2o.training.safeguards import Diverged
 
 EXPECTED = (ValueError, OSError, Diverged, HydraException, OmegaConfBaseException, MisconfigurationException)
 """Errors whose message alone tells a user what to do. Everything else is a bug and keeps its traceback."""

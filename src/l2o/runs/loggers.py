@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -43,14 +44,23 @@ def continue_csv(loggers: Iterable[Logger], windows: int) -> None:
     """Keep the rows of the windows that a resumed run has behind it, where it goes on in the folder of the run before:
     Lightning's CSVLogger would begin with an empty file."""
     for logger in loggers:
-        if isinstance(logger, CSVLogger) and (path := Path(logger.log_dir) / "metrics.csv").is_file():
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"] or windows) < windows]
+        if isinstance(logger, CSVLogger) and (folder := Path(logger.log_dir)).is_dir():
+            rows = _rows(folder / "metrics.csv", windows)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the file is emptied
+                warnings.simplefilter("ignore")  # Lightning says that it deletes the log, which is written again here
                 writer = logger.experiment
-            writer.metrics = [{key: value for key, value in row.items() if value} for row in rows]
-            writer.save()
+            writer.metrics = rows
+            if rows:
+                writer.save()
+
+
+def _rows(path: Path, windows: int) -> list[dict[str, str]]:
+    """Return the rows of a log that belong to a run's first windows."""
+    if not path.is_file():
+        return []
+    with open(path, newline="") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["step"] or windows) < windows]
+    return [{key: value for key, value in row.items() if value} for row in rows]
 
 
 def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figures: Mapping[str, Path]) -> None:
@@ -59,13 +69,14 @@ def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figures: M
         if isinstance(logger, WandbLogger):
             for name, path in figures.items():
                 logger.log_image(name, [str(path)])
-            summary = comparison.summary()["optimizers"]
+            summary = comparison.summary()["optimizers"]  # None, not nan, for what is not finite
             columns = ["final_loss", "standard_error", "steps_to_best_baseline", "lr"]
             rows = [[name, *(row[column] for column in columns)] for name, row in summary.items()]
             logger.log_table("table", columns=["optimizer", *columns], data=rows)
             means = {name: entry.band()["mean"].tolist() for name, entry in comparison.entries.items()}
             for step, losses in enumerate(zip(*means.values(), strict=True), 1):
-                logger.experiment.log({"step": step} | {f"curves/{n}": v for n, v in zip(means, losses, strict=True)})
+                shown = {f"curves/{n}": v for n, v in zip(means, losses, strict=True) if math.isfinite(v)}
+                logger.experiment.log({"step": step} | shown)
         elif isinstance(logger, TensorBoardLogger):
             from matplotlib.image import imread
 

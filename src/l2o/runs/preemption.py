@@ -1,40 +1,79 @@
-"""Told to stop: SIGTERM, SIGUSR1 or SIGUSR2, as a cluster sends before it takes the machine away."""
+"""A run that is told to stop: by the signals that a cluster sends before it takes the machine away, or by Ctrl-C.
+
+This module imports nothing heavy, so that a program can listen before it imports anything else.
+"""
 
 import functools
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
-from pytorch_lightning.utilities import rank_zero_only
-
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What clusters send."""
 
 STATUS = 75
-"""The exit status of a run that was told to stop and can go on: EX_TEMPFAIL of sysexits.h, "try again later"."""
+"""The exit status of a run that one of `SIGNALS` has stopped, and that can go on: EX_TEMPFAIL of sysexits.h, "try again
+later"."""
+
+INTERRUPTED = 130
+"""The exit status of a run that Ctrl-C has stopped, and that can go on: 128 plus the number of SIGINT."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Handler = Callable[[int, FrameType | None], None]
 
 _received: set[int] = set()  # for this module's functions alone: launchers copy what `guarded` itself names
 
 
-def resumable(main: Callable[P, R]) -> Callable[P, R]:
-    """Give `main` that exit status wherever it has nothing to save: before training, in the final comparison.
+def status_of(number: int) -> int:
+    """Return the exit status of a run that a signal has stopped."""
+    return INTERRUPTED if number == signal.SIGINT else STATUS
 
-    Slurm tells a job of submitit by SIGUSR2 that its time is over, and submitit's handler puts it back into the queue
-    at once, in the middle of a window. Here it does so when `main` has ended, and has saved what there was.
+
+def name_of(number: int) -> str:
+    """Return a signal's name as its sender knows it."""
+    return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+
+
+def listen_while_importing() -> None:
+    """Let a signal end the program at once, with its documented status, until something else listens.
+
+    A program calls this before its imports, which take seconds. Signals that are ignored, as Ctrl-C is in a shell's
+    background job, and signals that somebody listens to already stay as they are.
+    """
+    silent = (signal.SIG_DFL, signal.default_int_handler)
+    for number in (*SIGNALS, signal.SIGINT):
+        if signal.getsignal(number) in silent:
+            signal.signal(number, lambda number, _: os._exit(status_of(number)))
+
+
+def resumable(main: Callable[P, R]) -> Callable[P, R]:
+    """Give `main` its status wherever it has nothing to save: before training, in the final comparison.
+
+    Slurm tells a job of submitit by SIGUSR2 that its time is over, and submitit's handler puts the job back into the
+    queue at once, in the middle of a window. Here that happens when `main` has ended, and has saved what there was.
     """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         requeues = _requeues()
-        before = listen(lambda number, _: sys.exit(STATUS))
+        folder = getattr(args[0], "output_dir", None) if args else None
+
+        def end(number: int, frame: FrameType | None) -> None:
+            if is_rank_zero():
+                say(f"stopped by {name_of(number)}, outside training: {_remedy(folder)}")
+            sys.exit(status_of(number))
+
+        before = listen(end)
         try:
             return main(*args, **kwargs)
-        except SystemExit as end:
-            if end.code == STATUS:
+        except SystemExit as end_of_run:
+            if end_of_run.code == STATUS:
                 _requeue(requeues)
             raise
         finally:
@@ -44,35 +83,51 @@ def resumable(main: Callable[P, R]) -> Callable[P, R]:
 
 
 class StopRequest:
-    """Remembers the signal, so that the window in progress is finished first; when training is `over`, ends the run.
+    """Remembers a signal, so that the window in progress is finished first; when training is `over`, ends the run.
 
-    It takes the place of Lightning's handlers: those save, under Slurm, in the middle of a window, and on several ranks
-    start a collective inside the handler, where the other ranks are in another one. Lightning puts the former handlers
-    back at the end.
+    After Ctrl-C the next one is the system's own again and ends the process at once.
+
+    This takes the place of Lightning's handlers: those save, under Slurm, in the middle of a window, and on several
+    ranks they start a collective inside the handler, where the other ranks are in another one. Lightning puts the
+    former handlers back at the end.
     """
 
-    received: str | None = None
+    number: int | None = None
     over = False
+
+    @property
+    def received(self) -> str | None:
+        """The name of the signal, or None where there was none."""
+        return None if self.number is None else name_of(self.number)
 
     def listen(self) -> None:
         listen(self._remember)
 
-    def _remember(self, number: int, _: Any) -> None:
-        self.received = signal.Signals(number).name
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.number != signal.SIGINT:  # of Ctrl-C and a signal that hands it on to other ranks, Ctrl-C counts
+            self.number = number
         if self.over:
-            sys.exit(STATUS if getattr(rank_zero_only, "rank", 0) == 0 else 0)
+            sys.exit(status_of(self.number) if is_rank_zero() else 0)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if is_rank_zero():
+                say("Ctrl-C: the run saves when this window is done, and stops; once more Ctrl-C stops it at once")
 
 
-def listen(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Install a handler where Python allows it, in the main thread; returns the ones before."""
+def listen(handler: Handler) -> dict[int, Any]:
+    """Install a handler for every signal where Python allows it, in the main thread; return the handlers before.
+
+    Ctrl-C stays ignored where it is, as in a shell's background job.
+    """
     if threading.current_thread() is not threading.main_thread():
         return {}
 
-    def heard(number: int, frame: Any) -> None:
+    def heard(number: int, frame: FrameType | None) -> None:
         _received.add(number)
         handler(number, frame)
 
-    return {number: signal.signal(number, heard) for number in SIGNALS}
+    numbers = [n for n in (*SIGNALS, signal.SIGINT) if n in SIGNALS or signal.getsignal(n) is not signal.SIG_IGN]
+    return {number: signal.signal(number, heard) for number in numbers}
 
 
 def restore(handlers: Mapping[int, Any]) -> None:
@@ -82,14 +137,32 @@ def restore(handlers: Mapping[int, Any]) -> None:
             signal.signal(number, handler)
 
 
-def _requeues() -> dict[int, Callable[[int, Any], None]]:
-    """What submitit does by itself on its signal, in one of its jobs. A run begins: no signal has been received."""
+def is_rank_zero() -> bool:
+    """Return whether this process is the only one, or rank zero."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def say(line: str) -> None:
+    """Write a line from within a signal handler, which may have interrupted a print."""
+    os.write(2, f"{line}\n".encode())
+
+
+def _remedy(folder: str | None) -> str:
+    """Return how a run goes on that was stopped where there was nothing to save."""
+    last = Path(folder or ".") / "last.ckpt"
+    return f"ckpt_path={last} goes on" if folder and last.exists() else "there is no checkpoint yet, start it anew"
+
+
+def _requeues() -> dict[int, Handler]:
+    """Return what submitit does by itself on its signal, in one of its jobs, and forget all signals of earlier runs."""
     _received.clear()
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
     return {n: h for n, h in handlers.items() if getattr(h, "__name__", "") == "checkpoint_and_try_requeue"}
 
 
-def _requeue(requeues: Mapping[int, Callable[[int, Any], None]]) -> None:
-    """Let submitit do it, which exits, if its signal has been received."""
+def _requeue(requeues: Mapping[int, Handler]) -> None:
+    """Let submitit put the job back into the queue, which exits, if submitit's signal has been received."""
     for number in _received & requeues.keys():
         requeues[number](number, None)

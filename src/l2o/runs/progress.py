@@ -1,63 +1,122 @@
-"""What a run says of itself while it goes: counters, speed, and whether it learns anything at all."""
+"""What a run says of itself while it goes: counters, speed, a line for each epoch, and whether it learns anything."""
 
 import logging
+import sys
 import time
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
-from l2o.training.learner import CHANCE, MetaLearner
+from l2o.training.learner import MetaLearner
+from l2o.training.safeguards import CHANCE, HUGE
 
 log = logging.getLogger(__name__)
 
 
 class Progress(Callback):
-    """Logs the counters that serve as x axes and the inner steps per second; a run at chance level is told what to try,
-    once a quarter of it has passed, and at its end."""
+    """Logs the counters that serve as x axes and the inner steps per second.
+
+    Where no progress bar is shown, each epoch gets a line; none is shown where the output is no terminal. A run at
+    chance level is told what to try, at the first validation after a quarter of it, and at its end. At its end a run
+    also says how many windows were skipped.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        bar = trainer.progress_bar_callback
+        if bar is not None and not sys.stdout.isatty():
+            bar.disable()
+        self.lines = trainer.is_global_zero and (bar is None or getattr(bar, "is_disabled", False))
+        self.may_warn = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.time, self.windows = time.perf_counter(), 0  # a run resumed mid-epoch starts no epoch
+        assert isinstance(pl_module, MetaLearner)
+        self._restart_clock()  # a run resumed mid-epoch starts no epoch
+        self.validated_before = pl_module.state.validated_at
+        self.may_warn = _fraction(trainer) < 0.25  # a resumed run has had this word, if it was due
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.time, self.windows = time.perf_counter(), 0  # validation does not count
+        self._restart_clock()  # validation does not count
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, MetaLearner)
+        self.trained = time.perf_counter()
         self.windows += 1
         if not pl_module.logs_now():
             return
-        now = time.perf_counter()
-        speed = self.windows * pl_module.window / (now - self.time)
-        self.time, self.windows = now, 0
-        pl_module.log("steps_per_s", speed, prog_bar=True, batch_size=1)
+        pl_module.log("steps_per_s", self._speed(pl_module), prog_bar=True, batch_size=1)
+        self._restart_clock()
+        state = pl_module.state
         counters = {
-            "meta_steps": pl_module.windows,
-            "inner_steps": pl_module.windows * pl_module.window,
-            "episodes": pl_module.episodes,
-            "train/skipped": pl_module.skipped,
+            "meta_steps": state.windows,
+            "inner_steps": state.windows * pl_module.window,
+            "episodes": state.episodes,
+            "train/skipped": state.skipped,
             "train/meta_lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
         pl_module.log_dict({name: float(value) for name, value in counters.items()}, batch_size=1)
 
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, MetaLearner)
+        if self.lines:
+            print(_line(trainer, pl_module, pl_module.state.validated_at > self.validated_before), flush=True)
+        self.validated_before = pl_module.state.validated_at
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero and trainer.current_epoch + 1 == (trainer.max_epochs or 0) // 4:
-            _warn_at_chance(pl_module)
+        if not trainer.sanity_checking and self.may_warn and 0.25 <= _fraction(trainer) < 1:
+            self.may_warn = False
+            _warn_at_chance(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.is_global_zero:
-            _warn_at_chance(pl_module)
+        assert isinstance(pl_module, MetaLearner)
+        pl_module.finish()
+        _warn_at_chance(trainer, pl_module)
+        state = pl_module.state
+        if state.skipped and trainer.is_global_zero:
+            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, state.windows)
+
+    def _restart_clock(self) -> None:
+        self.started, self.windows = time.perf_counter(), 0
+
+    def _speed(self, learner: MetaLearner) -> float:
+        """Return the inner steps per second since the clock was started."""
+        return self.windows * learner.window / (self.trained - self.started)
 
 
-def _warn_at_chance(learner: pl.LightningModule) -> None:
+def _fraction(trainer: pl.Trainer) -> float:
+    """Return how much of a run lies behind it, by its meta-updates; 0 where its end is open."""
+    return trainer.global_step / max(trainer.estimated_stepping_batches, 1)
+
+
+def _line(trainer: pl.Trainer, learner: MetaLearner, validated: bool) -> str:
+    """Return an epoch in words. Numbers that the epoch does not have are left out."""
+    state, found = learner.state, trainer.callback_metrics
+    epochs = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+    parts = [f"epoch {trainer.current_epoch + 1}{epochs}", f"window {state.windows}"]
+    if "train/loss" in found:
+        parts.append(f"training loss {found['train/loss'].item():.4g}")
+    if validated and "val/final_loss" in found:
+        final = found["val/final_loss"].item()
+        parts.append(f"final validation loss {final:.4g}" if final < HUGE else "final validation loss not finite")
+    if state.best is not None:
+        parts.append(f"the best {state.best:.4g}")
+    if "steps_per_s" in found:
+        parts.append(f"{found['steps_per_s'].item():.0f} steps/s")
+    if state.skipped:
+        parts.append(f"{state.skipped} windows skipped")
+    return ", ".join(parts)
+
+
+def _warn_at_chance(trainer: pl.Trainer, learner: pl.LightningModule) -> None:
     assert isinstance(learner, MetaLearner)
-    if learner.best_loss > CHANCE * learner.initial_loss:
+    state = learner.state
+    if trainer.is_global_zero and state.best is not None and state.best > CHANCE * state.initial_loss:
         log.warning(
             "the optimizer has learned nothing yet: its final loss on validation problems is %.4g, after %.4g before "
             "the first step. If it stays so, try a learner.meta_optimizer.lr three times smaller (or larger, if the "
             "training loss hardly moves), another seed, or more epochs",
-            learner.best_loss,
-            learner.initial_loss,
+            state.best,
+            state.initial_loss,
         )

@@ -1,9 +1,11 @@
 """Several processes: how they are started, and how they end as one."""
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
@@ -12,12 +14,12 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _Su
 from torch import OutOfMemoryError
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from l2o.runs.preemption import STATUS, listen, restore
-from l2o.training.learner import Diverged
+from l2o.runs.preemption import INTERRUPTED, STATUS, listen, restore
+from l2o.training.safeguards import Diverged
 
 EXPECTED: dict[str, type[Exception]]
 EXPECTED = {e.__name__: e for e in (ValueError, OSError, PermissionError, FileNotFoundError, MemoryError)}
-EXPECTED |= {"l2o.training.learner.Diverged": Diverged, "torch.OutOfMemoryError": OutOfMemoryError}
+EXPECTED |= {"l2o.training.safeguards.Diverged": Diverged, "torch.OutOfMemoryError": OutOfMemoryError}
 """Errors of a rank that its last line tells; they come from it as text."""
 
 
@@ -36,17 +38,32 @@ def refuse_relaunch(trainer: pl.Trainer) -> None:
 
 @contextmanager
 def as_one(trainer: pl.Trainer) -> Iterator[None]:
-    """Where the ranks are spawned, this process only waits for them: it hands their signals on and ends as they end."""
+    """Where the ranks are spawned, let this process only wait for them: it hands their signals on and ends as they end.
+
+    A terminal sends Ctrl-C to the ranks by itself, somebody else to this process alone. So that no rank takes one
+    Ctrl-C for two, it is handed on as SIGTERM, and the ranks save; a second one ends them at once.
+    """
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _MultiProcessingLauncher):
         yield
         return
-    before = listen(lambda number, _: launcher.kill(signal.Signals(number)))
+    heard: list[int] = []
+
+    def hand_on(number: int, _: Any) -> None:
+        if number == signal.SIGINT in heard:
+            launcher.kill(signal.SIGKILL)
+            os._exit(INTERRUPTED)
+        heard.append(number)
+        launcher.kill(signal.SIGTERM if number == signal.SIGINT else signal.Signals(number))
+
+    before = listen(hand_on)
     try:
         yield
     except ProcessExitedException as error:
-        if error.exit_code == STATUS:
-            sys.exit(STATUS)
+        if signal.SIGINT in heard:
+            sys.exit(INTERRUPTED)
+        if error.exit_code in (STATUS, INTERRUPTED):
+            sys.exit(error.exit_code)
         raise ChildProcessError(f"a rank was lost ({error}): ckpt_path goes on from the last checkpoint") from error
     except ProcessRaisedException as error:
         name, _, message = str(error).strip().splitlines()[-1].partition(": ")

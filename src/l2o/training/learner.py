@@ -3,14 +3,14 @@
 Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
 """
 
-import logging
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from l2o import seeds
 from l2o.checks import at_least_one
@@ -19,31 +19,22 @@ from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
-from l2o.training.training_state import ResumableModule
+from l2o.training import meta_schedule
+from l2o.training.safeguards import CHANCE, fall_back, refuse, set_gradients, shown, skip
+from l2o.training.training_state import TrainingState, phi_of
 from l2o.training.validation import validate
 from l2o.training.windows import Windows
 from l2o.unroll import Episode, start_episode
 
-log = logging.getLogger(__name__)
 
-CHANCE = 0.95
-"""A final loss above this part of the loss at θ_0 counts as no progress."""
+class MetaLearner(pl.LightningModule):
+    """Trains an update rule on an optimizee: one `training_step` is one window of K steps and one meta-update.
 
-HUGE = 1e9
-"""Stands for a validation loss that is larger still, or not finite."""
-
-
-class Diverged(RuntimeError):
-    """Too many windows in a row had a loss or a meta-gradient that is not finite."""
-
-
-class MetaLearner(ResumableModule):
-    """Trains an update rule on an optimizee: one `training_step` = one window of K steps = one meta-update.
-
-    All B tasks of an episode go in lockstep; an epoch is `episodes_per_epoch` episodes of T steps. The meta learning
-    rate falls along a half cosine to `final_lr_fraction` of itself (1 keeps it constant). Every epoch φ is evaluated on
-    the same `validation_tasks` fresh problems, and the φ with the best final loss is kept as `best_phi`. A run that was
-    making progress and falls to chance level goes on from there, at half the meta learning rate.
+    All B tasks of an episode go in lockstep; an epoch is `episodes_per_epoch` episodes of T steps. `meta_scheduler`
+    moves the meta learning rate after each meta-update; by default the rate falls along a half cosine to
+    `final_lr_fraction` of itself (1 keeps it constant). In each validation, and when training ends, φ is evaluated on
+    the same `validation_tasks` fresh problems, and the φ with the best final loss is kept. A run that was making
+    progress and falls to chance level goes on from that φ, at half the meta learning rate. `state` is where it stands.
     """
 
     def __init__(
@@ -56,6 +47,7 @@ class MetaLearner(ResumableModule):
         num_tasks: int = 8,
         episodes_per_epoch: int = 10,
         meta_optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+        meta_scheduler: meta_schedule.Factory | None = CosineAnnealingLR,
         final_lr_fraction: float = 0.01,
         clip_norm: float | None = 1.0,
         validation_tasks: int = 16,
@@ -65,92 +57,74 @@ class MetaLearner(ResumableModule):
         super().__init__()
         at_least_one("learner", horizon=horizon, window=window, num_tasks=num_tasks, max_skipped=max_skipped)
         at_least_one("learner", episodes_per_epoch=episodes_per_epoch, validation_tasks=validation_tasks)
-        if horizon % window:
-            raise ValueError(
-                f"a window must divide the horizon: {window} does not divide {horizon}. "
-                f"Set learner.window to {math.gcd(window, horizon)}, or change learner.horizon"
-            )
-        if not any(parameter.requires_grad for parameter in rule.parameters()):
-            raise ValueError(f"{type(rule).__name__} has no parameters to train: choose a learned optimizer, e.g. lstm")
+        refuse(rule, horizon, window, final_lr_fraction)
         self.automatic_optimization = False
         self.rule, self.optimizee = rule, optimizee
         self.meta_gradient = meta_gradient or TruncatedBPTT()
         self.horizon, self.window, self.num_tasks = horizon, window, num_tasks
         self.windows_per_epoch = episodes_per_epoch * horizon // window
-        self.meta_optimizer, self.final_lr_fraction, self.clip_norm = meta_optimizer, final_lr_fraction, clip_norm
+        self.meta_optimizer, self.meta_scheduler = meta_optimizer, meta_scheduler
+        self.final_lr_fraction, self.clip_norm = final_lr_fraction, clip_norm
         self.validation_tasks, self.max_skipped, self.seed = validation_tasks, max_skipped, seed
-        self.episode: Episode | None = None
-        self.windows = self.episodes = self.skipped = self.skipped_in_a_row = 0
-        self.best_loss, self.best_phi = math.inf, self._phi()
-        self.initial_loss, self.lr_factor = math.inf, 1.0
-
-    # ------------------------------------------------------------------------------------------------ training
+        self.state = TrainingState()
 
     def train_dataloader(self) -> Windows:
-        return Windows(self.windows_per_epoch, lambda: self.windows)
+        return Windows(self.windows_per_epoch, lambda: self.state.windows, self.trainer.limit_train_batches)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.meta_optimizer(self.rule.parameters())
-        total = max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, partial(self._decay, total))]
+        return [optimizer], [meta_schedule.make(self.meta_scheduler, optimizer, *self._schedule())]
 
     def on_fit_start(self) -> None:
-        super().on_fit_start()
         self.optimizee.to(self.device)
+        self.generator = torch.Generator(self.device)
+        if self.state.generator_state is not None:  # resumed
+            self.generator.set_state(self.state.generator_state)
+        if self.state.episode is not None:
+            self.state.episode = self.state.episode.to(self.device)
+
+    def on_train_start(self) -> None:
+        meta_schedule.resume(self.trainer, self.state, self.meta_scheduler, *self._schedule())
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        episode = self.episode or self._start_episode()
+        state = self.state
+        episode = state.episode or self._start_episode()
         losses, gradient, episode = self.meta_gradient(self.rule, self.optimizee, episode, self.window, self.generator)
         # One all-reduce, the same for every estimator; a rank that is not finite makes the mean so on every rank.
         flat = torch.cat([losses.mean().view(1), *(part.flatten() for part in gradient)])
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
-        if math.isfinite(flat.sum().item()):  # the window's only synchronisation
+        finite = math.isfinite(flat.sum().item())  # the window's only synchronisation
+        state.windows += 1
+        if finite:
             self._update(flat[1:])
-            self.skipped_in_a_row = 0
-            self.episode = episode if episode.step < self.horizon else None
+            state.skipped_in_a_row = 0
+            state.episode = episode if episode.step < self.horizon else None
         else:
-            self._skip()
-        self.windows += 1
-        if self.logs_now():
+            skip(state, self.max_skipped)
+        if finite and self.logs_now():
             self.log("train/loss", flat[0], prog_bar=True, batch_size=1)
 
     def logs_now(self) -> bool:
-        """Whether the window just done is one that loggers and progress bar show: the others are not even offered to
-        Lightning, which takes some 0.1 ms for each number."""
+        """Return whether the window just done is one that loggers and progress bar show.
+
+        The other windows are not even offered to Lightning, which takes some 0.1 ms for each number.
+        """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in its logger connector
-        return self.windows % max(1, every) == 0
+        return self.state.windows % max(1, every) == 0
 
     def _start_episode(self) -> Episode:
-        self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.episodes))
-        self.episodes += 1
+        self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.state.episodes))
+        self.state.episodes += 1
         return start_episode(self.rule, self.optimizee, self.num_tasks, self.generator, self.horizon)
 
     def _update(self, flat: Tensor) -> None:
-        parameters = list(self.rule.parameters())
-        sizes = [parameter.numel() for parameter in parameters]
-        for parameter, gradient in zip(parameters, flat.split(sizes), strict=True):
-            parameter.grad = gradient.view_as(parameter)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        set_gradients(list(self.rule.parameters()), flat, self.clip_norm)
         self.optimizers().step()  # type: ignore[union-attr]
-        self.lr_schedulers().step()  # type: ignore[union-attr]
+        meta_schedule.step(self.lr_schedulers())
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        self.episode = None
-        if self.skipped_in_a_row >= self.max_skipped:
-            raise Diverged(
-                f"{self.skipped_in_a_row} windows in a row had a loss or a meta-gradient that is not finite. Try a "
-                "smaller learner.meta_optimizer.lr or output_scale, or preprocessing=log_and_sign"
-            )
-
-    def _decay(self, total: int, window: int) -> float:
-        progress = min(1.0, window / total)
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return self.lr_factor * (self.final_lr_fraction + (1 - self.final_lr_fraction) * cosine)
-
-    # ---------------------------------------------------------------------------------------------- validation
+    def _schedule(self) -> tuple[int, float]:
+        """Return the number of meta-updates of the whole run, and the part of the meta learning rate at its end."""
+        return max(1, int(min(self.trainer.estimated_stepping_batches, 1e9))), self.final_lr_fraction
 
     def val_dataloader(self) -> list[int]:
         return [0]
@@ -160,32 +134,69 @@ class MetaLearner(ResumableModule):
             raise ValueError("validation needs gradients of the optimizee: leave trainer.inference_mode=false")
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        problems = self.optimizee.split("validation")
-        final, self.initial_loss, mean = validate(
-            self.rule, problems, self.validation_tasks, self.horizon, self.seed, self.trainer.strategy
-        )
-        if final < self.best_loss:
-            self.best_loss, self.best_phi = final, self._phi()
-        if self.trainer.optimizers and final > CHANCE * self.initial_loss > self.best_loss:
-            self._fall_back(final)
-        values = {"val/final_loss": final, "val/mean_loss": mean, "val/best_final_loss": self.best_loss}
-        for name, value in values.items():
-            number = value if value < HUGE else HUGE  # loggers and early stopping want numbers
-            self.log(name, number, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
+        for name, value in self.validate_phi().items():
+            self.log(name, value, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
 
-    def _fall_back(self, final: float) -> None:
-        lost = f"meta-training fell to chance level (final loss {final:.4g})"
-        log.warning("%s: going on from the best φ (%.4g), at half the meta learning rate", lost, self.best_loss)
-        self.rule.load_state_dict(self.best_phi)
-        self.trainer.optimizers[0].state.clear()
-        self.lr_factor /= 2
-        self.episode = None
+    def validate_phi(self) -> dict[str, float]:
+        """Evaluate φ on the validation problems, keep it if it is the best, and return finite numbers for the logs.
+
+        All ranks must call it. Lightning's sanity check, before the first window, is told the numbers but keeps no φ.
+        """
+        state, problems = self.state, self.optimizee.split("validation")
+        found = validate(self.rule, problems, self.validation_tasks, self.horizon, self.seed, self.trainer.strategy)
+        if not self.trainer.sanity_checking:
+            state.saw(found, self.rule)
+        if self.trainer.optimizers and not self.trainer.sanity_checking:
+            if found.final > CHANCE * found.initial > state.best_loss:
+                fall_back(state, self.rule, self.trainer.optimizers[0], self.lr_schedulers(), found.final)
+            meta_schedule.saw(self.lr_schedulers(), shown(found.final))
+        values = {"val/final_loss": found.final, "val/mean_loss": found.mean, "val/best_final_loss": state.best_loss}
+        return {name: shown(value) for name, value in values.items()}
+
+    def finish(self) -> None:
+        """Validate φ where training ends and no validation has followed the last window, unless that is turned off.
+
+        All ranks must call it; a second call does nothing.
+        """
+        if self.state.validated_at == self.state.windows or self.trainer.limit_val_batches == 0:
+            return
+        training = self.rule.training
+        self.rule.eval()
+        values = self.validate_phi()
+        self.rule.train(training)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, step=self.state.windows - 1)
+
+    def on_train_end(self) -> None:
+        self.finish()
 
     def best_rule(self) -> UpdateRule:
-        """The rule with the φ of the best final validation loss, on the CPU; the learner's own φ is left alone."""
+        """Return a copy of the rule, on the CPU, with the φ of the best final validation loss.
+
+        Where no validation came to a finite loss, it has the last φ. The learner's own φ is left alone.
+        """
         rule = export.build(export.describe(self.rule))
-        rule.load_state_dict(self.best_phi)
+        rule.load_state_dict(self.state.best_phi if self.state.best_phi is not None else phi_of(self.rule))
         return rule.eval()
 
-    def _phi(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu().clone() for name, value in self.rule.state_dict().items()}
+    @property
+    def best_loss(self) -> float:
+        """The lowest final loss on validation problems; infinite where no validation came to a finite one."""
+        return self.state.best_loss
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return what validation has found: spawned ranks hand it back to the process that waits for them."""
+        return self.state.found()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.state.load_found(state)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["l2o"] = self.state.state_dict(self.rule, self.generator)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.state.load_state_dict(checkpoint["l2o"], self.rule, self.global_rank, self.trainer.world_size)
+        if self.state.episode is not None and math.isinf(self.state.episode.horizon):  # episodes once did not know it
+            self.state.episode = self.state.episode._replace(horizon=self.horizon)
+        # Lightning would restore it before anybody knows whether it is of the kind that this run has.
+        self.state.scheduler, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"][0], []

@@ -1,87 +1,142 @@
-"""What a checkpoint must remember, on every rank, so that a run goes on as if it had never stopped."""
+"""What a run must remember, on every rank, so that it goes on as if it had never stopped.
+
+φ itself and the meta-optimizer's state are in Lightning's part of a checkpoint.
+
+Shapes: B tasks, P coordinates of one optimizee.
+"""
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
 import torch.distributed as dist
 from torch import Generator, Tensor
 
 from l2o.deploy import export
 from l2o.optimizers.base import UpdateRule
+from l2o.training.validation import Validation
 from l2o.unroll import Episode
 
-COUNTED = ("windows", "episodes", "skipped", "skipped_in_a_row", "lr_factor")
 FOUND = ("best_loss", "best_phi", "initial_loss")
+"""What validation has found. Spawned ranks hand these back to the process that waits for them."""
+
+COUNTED = ("windows", "episodes", "skipped", "skipped_in_a_row", "validated_at", "lr_factor", "schedule")
+"""What is the same on every rank."""
 
 
-class ResumableModule(pl.LightningModule):
-    """A module in the middle of an episode: counters, what was found so far, and each rank's episode and generator.
+@dataclass
+class TrainingState:
+    """Where meta-training stands, and the best φ so far."""
 
-    φ and the meta-optimizer's state are in Lightning's part of the checkpoint.
-    """
+    windows: int = 0
+    """Windows behind the run, those that were skipped included."""
+    episodes: int = 0
+    """Episodes started."""
+    skipped: int = 0
+    """Windows that were skipped because their loss or meta-gradient was not finite."""
+    skipped_in_a_row: int = 0
+    validated_at: int = 0
+    """The window after which φ was validated for the last time; 0: never."""
+    lr_factor: float = 1.0
+    """By how much falls to chance level have scaled the meta learning rate."""
+    schedule: str | None = None
+    """The schedule of the meta learning rate, in words; None: unknown."""
+    scheduler: dict[str, Any] | None = None
+    """The state of the schedule's scheduler in the checkpoint that the run goes on from."""
+    best_loss: float = math.inf
+    """The lowest final loss on validation problems; infinite where none was finite."""
+    best_phi: dict[str, Tensor] | None = None
+    """φ by name at `best_loss`; None where no validation has come to a finite loss."""
+    initial_loss: float = math.inf
+    """The loss at θ_0 on validation problems."""
+    episode: Episode | None = None
+    """The rank's own episode, between two of its windows; None between two episodes."""
+    generator_state: Tensor | None = None
+    """The state of the rank's own generator, as a checkpoint holds it."""
 
-    rule: UpdateRule
-    horizon: int
-    episode: Episode | None
-    generator: Generator
-    windows: int
-    episodes: int
-    skipped: int
-    skipped_in_a_row: int
-    lr_factor: float
-    best_loss: float
-    best_phi: dict[str, Tensor]
-    initial_loss: float
+    @property
+    def best(self) -> float | None:
+        """The lowest final loss on validation problems, or None where no validation came to a finite one."""
+        return self.best_loss if self.best_phi is not None else None
 
-    _generator_state: Tensor
+    def skip(self) -> None:
+        """Count a window that is not finite; its episode is given up."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        self.episode = None
 
-    def on_fit_start(self) -> None:
-        self.generator = torch.Generator(self.device)
-        if self.episode is not None:  # resumed
-            self.generator.set_state(self._generator_state)
-            self.episode = self.episode.to(self.device)
+    def saw(self, validation: Validation, rule: UpdateRule) -> None:
+        """Take note of a validation, and keep φ if it is the best so far."""
+        self.validated_at, self.initial_loss = self.windows, validation.initial
+        if validation.final < self.best_loss:
+            self.best_loss, self.best_phi = validation.final, phi_of(rule)
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """Part of `state_dict`: so that spawned ranks hand it back to the process that waits for them."""
-        return {name: getattr(self, name) for name in FOUND}
+    def state_dict(self, rule: UpdateRule, generator: Generator) -> dict[str, Any]:
+        """Return everything that a checkpoint must hold, with the episodes and generators of all ranks.
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
-        for name in FOUND:
-            setattr(self, name, state[name])
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        All ranks must call it, since it gathers. Where no φ is the best yet, the current one stands in its place, so
+        that a checkpoint can always be loaded as a rule.
+        """
         episode = self.episode.to("cpu")._asdict() if self.episode else None
-        checkpoint["l2o"] = {
-            "rule": json.dumps(export.describe(self.rule)),
-            "ranks": gather({"episode": episode, "generator": self.generator.get_state()}),
-            **{name: getattr(self, name) for name in (*COUNTED, *FOUND)},
+        saved = {name: getattr(self, name) for name in (*COUNTED, *FOUND)}
+        return saved | {
+            "rule": json.dumps(normalised(rule)),
+            "ranks": gather({"episode": episode, "generator": generator.get_state()}),
+            "best_phi": self.best_phi if self.best_phi is not None else phi_of(rule),
         }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        saved = checkpoint["l2o"]
-        described = export.describe(self.rule)
-        trained = export.build(json.loads(saved["rule"]))  # arguments newer than the checkpoint have their defaults
-        if export.describe(trained) != described:
+    def load_state_dict(self, saved: Mapping[str, Any], rule: UpdateRule, rank: int, num_ranks: int) -> None:
+        """Take over what a checkpoint holds. What an older checkpoint does not know keeps its default.
+
+        Raises ValueError where the checkpoint is of another rule or of another number of ranks.
+        """
+        refuse_another_rule(saved["rule"], rule)
+        if len(saved["ranks"]) != num_ranks:
             raise ValueError(
-                f"the checkpoint holds another optimizer, {saved['rule']}, than this run's, "
-                f"{json.dumps(described)}: give the overrides that it was trained with"
-            )
-        if len(saved["ranks"]) != self.trainer.world_size:
-            raise ValueError(
-                f"the checkpoint is of a run on {len(saved['ranks'])} ranks, this one has {self.trainer.world_size}: "
+                f"the checkpoint is of a run on {len(saved['ranks'])} ranks, this one has {num_ranks}: "
                 "set trainer, trainer.devices and trainer.num_nodes as they were"
             )
-        own = saved["ranks"][self.global_rank]
-        self.episode = Episode(**{"horizon": self.horizon} | own["episode"]) if own["episode"] else None
-        self._generator_state = own["generator"]
+        own = saved["ranks"][rank]
+        self.episode = Episode(**own["episode"]) if own["episode"] else None
+        self.generator_state = own["generator"]
         for name in COUNTED:
-            setattr(self, name, saved[name])
+            setattr(self, name, saved.get(name, getattr(TrainingState, name)))
+        self.load_found(saved)
+
+    def found(self) -> dict[str, Any]:
+        """Return what validation has found."""
+        return {name: getattr(self, name) for name in FOUND}
+
+    def load_found(self, saved: Mapping[str, Any]) -> None:
+        """Take over what validation has found; a φ without a finite loss is not the best one."""
+        self.best_loss, self.initial_loss = saved["best_loss"], saved["initial_loss"]
+        self.best_phi = saved["best_phi"] if math.isfinite(self.best_loss) else None
+
+
+def phi_of(rule: UpdateRule) -> dict[str, Tensor]:
+    """Return a copy of a rule's φ on the CPU, by name."""
+    return {name: value.detach().cpu().clone() for name, value in rule.state_dict().items()}
+
+
+def normalised(rule: UpdateRule) -> Any:
+    """Return a rule's description as JSON gives it back: a tuple is a list there."""
+    return json.loads(json.dumps(export.describe(rule)))
+
+
+def refuse_another_rule(saved: str, rule: UpdateRule) -> None:
+    """Raise ValueError where a checkpoint's description is that of another rule."""
+    trained = export.build(json.loads(saved))  # arguments newer than the checkpoint get their defaults
+    if normalised(trained) != normalised(rule):
+        raise ValueError(
+            f"the checkpoint holds another optimizer, {saved}, than this run's, "
+            f"{json.dumps(normalised(rule))}: give the overrides that it was trained with"
+        )
 
 
 def gather(value: Any) -> list[Any]:
-    """Every rank's value, in order, on rank zero; an empty list on the others."""
+    """Return every rank's value, in order, on rank zero, and an empty list on the others."""
     if not (dist.is_available() and dist.is_initialized()):
         return [value]
     values: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
