@@ -210,3 +210,24 @@ def test_a_preprocessing_is_found_alike():
     assert registry.find("Twice", Preprocessing) is Twice
     with pytest.raises(ValueError, match="unknown UpdateRule 'Twice'"):
         registry.find("Twice", UpdateRule)
+
+
+def test_a_run_with_a_tuple_argument_is_resumed(tmp_path):
+    """Its checkpoint holds a list, the run's own rule a tuple."""
+    import pytorch_lightning as pl
+
+    from l2o.optimizees import Quadratic
+    from l2o.training.learner import MetaLearner
+
+    def fit(epochs, **resume):
+        rule = Partitioned({"all": LSTM(hidden_size=2), "none": Anything((1, {"a": (2,)}))}, {"all": ".*", "none": "x"})
+        sizes = {"horizon": 4, "window": 2, "num_tasks": 2, "episodes_per_epoch": 1, "validation_tasks": 2}
+        quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "inference_mode": False}
+        trainer = pl.Trainer(accelerator="cpu", devices=1, max_epochs=epochs, default_root_dir=tmp_path, **quiet)
+        trainer.fit(learner := MetaLearner(rule, Quadratic(2), **sizes), **resume)
+        return trainer, learner
+
+    fit(1)[0].save_checkpoint(tmp_path / "last.ckpt")
+    _, resumed = fit(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert resumed.windows == 4

@@ -56,6 +56,18 @@ def test_shipped_cards_are_what_is_written_today(name):
 # -------------------------------------------------------------------------------------------------------- what it says
 
 
+class Halves(SGD):
+    """A rule that this project does not define."""
+
+
+def test_it_says_which_classes_to_import_first_without_their_modules(tmp_path):
+    rule = Partitioned({"a": Halves(0.1), "b": SGD(0.1)}, {"a": "x", "b": "y"})
+    text = readme(export.save(rule, tmp_path))
+    assert "# First import the module that defines Halves.\nrule = l2o.from_pretrained" in text
+    assert "test_model_card" not in text.replace(tmp_path.name, "")
+    assert "First import" not in readme(export.save(SGD(0.1), tmp_path))
+
+
 @pytest.mark.parametrize(
     ("rule", "says"),
     [

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from l2o.deploy.description import plain
 from l2o.optimizers.base import Scope, UpdateRule
 from l2o.optimizers.partitioned import Partitioned
+from l2o.optimizers.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -91,7 +92,7 @@ def readme(config: Mapping[str, Any], rule: UpdateRule, name: str, address: str 
     paragraphs = [
         f"# {name}",
         f"A learned optimizer for PyTorch: {config['rule']['class']} of the package l2o.",
-        _usage(address),
+        _usage(address, foreign(rule)),
         serves(rule),
         *_facts(card),
         *_table(card.get("results")),
@@ -119,7 +120,14 @@ def serves(rule: UpdateRule) -> str:
     return "It looks at all parameters of a group together and serves any model that is not sharded."
 
 
-def _usage(address: str | None) -> str:
+def foreign(rule: UpdateRule) -> list[str]:
+    """Return the names of the classes in a rule that l2o does not define: a reader has to import them first."""
+    kinds = {type(part) for part in rule.modules() if isinstance(part, UpdateRule | Preprocessing)}
+    return sorted(kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] != "l2o")
+
+
+def _usage(address: str | None, classes: list[str]) -> str:
+    first = [f"# First import the module that defines {' and '.join(classes)}."] if classes else []
     where = "." if address is None else address
     note = "  # the folder of this README; from elsewhere, its path" if address is None else ""
     return "\n".join(
@@ -127,6 +135,7 @@ def _usage(address: str | None) -> str:
             "```python",
             "import l2o",
             "",
+            *first,
             f'rule = l2o.from_pretrained("{where}"){note}',
             "optimizer = l2o.LearnedOptimizer(model.named_parameters(), rule)",
             "```",

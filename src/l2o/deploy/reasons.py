@@ -37,9 +37,17 @@ def why_no_config(config: Any) -> str | None:
     return "its config.json has no 'rule': it was not written by l2o.save_pretrained"
 
 
+def is_archive(path: Path) -> bool:
+    """Return whether a file is a zip archive; `zipfile.is_zipfile` raises for some that are damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:
+        return False
+
+
 def why_no_checkpoint(path: Path, error: Exception) -> str:
     """Return why torch could not read a checkpoint, from the file rather than from torch's advice to trust it."""
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         return "it is cut off, or was not written by a current torch.save"
     if type(error).__name__ == "UnpicklingError":
         return "it holds objects that are no plain data, and reading them would run their author's code"

@@ -1,17 +1,15 @@
 """Read files of published weights: `.npz`, `.safetensors`, and torch's `.bin`, `.pt` and `.pth`."""
 
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from l2o.deploy.reasons import one_line, refuse_lfs_pointer
+from l2o.deploy.reasons import is_archive, one_line, refuse_lfs_pointer
 
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 """Names under which a torch file may hold its weights, beside other things."""
@@ -31,7 +29,7 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     try:
         refuse_lfs_pointer(path)
         return read(path)
-    except (*_DAMAGED, ValueError) as error:
+    except Exception as error:  # zipfile, numpy, torch and safetensors raise many kinds for damaged files
         raise ValueError(
             one_line(f"'{path}' is no intact {path.suffix} file of weights: {_reason(path, error)}")
         ) from error
@@ -49,7 +47,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def _reason(path: Path, error: Exception) -> str:
     if "pickle" in str(error).lower() or isinstance(error, pickle.UnpicklingError):
-        if path.suffix == ".npz" and not zipfile.is_zipfile(path):
+        if path.suffix == ".npz" and not is_archive(path):
             return "it is no archive of arrays, as numpy.savez writes it"
         return "it holds objects that are no plain numbers, and reading them would run their author's code"
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -82,16 +80,3 @@ _READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     ".pt": _read_torch,
     ".pth": _read_torch,
 }
-
-_DAMAGED = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
-"""What the readers raise for damaged and foreign files."""
