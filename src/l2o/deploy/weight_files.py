@@ -40,7 +40,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         file = np.load(stream, allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
             raise ValueError("it holds one array without a name")
-        if damaged := file.zip.testzip():
+        if file.zip is not None and (damaged := file.zip.testzip()):
             raise ValueError(f"{damaged} has another checksum than when it was written")
         return {name: file[name] for name in file.files}
 
