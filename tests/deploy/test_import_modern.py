@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from l2o.deploy.import_modern import PYLO_OFFSETS, modern_rule
+from l2o.deploy.import_published import from_published
 from l2o.deploy.weight_files import read_weights
 from l2o.optimizers import AdafacMLP, Celo, Celo2, MLPLOpt
 
@@ -32,6 +33,13 @@ def test_weights_alone_give_the_rule_of_the_golden_file(name: str) -> None:
     assert type(rule) is type(golden) is KINDS[name] and not rule.training
     assert rule.state_dict().keys() == golden.state_dict().keys()
     assert all(torch.equal(value, golden.state_dict()[key]) for key, value in rule.state_dict().items())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_of_weights_alone_is_recognised(name: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / f"{name}.npz", **weights(name))
+    rule = from_published(tmp_path / f"{name}.npz")
+    assert type(rule) is KINDS[name]
 
 
 def test_celo_npz_has_33_arrays_of_which_four_have_no_effect() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from l2o.deploy import export
-from l2o.deploy.import_published import published
+from l2o.deploy.import_published import from_published
 from l2o.optimizers import LSTM, SGD, LogAndSign, Partitioned
 
 VALUES = (
@@ -95,6 +95,6 @@ def test_every_damage_of_published_weights_is_answered_in_one_line(tmp_path, see
         [np.zeros(shape), np.full(shape, "a"), np.zeros(shape, bool), np.zeros(shape, complex)]
     )
     np.savez(tmp_path / "a.npz", **arrays)
-    answered(published, tmp_path / "a.npz")
+    answered(from_published, tmp_path / "a.npz")
     (tmp_path / "a.npz").write_bytes(damaged((tmp_path / "a.npz").read_bytes(), draw))
-    answered(published, tmp_path / "a.npz")
+    answered(from_published, tmp_path / "a.npz")

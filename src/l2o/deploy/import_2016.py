@@ -9,6 +9,7 @@ DeepMind's: log-and-sign with p = 5, update = 0.01 (h w + b). RNNProp's: an inpu
 0.01 tanh(h w + b). Legend: F features, H hidden units.
 """
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -77,7 +78,7 @@ def _sizes(weights: Weights) -> tuple[int, int]:
 
 
 def _layers(weights: Weights) -> set[str]:
-    return {name.partition("/")[0] for name in weights if name.startswith("lstm_")}
+    return {name.partition("/")[0] for name in weights if re.match(r"lstm_[0-9]+/", name)}
 
 
 def _projection(weights: Weights) -> list[str]:

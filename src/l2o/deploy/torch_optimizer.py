@@ -87,7 +87,10 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         steps = max((group["step"] for group in self.param_groups), default=0)
-        super().add_param_group(param_group | {"step": param_group.get("step", steps)})  # it joins where the rest is
+        joins_late = "step" not in param_group
+        super().add_param_group(param_group)
+        if joins_late:  # where the other groups are by now
+            self.param_groups[-1]["step"] = steps
         known = len(self.rules)
         try:
             groups.check(self.param_groups[-1], self.rules)

@@ -72,7 +72,7 @@ class MetaLearner(pl.LightningModule):
         return Windows(self.windows_per_epoch, lambda: self.state.windows, self.trainer.limit_train_batches)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.meta_optimizer(self.rule.parameters())
+        optimizer = self.meta_optimizer([p for p in self.rule.parameters() if p.requires_grad])  # decay moves no other
         return [optimizer], [meta_schedule.make(self.meta_scheduler, optimizer, *self._schedule())]
 
     def on_fit_start(self) -> None:
@@ -80,8 +80,8 @@ class MetaLearner(pl.LightningModule):
         self.generator = torch.Generator(self.device)
         if self.state.generator_state is not None:  # resumed
             self.generator.set_state(self.state.generator_state)
-        if self.state.episode is not None:
-            self.state.episode = self.state.episode.to(self.device)
+        if self.state.episode is not None:  # an older checkpoint's does not know its horizon
+            self.state.episode = self.state.episode.to(self.device)._replace(horizon=self.horizon)
 
     def on_train_start(self) -> None:
         meta_schedule.resume(self.trainer, self.state, self.meta_scheduler, *self._schedule())
@@ -196,7 +196,5 @@ class MetaLearner(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.state.load_state_dict(checkpoint["l2o"], self.rule, self.global_rank, self.trainer.world_size)
-        if self.state.episode is not None and math.isinf(self.state.episode.horizon):  # episodes once did not know it
-            self.state.episode = self.state.episode._replace(horizon=self.horizon)
         # Lightning would restore it before anybody knows whether it is of the kind that this run has.
         self.state.scheduler, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"][0], []
