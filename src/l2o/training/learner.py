@@ -17,6 +17,7 @@ from l2o.checks import at_least_one
 from l2o.deploy import export
 from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
 from l2o.optimizees.base import Optimizee
+from l2o.optimizees.checks import check
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.training import meta_schedule
@@ -77,6 +78,7 @@ class MetaLearner(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         self.optimizee.to(self.device)
+        check(self.optimizee, self.device)
         self.generator = torch.Generator(self.device)
         if self.state.generator_state is not None:  # resumed
             self.generator.set_state(self.state.generator_state)
@@ -105,10 +107,7 @@ class MetaLearner(pl.LightningModule):
             self.log("train/loss", flat[0], prog_bar=True, batch_size=1)
 
     def logs_now(self) -> bool:
-        """Return whether the window just done is one that loggers and progress bar show.
-
-        The other windows are not even offered to Lightning, which takes some 0.1 ms for each number.
-        """
+        """Return whether loggers and progress bar show this window: Lightning takes some 0.1 ms for each number."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in its logger connector
         return self.state.windows % max(1, every) == 0
 
