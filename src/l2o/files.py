@@ -1,9 +1,13 @@
 """Files that are either whole or not there: written beside their place, flushed to the disk, then renamed."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
+"""The answers of a file system that has no locks."""
 
 
 @contextmanager
@@ -39,3 +43,24 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the lock of the file `path`, which is made beside what it guards and stays; wait while a process holds it.
+
+    The kernel keeps the lock, so that it goes with its process, however that ends. On a file system without locks, as
+    some network file systems are, nobody waits. Raises OSError where `path` cannot be written.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()

@@ -81,25 +81,3 @@ def test_module_s_order_is_that_of_named_parameters():
     flat = nn.utils.parameters_to_vector(module.parameters())
     assert torch.equal(layout.ravel(dict(module.named_parameters())), flat)
     assert all(torch.equal(part, module.get_parameter(name)) for name, part in layout.unravel(flat).items())
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        (".*", ["first.weight", "first.bias", "scale", "second.weight"]),
-        (r".*\.weight", ["first.weight", "second.weight"]),
-        ("first.*", ["first.weight", "first.bias"]),
-        ("scale", ["scale"]),
-        ("first", []),  # the whole name must match
-        ("weight", []),
-        (r"second\.weight|first\.bias", ["first.bias", "second.weight"]),  # in the layout's order
-    ],
-)
-def test_select_takes_the_coordinates_of_matching_parts(pattern, names):
-    layout = Layout(SHAPES)
-    chosen = layout.select(pattern)
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == [i for name in names for i in range(SIZE)[layout.slices[name]]]
-    theta = torch.randn(2, SIZE)
-    parts = [layout.unravel(theta)[name].reshape(2, -1) for name in names]
-    assert torch.equal(theta[:, chosen], torch.cat([theta[:, :0], *parts], 1))

@@ -4,6 +4,7 @@ Shapes: B tasks, P coordinates, K steps.
 """
 
 import copy
+import re
 from functools import partial
 
 import pytest
@@ -72,7 +73,10 @@ def test_runs_give_the_bits_of_gathered_coordinates(weights, size, path):
     """Updates, states and gradients: each group's rule on its own coordinates, gathered one by one."""
     rules = {"weights": lstm(1), "rest": lstm(2)}
     rule = Partitioned(rules, {"weights": weights, "rest": f"(?!{weights}).*"})
-    columns = {"weights": LAYOUT.select(weights), "rest": LAYOUT.select(f"(?!{weights}).*")}
+    chosen = torch.zeros(P, dtype=torch.bool)
+    for name, part in LAYOUT.slices.items():
+        chosen[part] = re.fullmatch(weights, name) is not None
+    columns = {"weights": chosen.nonzero()[:, 0], "rest": (~chosen).nonzero()[:, 0]}
     grad, record, cotangents = torch.randn(B, P), torch.randn(4, B, P), torch.randn(4, B, P)
     state, gradient = rule.init_state(grad, LAYOUT), []
     with torch.no_grad():

@@ -1,29 +1,30 @@
 """Downloads that are whole or not there."""
 
-import fcntl
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from l2o.files import locked
+
 T = TypeVar("T")
 
 MISSING = (RuntimeError, OSError, AssertionError, TypeError, ValueError)
-"""What torchvision raises for files that are missing; the last three: damaged."""
+"""What torchvision raises for files that are missing (the first two) or damaged (the other three)."""
 
 
 def whole(read: Callable[[Path, bool], T], folder: Path) -> T:
-    """`read(folder, download)` of what is in `folder`; what is missing or damaged there is downloaded first.
+    """Return `read(folder, download)` of what is in `folder`. What is missing or damaged there is downloaded first.
 
-    torchvision writes in place, and takes a file that a cut download has left for a whole one. So a download goes into
-    a folder beside, is read once, and then moved. Of several processes one downloads, the others wait.
+    torchvision writes a download in its place, and a download that was cut off leaves a file there that torchvision
+    takes for a whole one. Therefore a download goes into a folder beside, is read once, and is moved to its place
+    afterwards. Of several processes that find files missing, one downloads them and the others wait.
     """
     try:
         return read(folder, False)
     except MISSING:
         folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder / ".lock"):
         try:
             return read(folder, False)
         except MISSING:

@@ -13,11 +13,13 @@ from torch import Generator, Tensor
 from l2o import seeds
 from l2o.checks import at_least_one, valid_seed
 from l2o.evaluation.comparison import Comparison, Entry, broken_as_inf, final_loss
-from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.base import Optimizee
+from l2o.optimizees.checks import check
+from l2o.optimizees.views import Repeated
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.hand_designed import HandDesigned
 from l2o.seeds import Stream
-from l2o.unroll import start_episode, unroll
+from l2o.unroll import Episode, start_episode, unroll
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +48,30 @@ class Tuning(NamedTuple):
 def learning_curves(
     rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
 ) -> Curves:
-    """One graph-free unroll over B fresh tasks. Rules given equal generators meet equal tasks and minibatches."""
-    episode = start_episode(rule, optimizee, num_tasks, generator)
-    losses, after = unroll(rule, optimizee, episode, num_steps, generator)
+    """Unroll B fresh tasks once, without a graph. Rules given equal generators meet equal tasks and minibatches."""
+    episode, losses, after = _unrolled(rule, optimizee, num_tasks, num_steps, generator)
     pictures = optimizee.pictures(after.theta, after.task)
     if pictures:
         pictures["start"] = optimizee.pictures(episode.theta, episode.task)["theta"]
     return Curves(episode.loss, losses, optimizee.metrics(after.theta, after.task), pictures)
+
+
+def loss_curves(
+    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Give f(θ_0) (B,) and f(θ_1) … f(θ_T) (T, B) of `learning_curves`, without the cost of metrics and pictures."""
+    episode, losses, _ = _unrolled(rule, optimizee, num_tasks, num_steps, generator)
+    return episode.loss, losses
+
+
+def _unrolled(
+    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
+) -> tuple[Episode, Tensor, Episode]:
+    """The episode at its start, the losses of its T steps (T, B), and the episode at its end."""
+    check(optimizee, generator.device)
+    episode = start_episode(rule, optimizee, num_tasks, generator)
+    losses, after = unroll(rule, optimizee, episode, num_steps, generator)
+    return episode, losses, after
 
 
 def tune(
@@ -71,8 +90,8 @@ def tune(
     if select_by not in ("final", "sum"):
         raise ValueError(f"select_by must be final or sum, got {select_by!r}")
     per_task = rates.to(generator.device).repeat_interleave(num_tasks)[:, None]  # (R·B, 1)
-    copies = _Copies(optimizee, len(rates))
-    losses = learning_curves(rule.with_lr(per_task), copies, len(per_task), num_steps, generator).losses
+    copies = Repeated(optimizee, len(rates))
+    _, losses = loss_curves(rule.with_lr(per_task), copies, len(per_task), num_steps, generator)
     score = final_loss(losses) if select_by == "final" else broken_as_inf(losses.mean(0))
     scores = score.view(len(rates), num_tasks).mean(1).cpu()
     return Tuning(rates, scores, rates[scores.argmin()].item())
@@ -149,28 +168,3 @@ class Evaluation:
                 "%s: its best learning rate, %.4g, is the grid's last: widen evaluation.rates_range", name, tuning.best
             )
         return tuning
-
-
-class _Copies(Optimizee):
-    """R copies of every task: the drawing is done once, so that all copies see the same minibatches."""
-
-    def __init__(self, inner: Optimizee, copies: int):
-        self.inner, self.copies, self.layout = inner, copies, inner.layout
-
-    def loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        return self.inner.loss(theta, batch)
-
-    def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.inner.loss_and_grad(theta, batch)
-
-    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
-        theta, task = self.inner.sample(num_tasks // self.copies, generator)
-        return self._repeat(theta), {key: self._repeat(value) for key, value in task.items()}
-
-    def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
-        originals = num_tasks // self.copies
-        batch = self.inner.sample_batch({key: value[:originals] for key, value in task.items()}, originals, generator)
-        return {key: self._repeat(value) for key, value in batch.items()}
-
-    def _repeat(self, tensor: Tensor) -> Tensor:
-        return tensor.repeat(self.copies, *[1] * (tensor.ndim - 1))

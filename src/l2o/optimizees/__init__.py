@@ -1,12 +1,22 @@
-"""What is optimized: distributions of functions f(θ)."""
+"""What is optimized: distributions of functions f(θ).
+
+`Features` and `NeuralArt` need torchvision and Pillow, which take longer to import than torch itself. Their modules are
+therefore imported when one of the two names is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from l2o.optimizees.base import Batch, Optimizee, Split
 from l2o.optimizees.classifier import Classifier
-from l2o.optimizees.features import Features
 from l2o.optimizees.layout import Layout
 from l2o.optimizees.networks import conv_net, mlp
-from l2o.optimizees.neural_art import NeuralArt
 from l2o.optimizees.quadratic import Quadratic
+from l2o.optimizees.views import Repeated, Subset
+
+if TYPE_CHECKING:
+    from l2o.optimizees.features import Features
+    from l2o.optimizees.neural_art import NeuralArt
 
 __all__ = [
     "Batch",
@@ -16,7 +26,21 @@ __all__ = [
     "NeuralArt",
     "Optimizee",
     "Quadratic",
+    "Repeated",
     "Split",
+    "Subset",
     "conv_net",
     "mlp",
 ]
+
+_IMPORTED_WHEN_USED = {"Features": "l2o.optimizees.features", "NeuralArt": "l2o.optimizees.neural_art"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _IMPORTED_WHEN_USED:
+        return getattr(importlib.import_module(_IMPORTED_WHEN_USED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

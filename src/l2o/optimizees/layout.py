@@ -3,7 +3,6 @@
 Shapes: P coordinates of one optimizee; `...` any leading axes (tasks).
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -43,8 +42,3 @@ class Layout:
             for name, shape in self.shapes.items()
         ]
         return torch.cat(flat, dim=-1)
-
-    def select(self, pattern: str) -> Tensor:
-        """The coordinates (int64) of all parts whose whole name matches the regular expression `pattern`."""
-        chosen = [torch.arange(s.start, s.stop) for name, s in self.slices.items() if re.fullmatch(pattern, name)]
-        return torch.cat(chosen) if chosen else torch.empty(0, dtype=torch.long)

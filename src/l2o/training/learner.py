@@ -17,6 +17,7 @@ from l2o.checks import at_least_one
 from l2o.deploy import export
 from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
 from l2o.optimizees.base import Optimizee
+from l2o.optimizees.checks import check
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.training.training_state import ResumableModule
@@ -97,6 +98,7 @@ class MetaLearner(ResumableModule):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.optimizee.to(self.device)
+        check(self.optimizee, self.device)
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         episode = self.episode or self._start_episode()

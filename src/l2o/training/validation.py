@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from pytorch_lightning.strategies import Strategy
-from torch import Generator, Tensor
 
 from l2o import seeds
 from l2o.evaluation.comparison import final_loss
-from l2o.evaluation.evaluation import learning_curves
-from l2o.optimizees.base import Batch, Optimizee
+from l2o.evaluation.evaluation import loss_curves
+from l2o.optimizees.base import Optimizee
+from l2o.optimizees.views import Subset
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 
@@ -34,35 +34,11 @@ def validate(
     mine = share_of(num_tasks, strategy.global_rank, strategy.world_size)  # type: ignore[attr-defined]
     if mine.start < mine.stop:
         generator = seeds.generator(seed, Stream.VALIDATION, device=device)
-        curves = learning_curves(rule, Share(optimizee, mine), num_tasks, num_steps, generator)
-        each = final_loss(curves.losses), curves.initial, curves.losses.mean(0)  # each (B,)
+        # All B tasks are drawn, as by one process, so that they do not depend on how many ranks share them.
+        initial, losses = loss_curves(rule, Subset(optimizee, mine), num_tasks, num_steps, generator)
+        each = final_loss(losses), initial, losses.mean(0)  # each (B,)
         sums += torch.stack(each).double().sum(1)
     return Validation(*(strategy.reduce(sums, reduce_op="sum") / num_tasks).tolist())
-
-
-class Share(Optimizee):
-    """The tasks `mine` of every draw. All B are drawn, as by one process, so that the tasks do not depend on how many
-    ranks share them; the work on them is shared."""
-
-    def __init__(self, inner: Optimizee, mine: slice):
-        self.inner, self.mine, self.layout = inner, mine, inner.layout
-
-    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
-        theta, self.all_tasks = self.inner.sample(num_tasks, generator)
-        self.num_tasks = num_tasks
-        return theta[self.mine], self._own(self.all_tasks)
-
-    def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
-        return self._own(self.inner.sample_batch(self.all_tasks, self.num_tasks, generator))
-
-    def loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        return self.inner.loss(theta, batch)
-
-    def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.inner.loss_and_grad(theta, batch)
-
-    def _own(self, batch: Batch) -> Batch:
-        return {key: value[self.mine] for key, value in batch.items()}
 
 
 def share_of(num_tasks: int, rank: int, num_ranks: int) -> slice:

@@ -15,6 +15,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from l2o.files import locked, replacing
+
 # No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
 # the kernel's own arithmetic gains nothing from it.
 FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fPIC -shared -pthread"
@@ -26,19 +28,22 @@ class CompilerError(Exception):
 
 
 def load(source: Path) -> ctypes.CDLL:
-    """The library from the cache, compiled where it is not there yet. CompilerError or OSError where that fails."""
+    """The library from the cache, where it is compiled if it is not there yet.
+
+    Raises CompilerError or OSError where that fails.
+    """
     compiler = find_compiler()
     name = f"{source.stem}-{_fingerprint(source, compiler)}.so"
     try:
         return ctypes.CDLL(str(_cached(_cache_directory() / name, source, compiler)))
-    except (OSError, RuntimeError):  # not writable, no home, no locks, or not loadable from there
+    except (OSError, RuntimeError):  # The cache is not writable, or there is no home, or it cannot be loaded from there.
         with tempfile.TemporaryDirectory() as directory:
             _compile(compiler, source, Path(directory) / name)
             return ctypes.CDLL(str(Path(directory) / name))
 
 
 def find_compiler() -> list[str]:
-    """The compiler's command. CompilerError where there is none."""
+    """The compiler's command. Raises CompilerError where there is none."""
     if command := shlex.split(os.environ.get("CXX", "")):
         return command
     for name in ("c++", "g++", "clang++"):
@@ -82,33 +87,29 @@ def _cache_directory() -> Path:
 
 
 def _cached(path: Path, source: Path, compiler: list[str]) -> Path:
-    """The library in the cache; whoever finds it missing compiles it under a lock. OSError: cannot be written."""
+    """The library in the cache. Of several processes that find it missing, one compiles it and the others wait.
+
+    Raises OSError where the cache cannot be written.
+    """
     if path.exists():  # it was moved there complete
         return path
-    import fcntl  # not on every system
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(path.with_name(f"{path.name}.lock")):
         if not path.exists():
             _compile(compiler, source, path)
     return path
 
 
 def _compile(compiler: list[str], source: Path, path: Path) -> None:
-    """Compile next to path, then move there; for any processor where the compiler does not know this very one.
+    """Compile for this very processor, or for any one of its kind where the compiler does not know the processor.
 
-    CompilerError with the compiler's first line where both fail.
+    Raises CompilerError with the first line of what the compiler says where both fail.
     """
-    temporary = path.with_suffix(f".{os.getpid()}")
-    command = [*compiler, *FLAGS.split(), str(source), "-o", str(temporary)]
-    try:
+    with replacing(path) as temporary:
+        command = [*compiler, *FLAGS.split(), str(source), "-o", str(temporary)]
         result = subprocess.run([*command, _native_flag()], capture_output=True, text=True, check=False)
         if result.returncode:
             result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             reason = result.stderr.strip().partition("\n")[0]
             raise CompilerError(f"{compiler[0]} failed with status {result.returncode}: {reason}")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
