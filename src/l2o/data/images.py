@@ -9,61 +9,72 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Generator, Tensor
 
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from l2o.data import decoding, memory
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def read(path: str | Path, shorter_side: int | None = None) -> Tensor:
-    """A picture file as uint8 (3, H, W), its shorter side reduced to `shorter_side`; a smaller one stays as it is.
+    """Read a picture file as uint8 (3, H, W), reduced until its shorter side has `shorter_side` pixels.
 
-    Raises ValueError for a file that is none.
+    A smaller picture stays as it is. How each kind of picture becomes RGB is told in `l2o.data.decoding`. Raises
+    ValueError for a file that is no picture or does not fit into the free memory.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"no picture at '{path}'")
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{path}' is no intact picture: remove it, or save it anew as PNG or JPEG") from error
-    shorter = min(picture.size)
-    if shorter_side is not None and shorter_side < shorter:
-        width, height = (round(side * shorter_side / shorter) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    picture = decoding.decoded(Path(path).expanduser(), shorter_side)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def read_all(paths: str | Sequence[str], shorter_side: int | None = None) -> dict[str, Tensor]:
-    """Pictures by file name, in order: of a folder, of one file, or of a list of either."""
-    files = [file for path in ([paths] if isinstance(paths, str) else paths) for file in _files(path)]
+    """Read the pictures of a folder, one file, or a list of either: file name -> picture, in order.
+
+    Raises ValueError as `read` does, and where all the pictures together do not fit into the free memory.
+    """
+    files = [file for path in ([paths] if isinstance(paths, str | Path) else paths) for file in _files(path)]
     if not files:
         raise ValueError("no pictures: give a file, a folder, or a list of them")
+    _refuse_too_many(files, shorter_side)
     return {str(file): read(file, shorter_side) for file in files}
 
 
+def _refuse_too_many(files: Sequence[Path], shorter_side: int | None) -> None:
+    total = 0
+    for width, height in filter(None, map(decoding.size_of, files)):
+        scale = 1.0 if shorter_side is None else min(1.0, shorter_side / min(width, height))
+        total += round(3 * width * height * scale**2)
+    remedy = "give fewer, or reduce them: optimizee.content_side=1000 (of styles: style_side)"
+    memory.refuse_if_too_large(total, f"a collection of {len(files)} pictures", remedy)
+
+
 def sample_photograph(name: str) -> str:
-    """One of the two that ship with scikit-learn, 640 × 427 each: china.jpg, a temple, or flower.jpg."""
+    """Return the path of one of the two photographs that ship with scikit-learn, 640 × 427 pixels each.
+
+    They are china.jpg, a temple, and flower.jpg.
+    """
     return str(resources.files("sklearn.datasets.images") / name)
 
 
 def save(picture: Tensor, path: str | Path) -> None:
     """Write floats (3, H, W) in [0, 1] as a PNG."""
+    from PIL import Image
+
     pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
     Image.fromarray(pixels.cpu().numpy()).save(path)
 
 
 def crop(picture: Tensor, height: int, width: int, generator: Generator) -> Tensor:
-    """A random part: (3, H, W) -> (3, height, width)."""
+    """Cut out a part at a random place: (3, H, W) -> (3, height, width)."""
     draw = lambda room: int(torch.randint(room + 1, (), generator=generator, device=generator.device))  # noqa: E731
     top, left = draw(picture.shape[1] - height), draw(picture.shape[2] - width)
     return picture[:, top : top + height, left : left + width]
 
 
 def split(count: int, validation: float, test: float, seed: int) -> dict[str, list[int]]:
-    """The numbers 0 … count − 1 in three disjoint parts, shuffled by a seed; sizes are counts, or fractions below 1.
+    """Divide the numbers 0 … count − 1, shuffled by a seed, into three parts that share none.
 
-    A single picture serves all three: its crops differ.
+    `validation` and `test` are counts, or fractions if they are below 1. A single picture serves all three parts, as
+    its crops differ. Raises ValueError where a part would be empty.
     """
     if count == 1:
         return {"train": [0], "validation": [0], "test": [0]}
@@ -78,11 +89,12 @@ def split(count: int, validation: float, test: float, seed: int) -> dict[str, li
     return {"train": order[held_out:], "validation": order[: sizes[0]], "test": order[sizes[0] : held_out]}
 
 
-def _files(path: str) -> list[Path]:
+def _files(path: str | Path) -> list[Path]:
     place = Path(path).expanduser()
     if not place.is_dir():
         return [place]
-    found = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)
+    # Names with a dot in front are no pictures: macOS leaves "._a.jpg" beside "a.jpg".
+    found = sorted(f for f in place.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith("."))
     if not found:
         raise ValueError(f"no pictures in the folder '{path}': it needs files named *{', *'.join(SUFFIXES)}")
     return found

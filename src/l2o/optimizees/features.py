@@ -3,14 +3,17 @@
 Shapes: B pictures, C channels, H × W positions.
 """
 
+import itertools
 from collections.abc import Collection
-from pathlib import Path
-from urllib.error import URLError
 
 import torch
 import torchvision
 from torch import Generator, Tensor, nn
+from torch.func import functional_call
+from torchvision.models.feature_extraction import create_feature_extractor
 from torchvision.models.squeezenet import Fire
+
+from l2o.optimizees import weights as weight_files
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """How torchvision's classifiers want their inputs normalised, per colour."""
@@ -19,10 +22,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Features(nn.Module):
     """The frozen `features` of a torchvision network (vgg16, vgg19, squeezenet1_1), as far as the last layer asked for.
 
-    `weights` is a state dict's file (of the features alone, or of the whole network), a name of torchvision's weights,
-    which are downloaded (IMAGENET1K_V1), or None: random features, He-initialised from `seed`. Layers are named
+    `weights` is the file of a state dict (of the features alone, or of the whole network), or the name of weights that
+    torchvision downloads (IMAGENET1K_V1), or None: random features, He-initialised from `seed`. Layers are named
     conv1_1, conv1_2, conv2_1, …, counted anew after each pooling (Simonyan & Zisserman 2015), each after its ReLU, and
-    fire2, fire3, … (Iandola et al. 2016).
+    fire2, fire3, … (Iandola et al. 2016). Raises ValueError for a network, a layer or weights that are not there.
     """
 
     def __init__(self, network: str, weights: str | None, layers: Collection[str], seed: int = 0):
@@ -36,18 +39,52 @@ class Features(nn.Module):
         if weights is None:
             _initialise(convolutions, Generator().manual_seed(seed))
         else:
-            _load(convolutions, network, weights)
-        self.names = {index[layer]: layer for layer in layers}
-        self.convolutions = convolutions[: max(self.names) + 1].requires_grad_(False).eval()
+            weight_files.load(convolutions, network, weights)
+        convolutions.requires_grad_(False).eval()
+        self.network = network
+        self.extractor = create_feature_extractor(convolutions, {str(index[layer]): layer for layer in layers})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised pictures (B, 3, H, W) -> layer: (B, C, H', W')."""
-        found = {}
-        for position, module in enumerate(self.convolutions):
-            images = module(images)
-            if position in self.names:
-                found[self.names[position]] = images
-        return found
+        return self.extractor(images)
+
+    def bytes_for(self, height: int, width: int) -> int:
+        """Return how many bytes of activations autograd keeps of one picture for the backward pass.
+
+        Nothing is computed for it. Raises ValueError where the picture is too small for the layers.
+        """
+        weights = self._weights_without_memory()
+        known = {value.untyped_storage()._cdata for value in weights.values()}
+        kept: dict[int, int] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            activations = self._activations_without_memory(weights, height, width)
+        if activations is None:
+            side = next(side for side in itertools.count(2) if self._activations_without_memory(weights, side, side))
+            raise ValueError(f"the layers of {self.network} need pictures of at least {side}×{side} pixels")
+        return sum(size for storage, size in kept.items() if storage not in known)
+
+    def _weights_without_memory(self) -> dict[str, Tensor]:
+        """The weights on torch's meta device, where a tensor has a shape and no numbers."""
+        return {name: torch.empty_like(value, device="meta") for name, value in self.extractor.named_parameters()}
+
+    def _activations_without_memory(
+        self, weights: dict[str, Tensor], height: int, width: int
+    ) -> dict[str, Tensor] | None:
+        """The activations of one picture on the meta device; None where the picture is too small for the layers."""
+        if min(height, width) < 2:  # one pixel has no neighbour
+            return None
+        dtype = next(iter(weights.values())).dtype
+        picture = torch.empty(1, 3, height, width, dtype=dtype, device="meta", requires_grad=True)
+        try:
+            return functional_call(self.extractor, weights, (picture,))
+        except RuntimeError:  # of a pooling or a convolution that would give no pixel at all
+            return None
 
 
 def _convolutions(network: str) -> nn.Sequential:
@@ -87,44 +124,3 @@ def _initialise(convolutions: nn.Sequential, generator: Generator) -> None:
             nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
         else:
             nn.init.zeros_(parameter)
-
-
-def _load(convolutions: nn.Sequential, network: str, weights: str) -> None:
-    state = _read(weights) if Path(weights).suffix else _download(network, weights)
-    if any(key.startswith("features.") for key in state):  # of the whole network
-        state = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    try:
-        convolutions.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"'{weights}' holds no weights of {network}'s features: save torchvision.models.{network}().state_dict()"
-        ) from error
-
-
-def _read(path: str) -> dict[str, Tensor]:
-    if not Path(path).is_file():
-        raise ValueError(
-            f"no weights at '{path}': give a state dict's .pth, IMAGENET1K_V1 (downloaded), or null for random features"
-        )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise ValueError(f"'{path}' is damaged or no state dict: save one with torch.save") from error
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"'{path}' is no state dict: save one with torch.save(model.state_dict(), …)")
-    return state
-
-
-def _download(network: str, weights: str) -> dict[str, Tensor]:
-    known = torchvision.models.get_model_weights(network)
-    if weights not in known.__members__:
-        raise ValueError(
-            f"no weights '{weights}' for {network}: give {', '.join(known.__members__)} or a state dict's .pth"
-        )
-    try:
-        return dict(known[weights].get_state_dict(progress=False, check_hash=True))
-    except (URLError, OSError, RuntimeError) as error:
-        raise ValueError(
-            f"{network}'s weights could not be downloaded ({error}): "
-            "give a state dict's .pth, or null for random features"
-        ) from error

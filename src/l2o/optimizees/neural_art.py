@@ -10,10 +10,20 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from l2o.data import images
+from l2o.checks import at_least_one
+from l2o.data import images, memory
 from l2o.optimizees.base import Batch, Optimizee, Split
 from l2o.optimizees.features import MEAN, STD, Features
 from l2o.optimizees.layout import Layout
+from l2o.optimizees.picture_losses import gram, relative_error, roughness
+from l2o.optimizees.picture_sizes import crop_size, sized
+
+ACTIVATIONS_AT_ONCE = 2
+"""How often the activations are in memory during a backward pass: themselves, and their gradients and differences."""
+
+BYTES_PER_COORDINATE = 720
+"""What a learned rule takes: the state of an LSTM of two layers of 20 units before and after a step, 320 bytes each,
+and θ, gradient and update. Measured with SqueezeNet, activations included: 2.9 GB for a picture of a megapixel."""
 
 
 class NeuralArt(Optimizee):
@@ -56,18 +66,23 @@ class NeuralArt(Optimizee):
         self.content_layers, self.style_layers = list(content_layers), list(style_layers)
         self.content_weight, self.style_weight, self.smoothness_weight = content_weight, style_weight, smoothness_weight
         self.init_content, self.init_std = init_content, init_std
+        sides = {"content_side": content_side, "style_side": style_side}
+        at_least_one("optimizee", **{name: side for name, side in sides.items() if side is not None})
         contents = images.read_all(content or images.sample_photograph("china.jpg"), content_side)
         styles = images.read_all(style or images.sample_photograph("flower.jpg"), style_side)
-        self.height, self.width = _crop_size(size, contents)
+        self.height, self.width = crop_size(size, contents)
         for name, picture in styles.items():
             if style_side is not None and min(picture.shape[1:]) < style_side:
-                raise ValueError(f"the style {_sized(name, picture)} is smaller than optimizee.style_side={style_side}")
+                raise ValueError(f"the style {sized(name, picture)} is smaller than optimizee.style_side={style_side}")
         self.splits = images.split(len(contents), validation, test, split_seed)
         self.chosen = self.splits["train"]
         self.contents, self.styles = list(contents.values()), list(styles.values())
         self.features = Features(network, weights, {*content_layers, *style_layers})
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
         self.layout = Layout({"pixels": (3, self.height, self.width)})
+        self._refuse_styles_that_do_not_fit(styles)
+        if not torch.cuda.is_available():  # else `to` does it, once the device is known
+            self._refuse_crops_that_do_not_fit("cpu")
         self.grams = self._grams_of_styles()
 
     def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
@@ -80,9 +95,7 @@ class NeuralArt(Optimizee):
         noise = torch.randn(num_tasks, self.layout.size, generator=generator, device=generator.device)
         theta = self.init_content * content.flatten(1) + self.init_std * noise
         style = torch.randint(len(self.styles), (num_tasks,), generator=generator, device=generator.device)
-        with torch.no_grad():
-            found = self.features(content)
-        return theta, {"content": content, "style": style} | {name: found[name] for name in self.content_layers}
+        return theta, {"content": content, "style": style} | self._targets(content)
 
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
         return self.losses(theta[None], {key: value[None] for key, value in batch.items()})[0]
@@ -91,17 +104,18 @@ class NeuralArt(Optimizee):
         """All tasks as one batch through the network: vmap takes twice as long."""
         pictures = theta.view(-1, 3, self.height, self.width)
         found = self.features(pictures)
-        content = [_relative_error(found[name], batch[name]) for name in self.content_layers]
-        style = [_relative_error(_gram(found[name]), self.grams[name][batch["style"]]) for name in self.style_layers]
+        content = [relative_error(found[name], batch[name]) for name in self.content_layers]
+        style = [relative_error(gram(found[name]), self.grams[name][batch["style"]]) for name in self.style_layers]
         terms = (
             self.content_weight * torch.stack(content).mean(0)
             + self.style_weight * torch.stack(style).mean(0)
-            + self.smoothness_weight * _roughness(pictures)
+            + self.smoothness_weight * roughness(pictures)
         )
         return self.height * self.width / 64**2 * terms
 
     def tasks_at_once(self, theta: Tensor) -> int:
-        return max(1, 2**20 // (self.height * self.width))  # a megapixel: SqueezeNet's activations take about 1 GB
+        """As many pictures as have a megapixel together, for which SqueezeNet takes about 1 GB."""
+        return max(1, 2**20 // (self.height * self.width))
 
     def pictures(self, theta: Tensor, task: Batch) -> dict[str, list[Tensor]]:
         shown = self._shown(theta.view(-1, 3, self.height, self.width))
@@ -114,57 +128,54 @@ class NeuralArt(Optimizee):
         return other
 
     def to(self, device: torch.device | str) -> Self:
+        self._refuse_crops_that_do_not_fit(device)
         self.features.to(device)
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         self.contents, self.styles = ([x.to(device) for x in part] for part in (self.contents, self.styles))
-        self.grams = {name: gram.to(device) for name, gram in self.grams.items()}
+        self.grams = {name: wanted.to(device) for name, wanted in self.grams.items()}
         return self
 
     @torch.no_grad()
     def _grams_of_styles(self) -> dict[str, Tensor]:
-        """Layer: (S, C, C)."""
-        found = [self.features(self._normalised(style)[None]) for style in self.styles]
-        return {name: torch.cat([_gram(features[name]) for features in found]) for name in self.style_layers}
+        """What the styles ask for, layer: (S, C, C)."""
+        grams: dict[str, list[Tensor]] = {name: [] for name in self.style_layers}
+        for style in self.styles:
+            found = self.features(self._normalised(style)[None])
+            for name, of_styles in grams.items():
+                of_styles.append(gram(found[name]))
+        return {name: torch.cat(of_styles) for name, of_styles in grams.items()}
+
+    @torch.no_grad()
+    def _targets(self, content: Tensor) -> Batch:
+        """What the contents (B, 3, H, W) ask for, content layer: (B, C, H', W')."""
+        found = [self.features(part) for part in content.split(self.tasks_at_once(content))]
+        return {name: torch.cat([activations[name] for activations in found]) for name in self.content_layers}
+
+    def _refuse_styles_that_do_not_fit(self, styles: dict[str, Tensor]) -> None:
+        for shape, (name, picture) in {picture.shape: (name, picture) for name, picture in styles.items()}.items():
+            what = f"the style {sized(name, picture)}"
+            needed = self._bytes_for(shape[1], shape[2], what, "raise optimizee.style_side, or give a larger style")
+            memory.refuse_if_too_large(needed, what, "set optimizee.style_side=256")
+
+    def _refuse_crops_that_do_not_fit(self, device: torch.device | str) -> None:
+        """Raise ValueError where one picture is too small for the layers, or too large for the device's free memory."""
+        what = f"a picture of {self.height}×{self.width}"
+        remedy = "raise optimizee.size and optimizee.content_side, or give larger contents"
+        activations = self._bytes_for(self.height, self.width, what, remedy)
+        needed = ACTIVATIONS_AT_ONCE * activations + BYTES_PER_COORDINATE * self.layout.size
+        free = torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else None
+        remedy = "reduce it, with optimizee.content_side=1000 or less"
+        memory.refuse_if_too_large(needed, f"optimizing {what}", remedy, free)
+
+    def _bytes_for(self, height: int, width: int, what: str, remedy: str) -> int:
+        """The bytes of one picture's activations. Raises ValueError for one that is too small for the layers."""
+        try:
+            return self.features.bytes_for(height, width)
+        except ValueError as error:
+            raise ValueError(f"{what} is too small: {error}; {remedy}") from error
 
     def _normalised(self, pictures: Tensor) -> Tensor:
         return (pictures.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def _shown(self, pictures: Tensor) -> Tensor:
         return (pictures * self.std + self.mean).clamp(0, 1)
-
-
-def _gram(features: Tensor) -> Tensor:
-    """(B, C, H', W') -> (B, C, C)."""
-    flat = features.flatten(2)
-    return flat @ flat.mT / flat.shape[-1]
-
-
-def _relative_error(found: Tensor, target: Tensor) -> Tensor:
-    """‖x − y‖² / ‖y‖² of each task: (B, …) -> (B,)."""
-    error, size = (part.flatten(1).square().sum(1) for part in (found - target, target))
-    return error / size.clamp(min=torch.finfo(size.dtype).tiny)
-
-
-def _roughness(pictures: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B,)."""
-    return sum(pictures.diff(dim=axis).square().mean((1, 2, 3)) for axis in (-1, -2))  # type: ignore[return-value]
-
-
-def _crop_size(size: int | Sequence[int] | None, contents: dict[str, Tensor]) -> tuple[int, int]:
-    if size is None:
-        sizes = {(picture.shape[1], picture.shape[2]) for picture in contents.values()}
-        if len(sizes) > 1:
-            raise ValueError(f"the contents are of {len(sizes)} different sizes: set optimizee.size to crop them")
-        return sizes.pop()
-    height, width = (size, size) if isinstance(size, int) else size
-    for name, picture in contents.items():
-        if picture.shape[1] < height or picture.shape[2] < width:
-            raise ValueError(
-                f"the content {_sized(name, picture)} is smaller than the crop of {height}×{width}: "
-                "lower optimizee.size, raise optimizee.content_side, or remove the picture"
-            )
-    return height, width
-
-
-def _sized(name: str, picture: Tensor) -> str:
-    return f"'{name}' of {picture.shape[1]}×{picture.shape[2]}"

@@ -36,7 +36,10 @@ def load(source: Path) -> ctypes.CDLL:
     name = f"{source.stem}-{_fingerprint(source, compiler)}.so"
     try:
         return ctypes.CDLL(str(_cached(_cache_directory() / name, source, compiler)))
-    except (OSError, RuntimeError):  # The cache is not writable, or there is no home, or it cannot be loaded from there.
+    except (
+        OSError,
+        RuntimeError,
+    ):  # no home, no cache that can be written, or no loading from there
         with tempfile.TemporaryDirectory() as directory:
             _compile(compiler, source, Path(directory) / name)
             return ctypes.CDLL(str(Path(directory) / name))
