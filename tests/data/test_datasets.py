@@ -5,6 +5,7 @@ import hashlib
 import pickle
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -131,16 +132,50 @@ def test_a_missing_file_is_refused_with_what_is_needed(tmp_path, name):
     assert "no dataset at" in message and all(array in message for array in ARRAYS)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello\n", b"PK\x03\x04", b"\x80\x04K\x01."], ids=str)
-def test_a_foreign_file_is_refused(tmp_path, content):
-    (tmp_path / "data.npz").write_bytes(content)
-    assert "no intact .npz file" in refusal(tmp_path / "data.npz")
+FOREIGN = {
+    "empty": (lambda path: path.touch(), "no intact .npz file: write it anew"),
+    "half a zip": (lambda path: path.write_bytes(b"PK\x03\x04"), "no intact .npz file: write it anew"),
+    "noise": (lambda path: path.write_bytes(bytes(range(128, 256))[::-1]), "no intact .npz file: write it anew"),
+    "table": (lambda path: np.savetxt(path, np.zeros((4, 65)), delimiter=","), "a text (CSV?): read it with numpy.l"),
+    "long table": (lambda path: np.savetxt(path, np.zeros((99, 650))), "a text (CSV?): read it with numpy.loadtxt"),
+    "UTF-8 text": (lambda path: path.write_text("žluť " * 3000, encoding="utf-8"), "a text (CSV?)"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps({})), "a pickle, which is never loaded"),
+    "gzip": (lambda path: path.write_bytes(gzip.compress(b"")), "compressed with gzip: unpack it first"),
+    "HDF5": (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n"), "an HDF5 file: read its arrays with h5py"),
+    "LFS": (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid"), "git lfs pull"),
+    "tensors": (lambda path: torch.save({name: torch.zeros(4, 8, 8) for name in ARRAYS}, path), "one of torch.save"),
+    "other zip": (lambda path: zipfile.ZipFile(path, "w").close(), "lacks x_train, y_train, x_test, y_test: it needs"),
+}
 
 
-def test_a_single_array_named_npz_is_refused(tmp_path):
-    with open(tmp_path / "data.npz", "wb") as file:
-        np.save(file, np.zeros((3, 4)))
-    assert "no intact .npz file" in refusal(tmp_path / "data.npz")
+@pytest.mark.parametrize("name", ["data.npz", "data.csv"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_foreign_file_is_refused_by_what_it_is(tmp_path, kind, name):
+    """Whatever the file is called; and the remedy is ours, never numpy's advice to load unsafely."""
+    write, says = FOREIGN[kind]
+    write(tmp_path / name)
+    message = refusal(tmp_path / name)
+    assert says in message and "allow_pickle" not in message and "unsafe" not in message and "\x1b" not in message
+
+
+def test_a_single_array_is_refused_whatever_it_is_called(tmp_path):
+    for name in ("data.npz", "x.npy"):
+        with open(tmp_path / name, "wb") as file:
+            np.save(file, np.zeros((3, 4)))
+        assert "a single array (.npy): load the arrays with numpy.load" in refusal(tmp_path / name)
+
+
+def test_a_zip_whose_members_are_no_arrays_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "data.npz", "w") as file:
+        for name in ARRAYS:
+            file.writestr(name, "text")
+    assert "holds no array in x_train" in refusal(tmp_path / "data.npz")
+
+
+def test_the_home_folder_is_expanded_for_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    saved(tmp_path)
+    assert np.array_equal(from_npz("~/data.npz").x_test.numpy(), arrays()["x_test"])
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -183,14 +218,25 @@ NAN = np.full((6, 4, 3), np.nan)
 BAD = {
     "no image axis": ({"x_train": X[:, 0, 0]}, r"x_train must be uint8 or float images \(N, …\), got uint8 \(6,\)"),
     "a number": ({"x_test": np.float32(3)}, r"x_test must be uint8 or float images"),
-    "int64 images": ({"x_train": X.astype(np.int64)}, "x_train must be uint8 or float images.*int64"),
-    "bool images": ({"x_test": X > 0}, "x_test must be uint8 or float images.*bool"),
+    "int64 images": ({"x_train": X.astype(np.int64)}, r"x_train must be uint8 .*int64.*x.astype\(numpy.uint8\)"),
+    "int16 images": ({"x_train": X.astype(np.int16) * 99}, "x_train must be uint8 .*int16.*floats, best scaled"),
+    "bool images": ({"x_test": X > 0}, r"x_test must be uint8 .*bool.*x.astype\(numpy.float32\)"),
     "complex images": ({"x_train": X.astype(complex)}, "x_train must be uint8 or float images.*complex128"),
     "text images": ({"x_train": X.astype(str)}, "x_train must be uint8 or float images"),
     "float128 images": ({"x_train": X.astype(np.longdouble)}, "x_train must be uint8 or float images"),
-    "float labels": ({"y_train": Y.astype(float)}, r"y_train must be \(6,\) integers, got float64"),
+    "float labels": (
+        {"y_train": Y.astype(float)},
+        r"y_train must be \(6,\) integers, got float64.*y.astype",
+    ),
     "text labels": ({"y_train": Y.astype(str)}, r"y_train must be \(6,\) integers"),
-    "one-hot labels": ({"y_train": np.eye(3, dtype=int)[Y]}, r"y_train must be \(6,\) integers, got int64 \(6, 3\)"),
+    "one-hot labels": (
+        {"y_train": np.eye(3, dtype=int)[Y]},
+        r"must be \(6,\) integers, got int64 \(6, 3\).*y.argmax\(1\)",
+    ),
+    "labels in a column": ({"y_train": Y[:, None]}, r"y_train must be \(6,\) integers, got int64 \(6, 1\).*y\[:, 0\]"),
+    "bool labels": ({"y_test": np.array([True] * 4)}, r"y_test must be \(4,\) integers, got bool.*numpy.int64"),
+    "labels beyond int64": ({"y_train": Y.astype(np.uint64) + 2**63}, "labels must be 0 … C − 1; y_train has"),
+    "images without pixels": ({"x_train": X[:, :, :0], "x_test": X[:4, :, :0]}, "x_train must hold images"),
     "too few train labels": ({"y_train": Y[:5]}, r"y_train must be \(6,\) integers, got int64 \(5,\)"),
     "too many test labels": ({"y_test": Y}, r"y_test must be \(4,\) integers, got int64 \(6,\)"),
     "negative labels": ({"y_train": Y - 1}, "labels must be 0 … C − 1; y_train has -1 … 1"),
@@ -200,8 +246,8 @@ BAD = {
     "no test images": ({"x_test": X[:0], "y_test": Y[:0]}, "x_test must hold images"),
     "nan": ({"x_train": NAN}, "x_train has values that are not finite"),
     "inf": ({"x_test": np.where(np.arange(48).reshape(4, 4, 3) == 47, -np.inf, 0)}, "x_test has values that are not"),
-    "object images": ({"x_train": X.astype(object)}, "no intact .npz file.*allow_pickle=False"),
-    "object labels": ({"y_train": Y.astype(object)}, "no intact .npz file.*allow_pickle=False"),
+    "object images": ({"x_train": X.astype(object)}, "Python objects in x_train, which are never.*numpy.stack"),
+    "object labels": ({"y_train": Y.astype(object)}, "Python objects in y_train, which are never"),
 }
 
 
@@ -331,6 +377,15 @@ def test_without_files_the_ways_out_are_named(tmp_path, name):
     with pytest.raises(ValueError, match=rf"{name} could not be loaded.*dataset=npz.*dataset=digits") as caught:
         from_torchvision(name, str(tmp_path / "nothing"), download=False)
     assert "\n" not in str(caught.value)
+
+
+def test_what_torchvision_cannot_give_is_refused_with_what_it_can(tmp_path):
+    for name in ("ImageNet", "mnist", "nothing"):
+        with pytest.raises(ValueError, match=f"dataset.name must be one of MNIST, .*, CIFAR100, got '{name}'"):
+            from_torchvision(name, str(tmp_path), download=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"dataset.root must be a folder, and .*file' is a file"):
+        from_torchvision("MNIST", str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("keep", [0, 3, 100])

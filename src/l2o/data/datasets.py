@@ -1,25 +1,25 @@
-"""Datasets as tensors: a whole dataset lives on the device, minibatches are gathered there.
+"""Datasets as tensors: a whole dataset lies on the device, and minibatches are gathered there.
 
 Shapes: N images, `shape` of one image. Images stay uint8 in memory where the file has uint8, and become floats in
 [0, 1] when a minibatch is gathered. `shape` is what the file or torchvision has: (28, 28) for MNIST, (32, 32, 3) for
-CIFAR, colours last. A network that wants colours first moves them itself, as `l2o.optimizees.conv_net` does: a view of
-images kept like this has torch's `channels_last` format, in which convolutions on a CPU are fastest.
+CIFAR, colours last. A network that wants colours first moves them itself, as `l2o.optimizees.conv_net` does. Images
+that are kept with colours last and viewed with colours first have torch's `channels_last` format, in which convolutions
+on a CPU are fastest.
 """
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
-from l2o.data import downloads
+from l2o.data import downloads, npz
+from l2o.data.checks import check_split
+from l2o.data.reasons import reason
 
-IMAGE_TYPES = (np.uint8, np.float16, np.float32, np.float64)
+OF_TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -60,7 +60,7 @@ class Dataset(NamedTuple):
 
 
 def _relabelled(x: Tensor, y: Tensor, labels: list[int]) -> tuple[Tensor, Tensor]:
-    """A split without the images of other labels; label labels[i] becomes i."""
+    """Return a split with the images of these labels alone; the label labels[i] becomes i."""
     matches = y[:, None] == torch.tensor(labels)  # (N, n)
     chosen = matches.any(1)
     return x[chosen], matches[chosen].int().argmax(1)
@@ -84,16 +84,28 @@ def digits(test_fraction: float = 0.2, labels: Sequence[int] | None = None) -> D
 def from_torchvision(
     name: str, root: str = "~/.cache/l2o", download: bool = True, labels: Sequence[int] | None = None
 ) -> Dataset:
-    """torchvision's MNIST, FashionMNIST or CIFAR10, downloaded on first use; images as torchvision has them."""
+    """torchvision's MNIST, FashionMNIST, KMNIST, CIFAR10 or CIFAR100, with images as torchvision has them.
+
+    The files are kept in `root`. Where they are missing they are downloaded, unless `download` is false. Raises
+    ValueError for another name, and where the files are damaged or cannot be had.
+    """
+    if name not in OF_TORCHVISION:
+        raise ValueError(f"dataset.name must be one of {', '.join(OF_TORCHVISION)}, got {name!r}")
+    import torchvision
+
     load = getattr(torchvision.datasets, name)
-    folder = Path(root).expanduser()
-    read = lambda folder, download: [load(str(folder), train=train, download=download) for train in (True, False)]  # noqa: E731
+    folder = Path(str(root)).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"dataset.root must be a folder, and '{root}' is a file: choose another dataset.root")
+
+    def read(folder: Path, download: bool) -> list[Any]:
+        return [load(str(folder), train=train, download=download) for train in (True, False)]
+
     try:
         train, test = downloads.whole(read, folder) if download else read(folder, False)
     except downloads.MISSING as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{name} could not be loaded into {root} ({reason}). Without a network, "
+            f"{name} could not be loaded into {root} ({reason(error)}). Without a network, "
             "use dataset=npz dataset.path=FILE.npz or the bundled dataset=digits"
         ) from error
     arrays = [np.asarray(part) for split in (train, test) for part in (split.data, split.targets)]
@@ -101,32 +113,19 @@ def from_torchvision(
 
 
 def from_npz(path: str, labels: Sequence[int] | None = None) -> Dataset:
-    """Arrays x_train, y_train, x_test, y_test of an .npz file. Raises ValueError for anything else."""
-    if not Path(path).is_file():
-        raise ValueError(f"no dataset at '{path}': dataset.path must be an .npz file with {', '.join(ARRAYS)}")
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS if name in file.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"'{path}' is no intact .npz file ({error}): write it anew with numpy.savez") from error
-    missing = [name for name in ARRAYS if name not in arrays]
-    if missing:
-        raise ValueError(f"'{path}' lacks {', '.join(missing)}: it needs {', '.join(ARRAYS)}")
-    return checked(path, *(arrays[name] for name in ARRAYS)).only(labels)
+    """The arrays x_train, y_train, x_test, y_test of an .npz file. Raises ValueError for anything else."""
+    place = Path(str(path)).expanduser()
+    if not place.is_file():
+        what = ", which is a folder" if place.is_dir() else ""
+        raise ValueError(f"no dataset at '{path}'{what}: dataset.path must be an .npz file with {', '.join(ARRAYS)}")
+    arrays = npz.read(place, ARRAYS)
+    return checked(str(path), *(arrays[name] for name in ARRAYS)).only(labels)
 
 
 def checked(name: str, *arrays: np.ndarray) -> Dataset:
-    """Arrays as a `Dataset`, or a ValueError that says which array is wrong and how."""
-    for x, y, split in ((*arrays[:2], "train"), (*arrays[2:], "test")):
-        if x.ndim < 2 or x.dtype.newbyteorder("=") not in IMAGE_TYPES:
-            raise ValueError(f"{name}: x_{split} must be uint8 or float images (N, …), got {x.dtype} {x.shape}")
-        if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer):
-            raise ValueError(f"{name}: y_{split} must be ({len(x)},) integers, got {y.dtype} {y.shape}")
-        if len(x) == 0 or x.shape[1:] != arrays[0].shape[1:]:
-            raise ValueError(f"{name}: x_{split} must hold images of x_train's shape, got {x.shape}")
-        if x.dtype != np.uint8 and not np.isfinite(x).all():
-            raise ValueError(f"{name}: x_{split} has values that are not finite")
-        if y.min() < 0 or y.max() > arrays[1].max():
-            raise ValueError(f"{name}: labels must be 0 … C − 1; y_{split} has {y.min()} … {y.max()}")
+    """Turn the four arrays into a `Dataset`, or raise a ValueError that says which one is wrong and how."""
+    x_train, y_train, x_test, y_test = arrays
+    check_split(name, "train", x_train, y_train, x_train, y_train)
+    check_split(name, "test", x_test, y_test, x_train, y_train)
     tensors = [torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("="))) for array in arrays]
     return Dataset(tensors[0], tensors[1].long(), tensors[2], tensors[3].long())

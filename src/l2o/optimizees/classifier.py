@@ -15,8 +15,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
 from l2o.data.datasets import Dataset
+from l2o.data.reasons import reason
 from l2o.optimizees.base import Batch, Optimizee
 from l2o.optimizees.layout import Layout
+from l2o.optimizees.networks import ColoursFirst
 
 TEST_IMAGES = 1000
 
@@ -83,9 +85,10 @@ class Classifier(Optimizee):
             with torch.no_grad():
                 logits = self._logits(torch.zeros(self.layout.size), images)
         except (RuntimeError, ValueError, IndexError) as error:
+            shape = tuple(images.shape[1:])
             raise ValueError(
-                f"the network does not take this dataset's images of shape {tuple(images.shape[1:])}: {error}. "
-                "Choose dataset=… or the network's in_features to match"
+                f"the network does not take this dataset's images of shape {shape}: {reason(error)}. "
+                f"{_remedy(self.network, shape)}"
             ) from error
         if not torch.equal(torch.get_rng_state(), before):
             raise ValueError(
@@ -97,6 +100,15 @@ class Classifier(Optimizee):
                 f"the network gives {tuple(logits.shape[1:])} outputs but labels go up to {classes - 1}: "
                 f"set its out_features to {classes}"
             )
+
+
+def _remedy(network: nn.Module, shape: tuple[int, ...]) -> str:
+    """What to change where a network does not take images of this shape."""
+    if any(isinstance(module, ColoursFirst) for module in network.modules()):
+        return "Choose dataset=… or the network's image_size and in_channels to match"
+    if len(shape) == 3 and any(isinstance(module, _ConvNd) for module in network.modules()):
+        return "Colours come last in a dataset: begin the network with l2o.optimizees.networks.ColoursFirst(channels)"
+    return f"Choose dataset=… or the network's in_features to match: {math.prod(shape)}"
 
 
 def _refuse_hidden_state(network: nn.Module) -> None:

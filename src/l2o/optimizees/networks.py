@@ -47,7 +47,7 @@ def conv_net(
             f"every layer needs at least one unit, got {in_channels} channels, {[*channels]}, {[*hidden]}, "
             f"{out_features} on images of size {image_size}, reduced {reduce} times"
         )
-    layers: OrderedDict[str, nn.Module] = OrderedDict(first=ColoursFirst())
+    layers: OrderedDict[str, nn.Module] = OrderedDict(first=ColoursFirst(in_channels))
     if reduce > 1:
         layers["reduce"] = nn.AvgPool2d(reduce)
     for i, (fan_in, fan_out) in enumerate(pairwise([in_channels, *channels]), 1):
@@ -66,10 +66,38 @@ def conv_net(
 
 
 class ColoursFirst(nn.Module):
-    """(…, height, width, C) -> (…, C, height, width), a view: in memory the colours stay last."""
+    """Images (N, height, width, C) -> (N, C, height, width), a view: in memory the colours stay last.
+
+    Images without an axis of colours, (N, height, width), have one channel. Raises ValueError where the images do not
+    have `channels` colours, C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.movedim(-1, -3)
+        images = x[..., None] if x.ndim == 3 else x
+        if images.ndim != 4 or images.shape[-1] != self.channels:
+            raise ValueError(_about_colours(tuple(x.shape[1:]), self.channels))
+        return images.movedim(-1, -3)
+
+
+def _about_colours(shape: tuple[int, ...], channels: int) -> str:
+    """What is wrong with images of a shape, for a network that takes `channels` colours."""
+    if len(shape) == 3 and shape[0] == channels:
+        wanted = (*shape[1:], channels)
+        return f"colours come last: (N, {_listed(wanted)}); yours look like colours first: x.transpose(0, 2, 3, 1)"
+    found = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
+    if found is None:
+        return f"images must be (N, height, width, {channels}), got (N, {_listed(shape)})"
+    return (
+        f"images (N, {_listed(shape)}) have {found} colours, and the network takes {channels}: set in_channels={found}"
+    )
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))
 
 
 class BatchNorm(nn.Module):
