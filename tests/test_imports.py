@@ -23,3 +23,14 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 
 def test_a_folder_of_the_package_needs_no_import_of_its_own() -> None:
     assert python("import l2o; print(l2o.optimizers.SGD(0.1).lr)") == "0.1\n"
+
+
+def test_importing_optimizees_and_data_imports_nothing_heavy() -> None:
+    code = "import l2o.optimizees, l2o.data; from l2o.data import images, digits, from_npz, from_torchvision"
+    assert loaded_by(f"{code}; from l2o.optimizees import Classifier, Quadratic, Repeated, Subset, conv_net, mlp") == []
+
+
+def test_what_needs_torchvision_is_there_when_it_is_asked_for() -> None:
+    code = "import l2o.optimizees as o; print(hasattr(o, 'Nothing'), 'Features' in dir(o), o.Features.__name__)\n"
+    code += "from l2o.optimizees import *; print(NeuralArt.__module__)"
+    assert python(code) == "False True Features\nl2o.optimizees.neural_art\n"

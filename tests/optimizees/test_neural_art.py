@@ -3,12 +3,15 @@
 Shapes: B tasks, P = 3·H·W coordinates.
 """
 
+import re
+
 import pytest
 import torch
 from PIL import Image
 from torch import Generator
 from torch.testing import assert_close
 
+from l2o.data import memory
 from l2o.optimizees import NeuralArt
 from l2o.optimizees.features import MEAN, STD
 
@@ -193,17 +196,72 @@ def test_pictures_show_theta_within_what_a_screen_can(art):
         ({"style": "{folder}/text.png"}, "no intact picture"),
         ({"weights": "missing.pth"}, "no weights at 'missing.pth'"),
         ({"content_layers": ["fire99"]}, "no layer fire99"),
+        (
+            {"size": [3, 16]},
+            "a picture of 3×16 is too small: the layers of squeezenet1_1 need pictures of at least",
+        ),
+        ({"style_side": 4}, "of 4×4 is too small: the layers of squeezenet1_1 need pictures of at least 5×5 pixels"),
+        ({"style_side": None, "style": "{folder}/strip.png"}, "'{folder}/strip.png' of 3×400 is too small: the layers"),
+        (
+            {"size": None, "content": "{folder}/strip.png"},
+            "a picture of 3×400 is too small: the layers of squeeze",
+        ),
+        ({"size": [16, 16, 3]}, "optimizee.size must be a positive number, [height, width] or null, got [16, 16, 3]"),
+        ({"size": 0}, "optimizee.size must be a positive number"),
+        ({"content_side": 0}, "optimizee.content_side must be at least 1, got 0"),
+        ({"style_side": -1}, "optimizee.style_side must be at least 1, got -1"),
         ({"size": None, "content": ["{folder}/contents", "{folder}/styles"]}, "of 2 different sizes"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(folder, changes, says):
     (folder / "text.png").write_text("no picture")
+    Image.new("RGB", (400, 3)).save(folder / "strip.png")
     if says.startswith("no pictures in"):
         (folder / "text.png").unlink()
+        (folder / "strip.png").unlink()
     fill = lambda value: value.format(folder=folder) if isinstance(value, str) else value  # noqa: E731
     given = {
         key: [fill(v) for v in value] if isinstance(value, list) else fill(value) for key, value in changes.items()
     }
-    with pytest.raises(ValueError, match=says.replace(".", r"\.")) as error:
+    with pytest.raises(ValueError, match=re.escape(fill(says))) as error:
         art_of(folder, **given)
     assert "\n" not in str(error.value)
+
+
+GB = 10**9
+
+
+@pytest.fixture
+def large(folder):
+    """A content and a style of four megapixels each."""
+    Image.new("RGB", (2000, 2000), "red").save(folder / "large.png")
+    return folder
+
+
+def test_a_content_too_large_to_be_optimized_is_refused_with_the_remedy(large, monkeypatch):
+    """The whole picture takes some 11 GB in float32 (measured: 2.9 for each megapixel); reduced, it is taken."""
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr(memory, "free", lambda: 5 * GB)
+    given = {"content": str(large / "large.png"), "size": None}
+    says = (
+        r"optimizing a picture of 2000×2000 needs some 1[0-3]\.\d GB of memory, and 5\.0 GB are free: reduce it, with"
+    )
+    with pytest.raises(ValueError, match=says + " optimizee.content_side=1000 or less$"):
+        art_of(large, **given, content_side=None)
+    assert art_of(large, **given, content_side=200).layout.size == 3 * 200 * 200
+    assert art_of(large, **given | {"size": 64}, content_side=None).layout.size == 3 * 64 * 64, "a crop is what counts"
+
+
+def test_a_style_too_large_for_the_network_is_refused_with_the_remedy(large, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: GB // 2)
+    says = r"the style '.*large\.png' of 2000×2000 needs some .* GB .*: set optimizee\.style_side=256$"
+    with pytest.raises(ValueError, match=says):
+        art_of(large, style=str(large / "large.png"), style_side=None)
+    assert art_of(large, style=str(large / "large.png"), style_side=64).layout.size == 3 * 16 * 16
+
+
+def test_the_free_memory_is_asked_again_on_the_device(folder, monkeypatch):
+    art = art_of(folder)
+    monkeypatch.setattr(memory, "free", lambda: 10**4)
+    with pytest.raises(ValueError, match=r"optimizing a picture of 16×16 needs some .*content_side=1000"):
+        art.to("cpu")

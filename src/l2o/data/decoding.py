@@ -79,7 +79,7 @@ def _opened(path: str | Path) -> "Iterator[ImageFile]":
     if not Path(path).is_file():
         raise ValueError(f"no picture at '{path}'")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # here the free memory decides
+        warnings.simplefilter("ignore")  # of damaged tags, which do no harm, and of size: here the free memory decides
         with _intact(path):
             file = Image.open(path)
         with file:

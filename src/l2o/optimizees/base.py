@@ -23,7 +23,8 @@ class Optimizee(ABC):
     """A distribution of functions; one draw is one task.
 
     A subclass gives `layout`, `sample` and `loss`; a stochastic f also gives `sample_batch`. All randomness comes from
-    the generator that is passed in, on the generator's device.
+    the generator that is passed in, and all tensors lie on the generator's device. `l2o.optimizees.checks` holds a
+    user's subclass to this before it is used, and `l2o.optimizees.views` has views of an optimizee.
     """
 
     layout: Layout
@@ -34,7 +35,10 @@ class Optimizee(ABC):
 
     @abstractmethod
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        """f(θ) of ONE task: θ (P,), batch without its leading axis -> ()."""
+        """f(θ) of one task: θ (P,) and the batch without its leading axis -> ().
+
+        It must be differentiable by θ, and work under `torch.func.vmap` unless `losses` is overridden.
+        """
 
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
         """The data of one evaluation of f for each of the B tasks; by default f is deterministic and reads the task."""
