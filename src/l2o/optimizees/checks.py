@@ -4,6 +4,7 @@ Shapes: B = 2 tasks, P coordinates of one optimizee.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -36,7 +37,8 @@ def check(optimizee: Optimizee, device: torch.device | str = "cpu") -> None:
     if type(optimizee).__module__.startswith("l2o.") or getattr(optimizee, CHECKED, False):
         return
     _Check(optimizee, torch.device(device)).run()
-    optimizee.__dict__[CHECKED] = True
+    with suppress(AttributeError):  # of a class with __slots__, which is checked again
+        object.__setattr__(optimizee, CHECKED, True)
 
 
 class _Check:
