@@ -64,6 +64,10 @@ class WithSplits(Quadratic):
     def split(self, name: str) -> "WithSplits":
         return WithSplits(name)
 
+    def loss(self, theta: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        loss = super().loss(theta, batch)
+        return 5 + 0 * loss if self.name == "validation" else loss
+
     def loss_and_grad(self, theta: Tensor, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         loss, grad = super().loss_and_grad(theta, batch)
         return (torch.full_like(loss, 5) if self.name == "validation" else loss), grad
