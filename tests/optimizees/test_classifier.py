@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from l2o import optimizees
 from l2o.data import Dataset
 from l2o.optimizees import Classifier, mlp
+from l2o.optimizees.networks import ColoursFirst
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -376,3 +377,52 @@ def test_more_outputs_than_classes_are_taken(dataset):
 def test_bad_sizes_are_refused(dataset, arguments):
     with pytest.raises(ValueError, match="batch_size must be >= 1 and init_std >= 0"):
         Classifier(mlp(16, [5], 3), dataset, **arguments)
+
+
+# ---------------------------------------------------------------------------------------------------------- colours
+
+
+def coloured(*shape):
+    x = torch.rand(6, *shape, generator=Generator().manual_seed(0))
+    return Dataset(x, torch.arange(6) % 3, x, torch.arange(6) % 3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape", "says"),
+    [
+        (3, (3, 8, 8), r"colours come last: (N, 8, 8, 3); yours look like colours first: x.transpose(0, 2, 3, 1)"),
+        (3, (3, 8, 9), r"colours come last: (N, 8, 9, 3); yours look like colours first: x.transpose(0, 2, 3, 1)"),
+        (1, (1, 8, 8), r"colours come last: (N, 8, 8, 1); yours look like colours first: x.transpose(0, 2, 3, 1)"),
+        (3, (8, 8), "images (N, 8, 8) have 1 colour, and the network takes 3: set in_channels=1"),
+        (3, (8, 8, 1), "images (N, 8, 8, 1) have 1 colour, and the network takes 3: set in_channels=1"),
+        (1, (8, 8, 3), "images (N, 8, 8, 3) have 3 colours, and the network takes 1: set in_channels=3"),
+        (3, (64,), "images must be (N, height, width, 3), got (N, 64)"),
+        (3, (2, 8, 8, 3), "images must be (N, height, width, 3), got (N, 2, 8, 8, 3)"),
+        (3, (16, 16, 3), "image_size and in_channels to match"),
+    ],
+    ids=str,
+)
+def test_images_that_the_conv_net_does_not_take_are_told_what_to_change(channels, shape, says):
+    with pytest.raises(ValueError, match=r"the network does not take this dataset's images") as error:
+        Classifier(optimizees.conv_net(8, channels, [2], [3], 3), coloured(*shape))
+    message = str(error.value)
+    assert says in message and "\n" not in message and "in_features" not in message
+
+
+def test_images_without_an_axis_of_colours_have_one_channel():
+    """The same function as with that axis."""
+    network = optimizees.conv_net(8, 1, [2], [3], 3)
+    flat, deep = (Classifier(network, coloured(*shape), batch_size=5, init_std=0.5) for shape in ((8, 8), (8, 8, 1)))
+    theta, batch = problem(flat, 2)
+    with_axis = {"x": batch["x"][..., None], "y": batch["y"]}
+    assert_close(flat.loss_and_grad(theta, batch), deep.loss_and_grad(theta, with_axis), rtol=0, atol=0)
+    assert flat.metrics(theta, {})["test_loss"].shape == (2,)
+
+
+def test_a_network_of_one_s_own_that_wants_colours_first_is_told_how():
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3))
+    with pytest.raises(ValueError, match=r"Colours come last .*l2o\.optimizees\.networks\.ColoursFirst\(channels\)"):
+        Classifier(network, coloured(8, 8, 3))
+    assert (
+        Classifier(nn.Sequential(ColoursFirst(3), *network), coloured(8, 8, 3)).layout.size == 2 * 27 + 2 + 72 * 3 + 3
+    )

@@ -91,9 +91,8 @@ def _about_colours(shape: tuple[int, ...], channels: int) -> str:
     found = 1 if len(shape) == 2 else shape[-1] if len(shape) == 3 else None
     if found is None:
         return f"images must be (N, height, width, {channels}), got (N, {_listed(shape)})"
-    return (
-        f"images (N, {_listed(shape)}) have {found} colours, and the network takes {channels}: set in_channels={found}"
-    )
+    have = f"images (N, {_listed(shape)}) have {found} {'colour' if found == 1 else 'colours'}"
+    return f"{have}, and the network takes {channels}: set in_channels={found}"
 
 
 def _listed(shape: tuple[int, ...]) -> str:
