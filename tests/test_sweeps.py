@@ -27,7 +27,7 @@ from hydra_plugins.l2o_sweeper._search import Search, distribution
 from hydra_plugins.l2o_sweeper._study import Study
 from l2o.runs import locks
 from l2o.runs.errors import in_one_line
-from l2o.training.learner import Diverged
+from l2o.training.safeguards import Diverged
 
 ROOT = Path(__file__).parents[1]
 TOY = """

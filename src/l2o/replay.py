@@ -108,18 +108,17 @@ def _bytes_per_step(part: Part, recording: Recording) -> int:
     probe = Chunk(part, cut, slice(0, 1))
     window = _copied(_recorded(probe, spans_within(part.spans, cut.coordinates), recording))
     known = {tensor.untyped_storage().data_ptr() for tensor in part.rule.state_dict().values()}
-    kept: dict[int, int] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
 
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+    def note(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()  # not the tensor: one that is saved by its own node would never be freed
         if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            kept[storage.data_ptr()] = storage
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda _: None):
         part.rule(window.seen(0, window.theta), window.state, window.layout)
     numbers = sum(value.numel() for value in window.state.values()) + 3 * window.theta.numel()  # what is copied of it
-    total = sum(kept.values()) + numbers * recording.theta.element_size()
+    total = sum(storage.nbytes() for storage in kept.values()) + numbers * recording.theta.element_size()
     return -(-total // max(1, cut.layout.size))
 
 

@@ -230,4 +230,4 @@ def test_a_run_with_a_tuple_argument_is_resumed(tmp_path):
 
     fit(1)[0].save_checkpoint(tmp_path / "last.ckpt")
     _, resumed = fit(2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert resumed.windows == 4
+    assert resumed.state.windows == 4

@@ -112,8 +112,8 @@ class RMSprop(HandDesigned):
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         square = self.alpha * state["square"] + (1 - self.alpha) * seen.grad.square()
-        direction = seen.grad / (square.sqrt() + self.eps)
-        return self.descent(seen, direction, self.rate), {"square": square}
+        update = -self.rate_at(seen, self.rate) * seen.grad / (square.sqrt() + self.eps)
+        return update, {"square": square}
 
 
 class Adam(HandDesigned):
@@ -139,8 +139,8 @@ class Adam(HandDesigned):
         return dict(ADAM_AXES)
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        direction, state = adam_direction(seen.grad, state, layout, self.beta1, self.beta2, self.eps)
-        return self.descent(seen, direction, self.rate), state
+        lr = self.rate_at(seen, self.rate)
+        return adam_step(seen.grad, state, layout, self.beta1, self.beta2, self.eps, -lr)
 
 
 class AdamW(HandDesigned):
@@ -167,8 +167,9 @@ class AdamW(HandDesigned):
         return dict(ADAM_AXES)
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        direction, state = adam_direction(seen.grad, state, layout, self.beta1, self.beta2, self.eps)
-        return self.descent(seen, direction, self.rate), state
+        lr = self.rate_at(seen, self.rate)
+        update, state = adam_step(seen.grad, state, layout, self.beta1, self.beta2, self.eps, -lr)
+        return update - lr * self.weight_decay * seen.theta, state
 
 
 # A parameter counts its own steps: one whose first gradient comes late is bias-corrected from there on.
@@ -181,16 +182,16 @@ def init_adam(theta: Tensor, layout: Layout) -> State:
     return {"mean": zeros, "square": zeros, "step": theta.new_zeros(len(theta), len(layout.shapes))}
 
 
-def adam_direction(
-    grad: Tensor, state: State, layout: Layout, beta1: float, beta2: float, eps: float
+def adam_step(
+    grad: Tensor, state: State, layout: Layout, beta1: float, beta2: float, eps: float, scale: float | Tensor = 1.0
 ) -> tuple[Tensor, State]:
-    """Give m̂ / (√v̂ + ε) (B, P) and the state after this gradient."""
+    """Give scale · m̂ / (√v̂ + ε) (B, P), rounded as torch rounds it, and the state after this gradient."""
     step = state["step"] + 1
     mean = torch.lerp(state["mean"], grad, 1 - beta1)
     square = beta2 * state["square"] + (1 - beta2) * grad.square()
     correct1, correct2 = (layout.spread(bias_correction(beta, step)) for beta in (beta1, beta2))
-    direction = mean / correct1 / ((square / correct2).sqrt() + eps)
-    return direction, {"mean": mean, "square": square, "step": step}
+    update = scale * mean / correct1 / ((square / correct2).sqrt() + eps)
+    return update, {"mean": mean, "square": square, "step": step}
 
 
 def bias_correction(beta: float, step: Tensor) -> Tensor:

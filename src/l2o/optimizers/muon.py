@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l2o.optimizees.layout import Axis, Layout, Shape
 from l2o.optimizers.base import Observation, Scope, State
-from l2o.optimizers.hand_designed import ADAM_AXES, HandDesigned, adam_direction, init_adam
+from l2o.optimizers.hand_designed import ADAM_AXES, HandDesigned, adam_step, init_adam
 from l2o.optimizers.newton_schulz import COEFFICIENTS
 
 ADJUSTMENTS = ("original", "match_rms_adamw")
@@ -63,7 +63,7 @@ class Muon(HandDesigned):
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         buffer = torch.lerp(state["buffer"], seen.grad, 1 - self.momentum)
         momentum = torch.lerp(seen.grad, buffer, self.momentum) if self.nesterov else buffer
-        adam, after = adam_direction(seen.grad, state, layout, self.beta1, self.beta2, self.eps)
+        adam, after = adam_step(seen.grad, state, layout, self.beta1, self.beta2, self.eps)
         parts, rates = layout.unravel(adam), []
         for name, part in layout.unravel(momentum).items():
             if is_matrix := self._is_matrix(name, layout.shapes[name]):

@@ -36,11 +36,13 @@ class ScheduledRule(UpdateRule):
 
     def descent(self, seen: Observation, direction: Tensor, lr: float | Tensor) -> Tensor:
         """Give g (B, P) for a direction (B, P) and a learning rate: a float, or (B, 1)."""
-        if self.warmup > 0 or self.schedule != "constant":
-            lr = lr * self.scheduled(seen)
         if self.weight_decay:
             direction = direction + self.weight_decay * seen.theta
-        return -lr * direction
+        return -self.rate_at(seen, lr) * direction
+
+    def rate_at(self, seen: Observation, lr: float | Tensor) -> float | Tensor:
+        """Give the learning rate lr · s_t of this step."""
+        return lr * self.scheduled(seen) if self.warmup > 0 or self.schedule != "constant" else lr
 
     def scheduled(self, seen: Observation) -> Tensor:
         """Give s_t (B, 1)."""
