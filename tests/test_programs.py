@@ -229,7 +229,7 @@ def test_every_architecture_is_trained_and_goes_by_its_own_name(program: Program
 
 
 def test_baselines_alone_are_compared(program: Program) -> None:
-    folder = program("evaluate.py", "learned=null", "~optimizers.SGD")
+    folder = program("evaluate.py", "learned=null", "~baselines.SGD")
     assert list(json.loads((folder / "summary.json").read_text())["optimizers"]) == ["NAG", "RMSprop", "ADAM"]
 
 
@@ -275,9 +275,9 @@ def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path]
     needs = {
         "lstm_conv_fc": network,
         "pretrained_cifar_small": network,
-        "pretrained": lambda: [f"optimizers.other.name={program('train.py') / 'best'}"],
+        "pretrained": lambda: [f"baselines.other.name={program('train.py') / 'best'}"],
     }.get(optimizer, list)()
-    folder = program("evaluate.py", f"+optimizer@optimizers.other={optimizer}", *needs)
+    folder = program("evaluate.py", f"+optimizer@baselines.other={optimizer}", *needs)
     assert "other" in json.loads((folder / "summary.json").read_text())["optimizers"]
 
 

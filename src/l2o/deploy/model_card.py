@@ -12,8 +12,8 @@ from l2o.evaluation.comparison import Comparison, finite
 LICENCE = "mit"
 
 
-def of_run(cfg: DictConfig, comparison: Comparison, validation_loss: float) -> dict[str, Any]:
-    """The card of a run of train.py: its problem, its command, what came out.
+def of_run(cfg: DictConfig, comparison: Comparison | None, validation_loss: float) -> dict[str, Any]:
+    """The card of a run of train.py: its problem, its command, what came out (None where nothing was compared).
 
     Of a path only the last part is kept: a card is shared, its author's folders are not.
     """
@@ -25,7 +25,7 @@ def of_run(cfg: DictConfig, comparison: Comparison, validation_loss: float) -> d
         "seed": cfg.seed,
         "command": " ".join(["python train.py", *map(_override, overrides)]),
         "validation_loss": validation_loss,
-        "results": finite(comparison.summary()),
+        "results": finite(comparison.summary()) if comparison else None,
         "license": LICENCE,
     }
 
