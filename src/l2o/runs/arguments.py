@@ -1,22 +1,31 @@
 """Whether what a configuration gives to a `_target_` is what that takes: its arguments' names and kinds."""
 
 import inspect
-import os
 import pkgutil
 import re
 from collections.abc import Collection, Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from l2o.runs.kinds import as_written, fits, in_words
+from l2o.runs.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
 from l2o.runs.nearest import did_you_mean
 from l2o.runs.problem import compared_optimizee
 
 BY_THE_PROGRAM = {"learner": {"rule", "optimizee"}, "trainer": {"callbacks", "logger"}}
 """Arguments that the program itself gives."""
+
+BOUNDS = {
+    **dict.fromkeys(("init_std", "head_init", "eps", "lr", "clip_norm"), NOT_NEGATIVE),
+    **dict.fromkeys(("content_weight", "style_weight", "smoothness_weight"), NOT_NEGATIVE),
+    **dict.fromkeys(("beta", "beta1", "beta2", "alpha", "momentum"), Bound(lambda x: 0 <= x < 1, "in [0, 1)")),
+    "final_lr_fraction": Bound(lambda x: 0 <= x <= 1, "from 0 to 1"),
+    "clip_norm": POSITIVE,
+}
+"""What numbers of this package's own classes must fulfil, by the name of the argument."""
 
 HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -36,7 +45,7 @@ def refuse_arguments(cfg: DictConfig, read: Collection[str]) -> None:
 
 
 def taken_beside(cfg: DictConfig, key: str) -> list[str]:
-    """The keys that the `_target_` above a key takes as its arguments, set or not; none where there is no `_target_`."""
+    """The keys that the `_target_` above a key takes as its arguments, set or not; none without a `_target_`."""
     parent = key.rpartition(".")[0]
     node = OmegaConf.select(cfg, parent) if parent else None
     if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -72,7 +81,7 @@ def locate(key: str, target: str) -> Any:
         if error.name is None or not target.startswith(error.name):
             raise
         raise ValueError(
-            f"{key}._target_={target}: there is no module '{error.name}' in {os.getcwd()}, nor installed"
+            f"{key}._target_={target}: there is no module '{error.name}' in {Path.cwd()}, nor installed"
         ) from error
     except AttributeError as error:
         module, _, name = target.rpartition(".")
@@ -118,7 +127,8 @@ def _refuse_name(key: str, name: str, target: str, parameters: Mapping[str, insp
 
 def _refuse_value(node: DictConfig, key: str, name: str, hint: Any) -> None:
     written = OmegaConf.to_container(node, resolve=False)
-    source = re.fullmatch(r"\$\{([\w.]+)\}", str(written[name])) if isinstance(written, dict) else None
+    assert isinstance(written, dict)
+    source = re.fullmatch(r"\$\{([\w.]+)\}", str(written[name]))
     try:
         value = node[name]
     except (MissingMandatoryValue, InterpolationToMissingValueError):  # Hydra says which
@@ -127,9 +137,12 @@ def _refuse_value(node: DictConfig, key: str, name: str, hint: Any) -> None:
         if "_target_" in value:
             return
         value = OmegaConf.to_container(value, resolve=True, throw_on_missing=False)
+    shown = source[1] if source else key
     if not fits(value, hint):
-        shown = source[1] if source else key
         raise ValueError(f"{shown} must be {in_words(hint)}, got {as_written(value)}")
+    bound = BOUNDS.get(name) if str(written.get("_target_")).startswith("l2o.") else None
+    if bound and isinstance(value, int | float) and not bound.holds(value):
+        raise ValueError(f"{shown} must be {bound.wanted}, got {value}")
 
 
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter] | None:

@@ -119,7 +119,7 @@ def _without(failed: Composition, key: str) -> DictConfig | None:
 
 
 def _read_elsewhere(failed: Composition, cfg: DictConfig, key: str) -> str | None:
-    """What to say of a key that the program would read if a group were not left out, or that the other program reads."""
+    """What to say of a key that only a group that is left out has, or that the other program reads."""
     program = program_of(cfg)
     other = "evaluate" if program == "train" else "train"
     if key in keys_of(compose(failed.loader, program, [])):

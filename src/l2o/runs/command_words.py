@@ -7,8 +7,8 @@ from pathlib import Path
 def leave_out_null_groups(conf: Path) -> None:
     """Rewrite `GROUP=null`, which Hydra refuses, to what it means: leave the group out.
 
-    `conf` is the folder of the configs. Hydra's word for it is `~GROUP`, which it refuses in turn where the group is left
-    out by default.
+    `conf` is the folder of the configs. Hydra's word for it is `~GROUP`, which it refuses in turn where the group is
+    left out by default.
     """
     words = sys.argv[1:]
     left_out = _left_out(conf)

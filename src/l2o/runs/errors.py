@@ -21,7 +21,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 SPEAKING = ("Diverged", "MisconfigurationException", "OutOfMemoryError")
-"""Errors of this package, Lightning and torch that tell a user what to do, by name: their modules are slow to import."""
+"""Errors of this package, Lightning and torch that speak to the user, by name: their modules are slow to import."""
 
 SEE_ALL = "L2O_TRACEBACK=1 shows all of the way there"
 
@@ -69,8 +69,8 @@ def one_line(error: BaseException) -> str | None:
         return f"{own.place}: {own.what} ({SEE_ALL})"
     if _is_expected(cause):
         return f"{message} ({own.place}; {SEE_ALL})" if own else message
-    if cause is not error and _arose_in(HYDRA, cause):  # the call of a `_target_` itself
-        return _joined(str(error))
+    if cause is not error and (_arose_in(HYDRA, cause) or _was_raised_on_purpose(cause)):  # by what a `_target_` names
+        return message
     return None
 
 
@@ -88,11 +88,10 @@ def _is_expected(error: BaseException) -> bool:
 
 def _was_raised_on_purpose(error: BaseException) -> bool:
     """By a `raise`, in this package or in a library that it called; not by an expression or a built-in function."""
-    last = None
-    for last in _frames(error.__traceback__):
-        pass
-    if last is None:
+    frames = list(_frames(error.__traceback__))
+    if not frames:
         return True  # made by hand, as from another process
+    last = frames[-1]
     code = last.tb_frame.f_code.co_code
     return 0 <= last.tb_lasti < len(code) and dis.opname[code[last.tb_lasti]] == "RAISE_VARARGS"
 

@@ -1,11 +1,11 @@
-"""Whether a value of a configuration is of the kind that an argument is annotated with."""
+"""Whether a value of a configuration is of the kind that an argument is annotated with, and within its bounds."""
 
 import math
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 WORDS = {
     int: "an integer",
@@ -17,6 +17,16 @@ WORDS = {
     timedelta: "a time",
 }
 LISTS = (list, tuple, set, Sequence, Iterable, Collection)
+
+
+class Bound(NamedTuple):
+    """What a value must fulfil, and how a refusal says so."""
+
+    holds: Callable[[Any], bool]
+    wanted: str
+
+
+POSITIVE, NOT_NEGATIVE = Bound(lambda value: value > 0, "more than 0"), Bound(lambda value: value >= 0, "at least 0")
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -41,7 +51,7 @@ def fits(value: Any, hint: Any) -> bool:
     if (origin or hint) in (dict, Mapping):
         return isinstance(value, dict)
     if inspectable(hint):
-        return isinstance(value, dict) or isinstance(value, hint)
+        return isinstance(value, (dict, hint))
     return True
 
 

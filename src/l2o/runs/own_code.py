@@ -1,6 +1,5 @@
 """The code and the files of a program's user: where they are found, and which modules are imported first."""
 
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +22,8 @@ def prepare(cfg: DictConfig) -> None:
 def import_own(cfg: DictConfig, folder: str) -> None:
     """Make `folder` importable and import the modules that the key `imports` names.
 
-    A folder comes last, so that a file of the user hides no module of Python. Raises ValueError for a module that is not
-    found; what a module raises by itself passes through.
+    A folder comes last, so that a file of the user hides no module of Python. Raises ValueError for a module that is
+    not found; what a module raises by itself passes through.
     """
     if folder not in sys.path:
         sys.path.append(folder)
@@ -51,7 +50,7 @@ def expand_home(node: Any) -> None:
                 continue
             value = node[key]
             if is_in_home(value):
-                node[key] = os.path.expanduser(value)
+                node[key] = str(Path(value).expanduser())
             else:
                 expand_home(value)
 

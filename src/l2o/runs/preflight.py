@@ -54,7 +54,7 @@ class Preflight(Callback):
         self._check(None, config)
 
     def _check(self, configs: list[DictConfig] | None, sweep: DictConfig | None = None) -> None:
-        """Check the configuration of every run. First comes what is quick, without the modules that `_target_`s name."""
+        """Check the configuration of every run. First comes what needs none of the modules that `_target_`s name."""
         hydra = GlobalHydra.instance().hydra
         if hydra is None:
             return
@@ -93,7 +93,7 @@ def _expand_folder(config: DictConfig, key: str) -> None:
     folder = OmegaConf.select(OmegaConf.masked_copy(config, ["hydra"]), key, throw_on_resolution_failure=False)
     if not is_in_home(folder):
         return
-    whole = os.path.expanduser(folder)
+    whole = str(Path(folder).expanduser())
     OmegaConf.update(config, key, whole)
     overrides = config.hydra.overrides.hydra  # what the jobs of a sweep are composed with
     for index, override in enumerate(overrides):

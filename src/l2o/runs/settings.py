@@ -1,12 +1,12 @@
 """The settings that a program reads by itself: of what kind each is, and which values could only go wrong."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from l2o.runs.kinds import as_written, fits, in_words
+from l2o.runs.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
 
 KINDS: dict[str, Any] = {
     "name": str | int | float,
@@ -26,14 +26,6 @@ KINDS: dict[str, Any] = {
 }
 
 
-class Bound(NamedTuple):
-    """What a value must fulfil, and how a refusal says so."""
-
-    holds: Callable[[Any], bool]
-    wanted: str
-
-
-POSITIVE, NOT_NEGATIVE = Bound(lambda value: value > 0, "more than 0"), Bound(lambda value: value >= 0, "at least 0")
 AT_LEAST_ONE = Bound(lambda value: value >= 1, "at least 1")
 EPOCHS = Bound(lambda value: value == -1 or value >= 1, "at least 1 (or -1, for a run that only early stopping ends)")
 BOUNDS = {
@@ -80,8 +72,8 @@ def _refuse_without_validation(cfg: DictConfig) -> None:
     every, epochs = (OmegaConf.select(cfg, f"trainer.{key}") for key in ("check_val_every_n_epoch", "max_epochs"))
     if isinstance(every, int) and isinstance(epochs, int) and every > epochs > 0:
         raise ValueError(
-            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no validation would take "
-            f"place, and {WITHOUT_VALIDATION}"
+            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no validation would "
+            f"take place, and {WITHOUT_VALIDATION}"
         )
 
 

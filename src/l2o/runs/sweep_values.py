@@ -1,4 +1,4 @@
-"""Every value that a sweep will set, each in a configuration of its own, so that a mistake is found before it starts."""
+"""The values that a sweep will set, in configurations that can be checked before anything starts."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,8 +13,8 @@ from l2o.runs.read_keys import compose
 def configurations(cfg: DictConfig, loader: Any) -> Iterator[DictConfig]:
     """Configurations of runs of a sweep in which every value of every key occurs at least once.
 
-    The first has the first value of every key. Each other one changes one key of it: as many as there are values, not as
-    there are runs.
+    The first has the first value of every key. Each other one changes one key of it: as many as there are values, not
+    as there are runs.
     """
     overrides = list(_last_of_each(_overrides(cfg, loader)))
     values = [_values(override) for override in overrides]
