@@ -70,6 +70,8 @@ def refuse_settings(cfg: DictConfig, read: Collection[str]) -> None:
 
 def _refuse_without_validation(cfg: DictConfig) -> None:
     every, epochs = (OmegaConf.select(cfg, f"trainer.{key}") for key in ("check_val_every_n_epoch", "max_epochs"))
+    if every is None:
+        raise ValueError(f"trainer.check_val_every_n_epoch must be an integer, got null: {WITHOUT_VALIDATION}")
     if isinstance(every, int) and isinstance(epochs, int) and every > epochs > 0:
         raise ValueError(
             f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no validation would "
