@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/tutorial.md as a user types them: in a folder of one's own, each in a fresh process.
+"""The commands of README.md and docs/tutorial.md as a user types them: in an own folder, each in a fresh process.
 
 Commands that would take minutes get smaller sizes as further overrides; nothing else is changed.
 """
@@ -34,8 +34,7 @@ def typed(command: str, folder: Path, sizes: bool = True) -> "subprocess.Complet
     small = [
         size for size in SIZES if sizes and not (script == "evaluate.py" and size.startswith(("trainer", "learner")))
     ]
-    later = [word for word in small if word.split("=")[0] not in {w.split("=")[0] for w in words if "horizon" in w}]
-    line = [sys.executable, str(ROOT / script), *words, *later]
+    line = [sys.executable, str(ROOT / script), *words, *small]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=280, check=False, env=environment())
 
 

@@ -38,6 +38,11 @@ def explain(error: BaseException) -> str | None:
     unknown = re.match(r"Could not (?:override|delete from config\.|delete) '([^']+)'", str(error))
     if failed and unknown:
         return _unknown_key(failed, unknown[1])
+    there = re.match(r"Could not append to config\. An item is already at '([^']+)'", str(error))
+    if failed and there:
+        cfg = _without(failed, there[1])
+        told = _read_elsewhere(failed, cfg, there[1]) if cfg is not None else None
+        return told or f"{there[1]} is set already: leave out the plus"
     return None
 
 
@@ -123,6 +128,8 @@ def _read_elsewhere(failed: Composition, cfg: DictConfig, key: str) -> str | Non
     program = program_of(cfg)
     other = "evaluate" if program == "train" else "train"
     if key in keys_of(compose(failed.loader, program, [])):
+        if key in keys_of(cfg):
+            return None
         return f"{key} has no effect: '{key.split('.')[0]}' or a part of it is left out or replaced"
     base = compose(failed.loader, other, [])
     if key in keys_of(base) or key in base.hydra.runtime.choices:
