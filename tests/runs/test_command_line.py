@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from programs import FEW_EVALUATIONS, ROOT, SMALL, Server, server
@@ -171,7 +172,7 @@ def test_what_is_documented_goes_on_working(programs: Server, tmp_path: Path) ->
 
 
 def test_a_tilde_in_quotes_is_the_users_home(programs: Server, tmp_path: Path) -> None:
-    home = {"HOME": str(tmp_path / "home")}
+    home: dict[str, Any] = {"HOME": str(tmp_path / "home")}
     programs.finish(tmp_path, 'hydra.run.dir="~/run"', **home)
     assert (tmp_path / "home/run/last.ckpt").exists() and not (tmp_path / "~").exists()
     programs.finish(tmp_path, 'ckpt_path="~/run/last.ckpt"', "trainer.max_epochs=5", **home)

@@ -105,7 +105,7 @@ class Own(NamedTuple):
 
 def _in_users_code(error: BaseException) -> Own | None:
     """Where in the user's own code an error came from; None where it met none."""
-    for e in reversed(list(_causes(error))):
+    for e in _causes(error):  # the last thing that happened comes first
         if isinstance(e, SyntaxError) and e.filename and _is_users(e.filename):
             return Own(f"{_near(e.filename)}:{e.lineno}", f"{type(e).__name__}: {e.msg}")
         met = [frame for frame in _frames(e.__traceback__) if _is_users(frame.tb_frame.f_code.co_filename)]

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from hydra.utils import instantiate
@@ -49,7 +50,7 @@ def open_run(cfg: DictConfig) -> Run:
     """Build what the configuration describes. Nothing is trained yet, and a ValueError names what cannot be built."""
     pl.seed_everything(valid_seed(cfg.seed), verbose=False)
     resumed = checkpoint_files.find(cfg.ckpt_path, Path(cfg.output_dir))
-    before = read_checkpoint(resumed) if resumed else {"l2o": {"windows": 0}}
+    before: dict[str, Any] = read_checkpoint(resumed) if resumed else {"l2o": {"windows": 0}}
     rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
     learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
     compared = instantiate(compared_optimizee(cfg)) if cfg.evaluation_optimizee else optimizee
@@ -59,8 +60,9 @@ def open_run(cfg: DictConfig) -> Run:
     trainer = instantiate(cfg.trainer, callbacks=_callbacks(cfg), logger=loggers)
     refuse_relaunch(trainer)
     continue_csv(loggers, before["l2o"]["windows"])
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
     for logger in loggers:
-        logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        logger.log_hyperparams(settings)
     return Run(cfg, resumed, learner, trainer, loggers, compared, evaluation, baselines)
 
 
@@ -99,7 +101,7 @@ def _callbacks(cfg: DictConfig) -> list[Callback]:
 
 def _loggers(cfg: DictConfig, wandb_run: str | None) -> list[Logger]:
     """The loggers of the configuration; W&B goes on with the run of the checkpoint unless another one is named."""
-    chosen = cfg.get("logger") or {}
+    chosen = cfg.get("logger") or DictConfig({})
     if "wandb" in chosen and chosen.wandb.id is None:
         chosen.wandb.id = wandb_run
     return list(instantiate(chosen).values())

@@ -43,7 +43,7 @@ def expand_home(node: Any) -> None:
     """Replace `~` or `~/…` by the user's home in every value of a configuration, in place."""
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
-    keys = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
+    keys: list[Any] = list(node.keys()) if isinstance(node, DictConfig) else list(range(len(node)))
     with read_write(node), open_dict(node):
         for key in keys:
             if OmegaConf.is_interpolation(node, key) or OmegaConf.is_missing(node, key):

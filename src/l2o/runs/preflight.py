@@ -77,15 +77,16 @@ class Preflight(Callback):
 def _as_in_a_job(config: DictConfig) -> Iterator[DictConfig]:
     """A copy of a configuration in which what only a job knows (its number and folder) has a value, so that what refers
     to it can be looked at."""
-    known, before = config.copy(), HydraConfig.instance().cfg
+    known, hydra_config = config.copy(), HydraConfig.instance()
+    before = hydra_config.cfg
     with read_write(known), open_dict(known):
         known.hydra.job.update(num=0, id="0")
         known.hydra.runtime.output_dir = "."
-    HydraConfig.instance().cfg = known
+    hydra_config.cfg = known  # type: ignore[assignment]
     try:
         yield known
     finally:
-        HydraConfig.instance().cfg = before
+        hydra_config.cfg = before
 
 
 def _expand_folder(config: DictConfig, key: str) -> None:

@@ -8,6 +8,7 @@ def compared_optimizee(cfg: DictConfig) -> DictConfig:
     changed = cfg.copy()
     OmegaConf.set_struct(changed, False)
     changed.optimizee = OmegaConf.merge(changed.optimizee, changed.evaluation_optimizee)
+    assert isinstance(changed.optimizee, DictConfig)
     return changed.optimizee
 
 

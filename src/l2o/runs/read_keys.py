@@ -111,7 +111,7 @@ def _may_be_added(cfg: DictConfig, place: str, known: list[str]) -> bool:
 
 def _is_referred_to(cfg: DictConfig, key: str) -> bool:
     """Whether another value of the configuration is taken from a key, as in `${width}`."""
-    text = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [name for name in cfg if name != "hydra"]), resolve=False)
+    text = OmegaConf.to_yaml(OmegaConf.masked_copy(cfg, [str(name) for name in cfg if name != "hydra"]), resolve=False)
     return re.search(rf"\$\{{(oc\.select:)?{re.escape(key)}[.,\[}}]", text) is not None
 
 
