@@ -4,7 +4,7 @@ Shapes: B tasks, P coordinates of one optimizee, G coordinates of a chunk, K ste
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,7 +115,8 @@ def _bytes_per_step(part: Part, recording: Recording) -> int:
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda _: None):
+    never: Any = None  # nothing is unpacked: no backward follows
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, never):
         part.rule(window.seen(0, window.theta), window.state, window.layout)
     numbers = sum(value.numel() for value in window.state.values()) + 3 * window.theta.numel()  # what is copied of it
     total = sum(storage.nbytes() for storage in kept.values()) + numbers * recording.theta.element_size()

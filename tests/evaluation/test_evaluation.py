@@ -191,7 +191,8 @@ def test_a_best_rate_at_the_grid_s_edge_is_told(caplog, rates_range, rates_count
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == warned
     if warned:
-        assert f"SGD: its best learning rate, {comparison.entries['SGD'].lr:.4g}, is the grid's last" in messages[0]
+        end = "last" if rates_range[1] < 0.5 else "first"
+        assert f"SGD, {comparison.entries['SGD'].lr:.4g}, is the {end} of the grid" in messages[0]
         assert "widen evaluation.rates_range" in messages[0]
 
 

@@ -69,8 +69,20 @@ def draw(search: Search, trials: Sequence[FrozenTrial], path: Path) -> None:
         figure.savefig(temporary, dpi=160)
 
 
-def best_config(overrides: Iterable[Override], primary: str, loader: ConfigLoader) -> str:
-    """Overrides as a config on top of the program's, for `--config-dir FOLDER --config-name best`."""
+def own_folders(config: DictConfig) -> list[str]:
+    """Where the configs of the user were found: the folder of `--config-dir`, then those of `hydra.searchpath`."""
+    sources = OmegaConf.select(config, "runtime.config_sources") or []
+    given = [f"{source.schema}://{source.path}" for source in sources if source.provider == "command-line"]
+    return [*given, *(OmegaConf.select(config, "searchpath") or [])]
+
+
+def best_config(
+    overrides: Iterable[Override], primary: str, loader: ConfigLoader, searchpath: Sequence[str] = ()
+) -> str:
+    """Overrides as a config on top of the program's, for `--config-dir FOLDER --config-name best`.
+
+    It carries `searchpath`, the folders of the user's own configs, because `--config-dir` can be given only once.
+    """
     defaults: list[Any] = [primary]
     values, notes = OmegaConf.create(), ""
     for override in overrides:
@@ -82,6 +94,8 @@ def best_config(overrides: Iterable[Override], primary: str, loader: ConfigLoade
             notes += f"# no config can say this, give it again: {override.input_line}\n"
         else:
             OmegaConf.update(values, key, override.value(), force_add=True)
+    if searchpath:
+        OmegaConf.update(values, "hydra.searchpath", list(searchpath), force_add=True)
     return notes + OmegaConf.to_yaml(OmegaConf.merge({"defaults": [*defaults, "_self_"]}, values))
 
 
@@ -112,7 +126,8 @@ def report(
     draw(search, trials, folder / "sweep.png")
     program = config.hydra.job
     settings_left_out = [override for override in best if not is_setting(override)]
-    write_text(folder / "best.yaml", best_config(settings_left_out, program.config_name, loader))
+    best_yaml = best_config(settings_left_out, program.config_name, loader, own_folders(config.hydra))
+    write_text(folder / "best.yaml", best_yaml)
     if OmegaConf.select(config, "logger.wandb"):
         logger = instantiate(config.logger.wandb, save_dir=str(folder), group=group, name="sweep", job_type="sweep")
         log_to_wandb(logger, search, trials, folder / "sweep.png")

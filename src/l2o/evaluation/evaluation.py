@@ -163,8 +163,8 @@ class Evaluation:
         stream = seeds.generator(self.seed, Stream.TUNING, device=device)
         problems = optimizee.split("validation")
         tuning = tune(rule, problems, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
-        if len(self.rates) > 1 and int(tuning.scores.argmin()) in (0, len(self.rates) - 1):
-            log.warning(
-                "%s: its best learning rate, %.4g, is the grid's last: widen evaluation.rates_range", name, tuning.best
-            )
+        ends = {0: "first", len(self.rates) - 1: "last"}
+        if len(self.rates) > 1 and (end := ends.get(int(tuning.scores.argmin()))):
+            advice = "the best learning rate of %s, %.4g, is the %s of the grid: widen evaluation.rates_range"
+            log.warning(advice, name, tuning.best, end)
         return tuning

@@ -1,0 +1,29 @@
+"""Words of a command line that mean something to people and nothing to Hydra."""
+
+import sys
+from pathlib import Path
+
+
+def leave_out_null_groups(conf: Path) -> None:
+    """Rewrite `GROUP=null`, which Hydra refuses, to what it means: leave the group out.
+
+    `conf` is the folder of the configs. Hydra's word for it is `~GROUP`, which it refuses in turn where the group is
+    left out by default.
+    """
+    words = sys.argv[1:]
+    left_out = _left_out(conf)
+    rewritten = []
+    for word in words:
+        group, _, option = word.partition("=")
+        if option == "null" and "." not in group and (conf / group.partition("@")[0]).is_dir():
+            rewritten += [] if group in left_out else [f"~{group}"]
+        else:
+            rewritten.append(word)
+    sys.argv[1:] = rewritten
+
+
+def _left_out(conf: Path) -> set[str]:
+    """Groups that the program's own configs leave out: lines such as `- sweep: null`."""
+    program = conf / f"{Path(sys.argv[0]).stem}.yaml"
+    lines = program.read_text().splitlines() if program.is_file() else []
+    return {line.strip()[2:].partition(":")[0] for line in lines if line.strip().startswith("- ") and ": null" in line}

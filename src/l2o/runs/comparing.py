@@ -1,0 +1,79 @@
+"""A run of evaluate.py: the optimizers that it compares, and the figures that it leaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from l2o import seeds
+from l2o.deploy.hub import from_pretrained
+from l2o.evaluation.comparison import Comparison
+from l2o.evaluation.evaluation import Evaluation
+from l2o.evaluation.proposals import plot_proposals, proposals, tuned
+from l2o.figures import draw
+from l2o.optimizees import Optimizee
+from l2o.optimizers import UpdateRule
+from l2o.runs.loggers import log_comparison
+from l2o.runs.problem import compared_optimizee, compares
+from l2o.seeds import Stream
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Everything that a run of evaluate.py has built. `learned` names the rules that were trained."""
+
+    cfg: DictConfig
+    learned: list[str]
+    rules: Mapping[str, UpdateRule]
+    optimizee: Optimizee
+    evaluation: Evaluation
+    device: str
+
+
+def open_comparison(cfg: DictConfig) -> Opened:
+    """Build the rules and the problem. Raises ValueError where there is nothing to compare or something is missing."""
+    if not compares(cfg):
+        raise ValueError("evaluate.py compares optimizers: evaluation=null leaves it nothing to do")
+    learned = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
+    rules = learned | dict(instantiate(cfg.get("baselines")) or {})
+    if not rules:
+        raise ValueError("there is no optimizer to compare: give a trained one as learned.LSTM=PATH, or a baseline")
+    optimizee = instantiate(compared_optimizee(cfg))
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    return Opened(cfg, list(learned), rules, optimizee, instantiate(cfg.evaluation), device)
+
+
+def compare(opened: Opened) -> Comparison:
+    """Curves of all rules on the same fresh problems."""
+    return opened.evaluation(opened.rules, opened.optimizee, opened.device)
+
+
+def report(opened: Opened, comparison: Comparison) -> None:
+    """Write curves, figures and the table into the output folder and into the loggers."""
+    cfg, output = opened.cfg, Path(opened.cfg.output_dir)
+    comparison.save(output)
+    figures = draw(comparison, output, str(cfg.name))
+    if opened.learned and cfg.get("proposals"):
+        figures["proposals"] = _draw_proposals(opened, comparison, output / "proposals.png")
+    log_comparison(instantiate(cfg.get("logger") or {}).values(), comparison, figures)
+    Console().print(comparison.table())
+    print(*(f"figure: {path}" for path in figures.values()), sep="\n")
+
+
+def _draw_proposals(opened: Opened, comparison: Comparison, path: Path) -> Path:
+    """Draw what the first learned rule proposes beside what the baselines would, on a problem of the comparison."""
+    at_rates, chosen = tuned(opened.rules, comparison), opened.cfg.proposals
+    beside = [name for name in chosen.beside if name in opened.rules]
+    stream = seeds.generator(opened.evaluation.seed, Stream.EVALUATION, device=opened.device)
+    shown = proposals(
+        {name: at_rates[name] for name in [opened.learned[0], *beside]},
+        opened.optimizee.split("test"),
+        opened.evaluation.num_steps,
+        chosen.coordinates,
+        stream,
+    )
+    return plot_proposals(shown, path, str(opened.cfg.name))

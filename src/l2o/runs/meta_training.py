@@ -1,0 +1,108 @@
+"""A run of train.py: what it builds from its configuration, its comparison with the baselines, and what it leaves."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+
+from l2o.checks import valid_seed
+from l2o.deploy.export import read_checkpoint
+from l2o.deploy.model_card import of_run
+from l2o.evaluation.comparison import Comparison
+from l2o.evaluation.evaluation import Evaluation
+from l2o.figures import draw
+from l2o.optimizees import Optimizee
+from l2o.optimizers import UpdateRule
+from l2o.runs import checkpoint_files
+from l2o.runs.checkpoints import Checkpoints
+from l2o.runs.exported import export_best
+from l2o.runs.loggers import continue_csv, log_comparison
+from l2o.runs.problem import compared_optimizee, compares
+from l2o.runs.progress import Progress
+from l2o.runs.ranks import as_one, refuse_relaunch
+from l2o.training.learner import MetaLearner
+
+warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated", FutureWarning)  # Lightning's own
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run of train.py has built. `evaluation` is None where nothing is compared."""
+
+    cfg: DictConfig
+    resumed: Path | None
+    learner: MetaLearner
+    trainer: pl.Trainer
+    loggers: list[Logger]
+    compared: Optimizee
+    evaluation: Evaluation | None
+    baselines: Mapping[str, UpdateRule]
+
+
+def open_run(cfg: DictConfig) -> Run:
+    """Build what the configuration describes. Nothing is trained yet, and a ValueError names what cannot be built."""
+    pl.seed_everything(valid_seed(cfg.seed), verbose=False)
+    resumed = checkpoint_files.find(cfg.ckpt_path, Path(cfg.output_dir))
+    before: dict[str, Any] = read_checkpoint(resumed) if resumed else {"l2o": {"windows": 0}}
+    rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
+    learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
+    compared = instantiate(compared_optimizee(cfg)) if cfg.evaluation_optimizee else optimizee
+    baselines = dict(instantiate(cfg.get("baselines")) or {})
+    evaluation = instantiate(cfg.evaluation) if compares(cfg) else None
+    loggers = _loggers(cfg, before.get("wandb"))
+    trainer = instantiate(cfg.trainer, callbacks=_callbacks(cfg), logger=loggers, _convert_="all")
+    refuse_relaunch(trainer)
+    continue_csv(loggers, before["l2o"]["windows"])
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams(settings)
+    return Run(cfg, resumed, learner, trainer, loggers, compared, evaluation, baselines)
+
+
+def fit(run: Run) -> None:
+    """Meta-train, from the checkpoint on where the run goes on from one."""
+    with as_one(run.trainer):
+        run.trainer.fit(run.learner, ckpt_path=run.resumed, weights_only=True)
+
+
+def compare(run: Run) -> Comparison:
+    """Compare the best rule of the run with the baselines on fresh problems."""
+    assert run.evaluation
+    rules = {run.learner.rule.label: run.learner.best_rule(), **run.baselines}
+    return run.evaluation(rules, run.compared, run.trainer.strategy.root_device)
+
+
+def report(run: Run, comparison: Comparison | None) -> None:
+    """Write curves, figures and the trained optimizer into the run's folder, and say where they are."""
+    output, figures = Path(run.cfg.output_dir), {}
+    if comparison:
+        comparison.save(output)
+        figures = draw(comparison, output, str(run.cfg.name))
+        log_comparison(run.loggers, comparison, figures)
+        Console().print(comparison.table())
+    export_best(run.learner, output / "best", of_run(run.cfg, comparison))
+    print(*(f"figure: {path}" for path in figures.values()), f"trained optimizer: {output / 'best'}", sep="\n")
+
+
+def _callbacks(cfg: DictConfig) -> list[Callback]:
+    callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes, card=of_run(cfg))]
+    if cfg.early_stopping is not None:  # first, so that a checkpoint holds what it has counted
+        stopping = EarlyStopping("val/final_loss", patience=cfg.early_stopping, check_on_train_epoch_end=False)
+        callbacks.insert(0, stopping)
+    return callbacks
+
+
+def _loggers(cfg: DictConfig, wandb_run: str | None) -> list[Logger]:
+    """The loggers of the configuration; W&B goes on with the run of the checkpoint unless another one is named."""
+    chosen = cfg.get("logger") or DictConfig({})
+    if "wandb" in chosen and chosen.wandb.id is None:
+        chosen.wandb.id = wandb_run
+    return list(instantiate(chosen).values())
