@@ -115,7 +115,9 @@ def _bytes_per_step(part: Part, recording: Recording) -> int:
         if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage
 
-    never: Any = None  # nothing is unpacked: no backward follows
+    def never(_: Any) -> Tensor:
+        raise AssertionError("no backward follows")
+
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, never):
         part.rule(window.seen(0, window.theta), window.state, window.layout)
     numbers = sum(value.numel() for value in window.state.values()) + 3 * window.theta.numel()  # what is copied of it
