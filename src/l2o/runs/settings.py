@@ -42,15 +42,14 @@ BOUNDS = {
     "trainer.check_val_every_n_epoch": AT_LEAST_ONE,
     "trainer.log_every_n_steps": AT_LEAST_ONE,
     "trainer.limit_train_batches": POSITIVE,
-    "trainer.limit_val_batches": POSITIVE,
 }
-WITHOUT_VALIDATION = "the optimizer that is best on validation problems is what a run exports"
 
 
 def refuse_settings(cfg: DictConfig, read: Collection[str]) -> None:
-    """Raise ValueError, which names the key, for a setting of another kind than the program takes, for one that is out
-    of its bounds, and for a training in which no validation would take place. `read` has the first parts of the keys
-    that the program reads."""
+    """Raise ValueError, which names the key, for a setting of another kind than the program takes or out of its bounds.
+
+    `read` has the first parts of the keys that the program reads.
+    """
     for key, hint in KINDS.items():
         if key.split(".")[0] in read and _is_set(cfg, key):
             value = OmegaConf.select(cfg, key)
@@ -62,21 +61,7 @@ def refuse_settings(cfg: DictConfig, read: Collection[str]) -> None:
             continue
         value = OmegaConf.select(cfg, key) if _is_set(cfg, key) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and not bound.holds(value):
-            reason = f": {WITHOUT_VALIDATION}" if key == "trainer.limit_val_batches" else ""
-            raise ValueError(f"{key} must be {bound.wanted}, got {value}{reason}")
-    if "trainer" in read:
-        _refuse_without_validation(cfg)
-
-
-def _refuse_without_validation(cfg: DictConfig) -> None:
-    every, epochs = (OmegaConf.select(cfg, f"trainer.{key}") for key in ("check_val_every_n_epoch", "max_epochs"))
-    if every is None:
-        raise ValueError(f"trainer.check_val_every_n_epoch must be an integer, got null: {WITHOUT_VALIDATION}")
-    if isinstance(every, int) and isinstance(epochs, int) and every > epochs > 0:
-        raise ValueError(
-            f"trainer.check_val_every_n_epoch={every} is more than trainer.max_epochs={epochs}: no validation would "
-            f"take place, and {WITHOUT_VALIDATION}"
-        )
+            raise ValueError(f"{key} must be {bound.wanted}, got {value}")
 
 
 def _is_set(cfg: DictConfig, key: str) -> bool:
