@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from l2o.optimizees.base import Batch, Optimizee
-from l2o.optimizers.base import Observation, State, UpdateRule
+from l2o.optimizers.base import Observation, State, UpdateRule, for_each_task
 from l2o.optimizers.kernels.dispatch import donated_state
 
 
@@ -29,7 +29,7 @@ class Episode(NamedTuple):
     @property
     def seen(self) -> Observation:
         """What an update rule is told now."""
-        step, horizon = (self.theta.new_full((len(self.theta),), value) for value in (self.step, self.horizon))
+        step, horizon = (for_each_task(value, self.theta) for value in (self.step, self.horizon))
         return Observation(self.grad, self.theta, self.loss, step, horizon)
 
     def to(self, device: torch.device | str) -> "Episode":

@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from enum import Enum
@@ -61,8 +62,19 @@ class Recording(NamedTuple):
 
     def seen(self, t: int, theta: Tensor) -> Observation:
         """What the rule was told at the window's step t, at which θ was `theta`."""
-        step, horizon = (theta.new_full((len(theta),), value) for value in (self.step + t, self.horizon))
+        step, horizon = (for_each_task(value, theta) for value in (self.step + t, self.horizon))
         return Observation(self.grads[t], theta, self.losses[t], step, horizon)
+
+
+def for_each_task(value: float, theta: Tensor) -> Tensor:
+    """Give every task of θ (B, P) the same number: (B,). It is made once and kept, since nobody changes it."""
+    return _filled(float(value), len(theta), theta.dtype, theta.device)
+
+
+@functools.lru_cache(maxsize=4096)
+def _filled(value: float, count: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # a tensor made in that mode could never be used in training again
+        return torch.full((count,), value, dtype=dtype, device=device)
 
 
 class UpdateRule(nn.Module, ABC):
