@@ -5,9 +5,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from l2o.runs.command_words import leave_out_null_groups
+from l2o.runs.command_line.command_words import leave_out_null_groups
+from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
-from l2o.runs.own_code import prepare
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -9,9 +9,9 @@ listen_while_importing()  # a signal ends the program with its documented status
 import hydra
 from omegaconf import DictConfig
 
-from l2o.runs.command_words import leave_out_null_groups
+from l2o.runs.command_line.command_words import leave_out_null_groups
+from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
-from l2o.runs.own_code import prepare
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from l2o import data, seeds
 from l2o.deploy.import_published import from_published
-from l2o.evaluation.evaluation import learning_curves
+from l2o.evaluation.curves import learning_curves
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import Adam, UpdateRule
 from l2o.runs.errors import in_one_line

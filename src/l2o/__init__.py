@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from l2o.deploy.hub import from_pretrained, list_pretrained, push_to_hub
     from l2o.deploy.import_published import from_published
     from l2o.deploy.torch_optimizer import LearnedOptimizer
-    from l2o.evaluation.evaluation import learning_curves
+    from l2o.evaluation.curves import learning_curves
     from l2o.optimizees import Classifier, Optimizee, Quadratic
     from l2o.optimizers import LSTM, SGD, Adam, Momentum, RMSprop, UpdateRule
 
@@ -43,7 +43,7 @@ _PLACES = {
     "l2o.deploy.import_published": ("from_published",),
     "l2o.deploy.hub": ("from_pretrained", "list_pretrained", "push_to_hub"),
     "l2o.deploy.torch_optimizer": ("LearnedOptimizer",),
-    "l2o.evaluation.evaluation": ("learning_curves",),
+    "l2o.evaluation.curves": ("learning_curves",),
     "l2o.optimizees": ("Classifier", "Optimizee", "Quadratic"),
     "l2o.optimizers": ("LSTM", "SGD", "Adam", "Momentum", "RMSprop", "UpdateRule"),
 }

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Generator, nn
 
 from l2o.deploy import export
-from l2o.evaluation.evaluation import learning_curves
+from l2o.evaluation.curves import learning_curves
 from l2o.optimizees import Classifier, Quadratic, mlp
 from l2o.optimizers import (
     LSTM,

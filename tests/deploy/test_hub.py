@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import l2o
-from l2o.deploy import export, hub, model_card
+from l2o.deploy import export, hub
 from l2o.optimizers import LSTM, SGD, LogAndSign
 
 CARD = {"horizon": 100, "seed": 3, "optimizee": {"_target_": "l2o.Quadratic", "dim": 10}, "license": "mit"}
@@ -167,15 +167,6 @@ def test_the_readme_says_what_the_card_says(tmp_path, rule):
     for part in ("- seed: `3`", "- horizon (steps): `100`", "| LSTM | – | 0.123 | 0.01 |", "| ADAM | 0.03 | 0.2 | – |"):
         assert part in text
     assert 'l2o.from_pretrained(".")' in text, "the name is that of a shipped rule, too"
-
-
-def test_a_card_names_no_folders():
-    config = {"dataset": {"path": "/home/me/mnist.npz", "root": "~/x"}, "hidden": [20, "./a/b"], "rate": 0.1}
-    assert model_card.without_folders(config) == {
-        "dataset": {"path": "mnist.npz", "root": "x"},
-        "hidden": [20, "b"],
-        "rate": 0.1,
-    }
 
 
 def test_a_rule_without_a_card_has_a_readme_all_the_same(tmp_path):

@@ -3,13 +3,11 @@
 import json
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from hydra.core.hydra_config import HydraConfig
 
 import l2o
 from l2o.deploy import export, hub, model_card
@@ -131,56 +129,3 @@ def test_what_is_no_card_is_refused_in_one_line(tmp_path, card, says):
 @pytest.mark.parametrize("results", ["good", 3, [1], {"optimizers": 3}, {"optimizers": {"a": {}}}, {"x": 1}], ids=str)
 def test_results_of_any_form_are_shown(tmp_path, results):
     assert f"Results: `{json.dumps(results)}`" in readme(export.save(SGD(0.1), tmp_path, {"results": results}))
-
-
-# ------------------------------------------------------------------------------------------------------- the command
-
-
-def source(provider, path):
-    return SimpleNamespace(provider=provider, path=path)
-
-
-@pytest.fixture
-def command(monkeypatch):
-    def made(*overrides, directory=None, name="train"):
-        sources = [source("hydra", "hydra.conf"), source("main", "/home/me/l2o/conf"), source("schema", "")]
-        if directory:
-            sources.insert(2, source("command-line", directory))
-        config = SimpleNamespace(
-            job=SimpleNamespace(name="train", config_name=name),
-            runtime=SimpleNamespace(config_sources=sources),
-            overrides=SimpleNamespace(task=list(overrides)),
-        )
-        monkeypatch.setattr(HydraConfig, "get", lambda: config)
-        return model_card.command()
-
-    return made
-
-
-def test_the_command_is_whole(command):
-    assert command("experiment=mnist", "seed=1") == "python train.py experiment=mnist seed=1"
-    given = {"directory": "/home/me/work/conf", "name": "mine"}
-    assert command("a=b", **given) == "python train.py --config-dir conf --config-name mine a=b"
-    assert command("x=[1,2]", "y='a b'") == """python train.py 'x=[1,2]' 'y='"'"'a b'"'"''"""
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("dataset.path=/home/me/x.npz", "dataset.path=x.npz"),
-        ("dataset.path='/home/me/x.npz'", "dataset.path='x.npz'"),
-        ('dataset.path="~/my data/x.npz"', 'dataset.path="x.npz"'),
-        ("a=[/home/me/x,../y/z]", "a=[x,z]"),
-        ("a={b:/home/me/x}", "a={b:x}"),
-        ("a=~user/x", "a=x"),
-        ("optimizer.name=outputs/train/best", "optimizer.name=outputs/train/best"),
-        ("rate=1/2", "rate=1/2"),
-        ("url=https://example.com/a/b", "url=https://example.com/a/b"),
-    ],
-)
-def test_no_folder_of_the_author_gets_into_it(given, kept):
-    assert model_card.without_folders(given) == kept
-
-
-def test_a_folder_that_ends_in_a_slash_is_cut_too():
-    assert "me" not in model_card.without_folders("path=/home/me/")

@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 
 import l2o
 from l2o import LearnedOptimizer
-from l2o.evaluation.evaluation import learning_curves
+from l2o.evaluation.curves import learning_curves
 from l2o.optimizees import Classifier, Layout
 from l2o.optimizers import LSTM, SGD, Adam, Partitioned
 from l2o.optimizers.routing import by_kind, group_of

@@ -1,6 +1,6 @@
-"""Learning curves and tuned baselines, against separate runs.
+"""Comparisons: what is tuned, on which problems, and what is refused.
 
-Shapes: B tasks, T steps, R learning rates.
+Shapes: B tasks, T steps.
 """
 
 import logging
@@ -8,37 +8,17 @@ import math
 
 import pytest
 import torch
-from torch import Generator
+from parabola import Parabola
 from torch.testing import assert_close
 
 from l2o import seeds
-from l2o.evaluation.comparison import final_loss
-from l2o.evaluation.evaluation import Evaluation, learning_curves, tune
-from l2o.optimizees import Classifier, Layout, Optimizee, Quadratic, mlp
-from l2o.optimizers import LSTM, SGD, Adam, LogAndSign, Momentum, RMSprop
+from l2o.evaluation.curves import learning_curves
+from l2o.evaluation.evaluation import Evaluation
+from l2o.evaluation.tuning import tune
+from l2o.optimizers import LSTM, SGD, Adam
 from l2o.seeds import Stream
-from l2o.unroll import start_episode, unroll
 
 pytestmark = pytest.mark.usefixtures("float64")
-
-RATES = torch.logspace(-4, 1, 11, dtype=torch.float64)
-
-
-@pytest.fixture(params=["quadratic", "classifier"])
-def optimizee(request, dataset):
-    return Quadratic(3) if request.param == "quadratic" else Classifier(mlp(16, [3], 3), dataset, batch_size=6)
-
-
-class Parabola(Optimizee):
-    """f(x) = x², x_0 = 1: SGD's loss after t steps is (1 − 2 lr)^(2t)."""
-
-    layout = Layout({"x": (1,)})
-
-    def sample(self, num_tasks, generator):
-        return torch.ones(num_tasks, 1), {}
-
-    def loss(self, theta, batch):
-        return theta.square().sum()
 
 
 class Offset(Parabola):
@@ -52,90 +32,6 @@ class Offset(Parabola):
 
     def split(self, name):
         return Offset({"train": 0, "validation": 10, "test": 20}[name])
-
-
-# -------------------------------------------------------------------------------------------------- learning curves
-
-
-@pytest.mark.parametrize("num_tasks", [1, 3])
-def test_curves_are_those_of_an_unroll(optimizee, num_tasks):
-    rule = Adam(0.05)
-    curves = learning_curves(rule, optimizee, num_tasks, 7, Generator().manual_seed(1))
-    generator = Generator().manual_seed(1)
-    episode = start_episode(rule, optimizee, num_tasks, generator)
-    losses, after = unroll(rule, optimizee, episode, 7, generator)
-    expected = optimizee.metrics(after.theta, after.task)
-    assert torch.equal(curves.initial, episode.loss) and torch.equal(curves.losses, losses)
-    assert curves.metrics.keys() == expected.keys()
-    assert all(torch.equal(curves.metrics[key], expected[key]) for key in expected)
-
-
-def test_equal_seeds_mean_equal_problems_and_minibatches_for_every_rule(optimizee, path):
-    """θ_0 and its loss are the same; and rules that do the same get the same curves."""
-    lstm = LSTM(LogAndSign(10), hidden_size=3)
-    rules = [SGD(0.0), Adam(0.0), lstm, SGD(0.02), Momentum(0.02, momentum=0.0)]
-    curves = [learning_curves(rule, optimizee, 3, 5, Generator().manual_seed(2)) for rule in rules]
-    assert all(torch.equal(curve.initial, curves[0].initial) for curve in curves)
-    assert torch.equal(curves[0].losses, curves[1].losses)  # two that stand still
-    assert_close(curves[3].losses, curves[4].losses, rtol=1e-12, atol=0)
-    assert not torch.equal(curves[0].losses, curves[3].losses)
-    other = learning_curves(SGD(0.0), optimizee, 3, 5, Generator().manual_seed(3))
-    assert not torch.equal(other.initial, curves[0].initial)
-
-
-# ------------------------------------------------------------------------------------------------------------ tuning
-
-
-@pytest.mark.parametrize("select_by", ["final", "sum"])
-@pytest.mark.parametrize("rule", [SGD(), Momentum(), RMSprop(), Adam()], ids=lambda rule: type(rule).__name__)
-def test_tuning_equals_a_loop_over_single_runs(optimizee, rule, select_by):
-    tuning = tune(rule, optimizee, RATES, 3, 20, Generator().manual_seed(4), select_by)
-    scores = []
-    for rate in RATES.tolist():
-        losses = learning_curves(rule.with_lr(rate), optimizee, 3, 20, Generator().manual_seed(4)).losses
-        scores.append((losses[-6:] if select_by == "final" else losses).mean().item())
-    finite = [score if math.isfinite(score) else math.inf for score in scores]
-    assert_close(tuning.scores, torch.tensor(finite), rtol=1e-9, atol=0)
-    assert tuning.best == RATES[finite.index(min(finite))].item()
-    assert torch.equal(tuning.rates, RATES) and rule.lr is None
-
-
-def test_the_best_sum_need_not_be_the_best_end():
-    picks = [
-        tune(RMSprop(), Quadratic(3), RATES, 3, 20, Generator().manual_seed(1), by).best for by in ("sum", "final")
-    ]
-    assert_close(torch.tensor(picks), torch.tensor([0.1, 1.0]), rtol=1e-9, atol=0)  # fast at first; far in the end
-
-
-def test_scores_on_a_parabola_are_known():
-    rates = torch.tensor([0.1, 0.5, 0.8, 2.0])
-    tuning = tune(SGD(), Parabola(), rates, 2, 10, Generator(), "sum")
-    factors = (1 - 2 * rates) ** 2
-    expected = torch.stack([(factor ** torch.arange(1.0, 11.0)).mean() for factor in factors])
-    assert_close(tuning.scores, expected, rtol=1e-12, atol=1e-30)
-    assert tuning.best == 0.5  # it is Newton's step
-
-
-@pytest.mark.parametrize("select_by", ["final", "sum"])
-@pytest.mark.parametrize("bad", [1e6, 1e300, math.inf, math.nan])
-def test_a_diverging_rate_never_wins(optimizee, select_by, bad):
-    for rates in ([bad, 1e-5], [1e-5, bad], [bad, 1e-5, bad]):
-        tuning = tune(SGD(), Quadratic(3), torch.tensor(rates), 3, 40, Generator().manual_seed(5), select_by)
-        assert tuning.best == 1e-5
-        assert not tuning.scores.isnan().any()
-
-
-def test_unknown_criterion_is_refused():
-    with pytest.raises(ValueError, match="select_by must be final or sum, got 'best'"):
-        tune(SGD(), Parabola(), RATES, 2, 3, Generator(), "best")
-
-
-def test_a_single_rate_is_taken():
-    tuning = tune(SGD(), Parabola(), torch.tensor([0.25]), 2, 3, Generator())
-    assert tuning.best == 0.25 and tuning.scores.shape == (1,)
-
-
-# -------------------------------------------------------------------------------------------------------- evaluation
 
 
 def small(**arguments):
@@ -222,12 +118,6 @@ def test_a_bad_seed_is_refused(seed):
 def test_a_range_of_no_rates_is_refused(rates_range):
     with pytest.raises(ValueError, match=r"evaluation\.rates_range must be two positive learning rates"):
         small(rates_range=rates_range)
-
-
-def test_a_tuned_baseline_is_at_least_as_good_as_any_rate_of_its_grid_on_its_problems(optimizee):
-    tuning = tune(Adam(), optimizee, RATES, 3, 15, Generator().manual_seed(8))
-    best = learning_curves(Adam(tuning.best), optimizee, 3, 15, Generator().manual_seed(8))
-    assert_close(final_loss(best.losses).mean(), tuning.scores.min(), rtol=1e-12, atol=0)
 
 
 def test_baselines_are_tuned_on_the_validation_split_and_compared_on_the_test_split():

@@ -7,13 +7,12 @@ import re
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from observations import seen
 from torch import Generator
 from torch.testing import assert_close
 
 from l2o.evaluation.comparison import Comparison, Entry
-from l2o.evaluation.proposals import Proposals, plot_proposals, proposals, tuned
+from l2o.evaluation.proposals import proposals, tuned
 from l2o.optimizees import Classifier, Quadratic, mlp
 from l2o.optimizers import GAC, LSTM, SGD, Adam
 from l2o.unroll import start_episode, unroll
@@ -83,21 +82,6 @@ def test_baselines_propose_at_the_rates_that_a_comparison_found():
     entries = {"LSTM": Entry(losses, {}, False), "SGD": Entry(losses, {}, True, 0.5)}
     rules = tuned({"LSTM": lstm, "SGD": SGD()}, Comparison(entries))
     assert rules["LSTM"] is lstm and rules["SGD"].rate == 0.5
-
-
-def test_the_figure_shows_gradients_above_updates(tmp_path, monkeypatch):
-    drawn, savefig = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k)))
-    updates = {name: torch.randn(T, 2) for name in ("LSTM", "SGD", "ADAM")}
-    shown = Proposals(["w[0]", "b[1]"], torch.randn(T, 2), updates)
-    assert plot_proposals(shown, tmp_path / "proposals.png", "a title").read_bytes()[:4] == b"\x89PNG"
-    above, below = drawn[0].axes[:2], drawn[0].axes[2:]
-    for n in range(2):
-        assert above[n].get_title() == shown.coordinates[n]
-        assert above[n].lines[0].get_ydata().tolist() == shown.gradients[:, n].tolist()
-        for line, values in zip(below[n].lines, updates.values(), strict=False):  # then the axis
-            assert line.get_ydata().tolist() == values[:, n].tolist()
-    assert [text.get_text() for text in below[1].get_legend().get_texts()] == list(updates)
 
 
 def test_no_coordinate_is_refused():

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from l2o import figures
 from l2o.data import images
 from l2o.evaluation.comparison import Comparison, Entry
-from l2o.evaluation.evaluation import SHOWN, Evaluation, learning_curves
+from l2o.evaluation.curves import learning_curves
+from l2o.evaluation.evaluation import SHOWN, Evaluation
 from l2o.figures import panels
 from l2o.optimizees import Layout, Optimizee
 from l2o.optimizers import SGD

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Generator
 
-from l2o.evaluation.evaluation import learning_curves
+from l2o.evaluation.curves import learning_curves
 from l2o.optimizees import Layout, Optimizee, Repeated, Subset
 from l2o.optimizees.checks import check
 from l2o.optimizers import SGD

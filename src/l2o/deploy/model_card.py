@@ -2,58 +2,15 @@
 
 import json
 import math
-import re
-import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from l2o.deploy.description import plain
 from l2o.optimizers.base import Scope, UpdateRule
 from l2o.optimizers.partitioned import Partitioned
 from l2o.optimizers.preprocessing import Preprocessing
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
-    from l2o.evaluation.comparison import Comparison
-
 LICENCE = "mit"
-
-FOLDERS = re.compile(r"(?<![\w/.~…-])(?:~[^/\s'\",\[\]{}]*|\.{1,2})?/(?:[^'\",\[\]{}=]*/)?")
-"""The folders of a path that starts at a root, at a home, or at . or .. – also inside quotes, lists and mappings."""
-
-
-def of_run(cfg: "DictConfig", comparison: "Comparison | None" = None) -> dict[str, Any]:
-    """Return the card of a run of train.py: its problem, its command and, where there is one yet, its comparison.
-
-    Of a path only the last part is kept: a card is shared, its author's folders are not.
-    """
-    from omegaconf import OmegaConf
-
-    return {
-        "name": cfg.name,
-        "optimizee": without_folders(OmegaConf.to_container(cfg.optimizee, resolve=True)),
-        "horizon": cfg.learner.horizon,
-        "seed": cfg.seed,
-        "command": command(),
-        "results": comparison.summary() if comparison else {},
-        "license": LICENCE,
-    }
-
-
-def command() -> str:
-    """Return the command line of the Hydra program that is running, as a shell takes it, without the user's folders."""
-    from hydra.core.hydra_config import HydraConfig
-
-    hydra = HydraConfig.get()
-    words = ["python", f"{hydra.job.name}.py"]
-    for source in hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            words += ["--config-dir", without_folders(source.path)]
-    if hydra.job.config_name not in (None, hydra.job.name):
-        words += ["--config-name", hydra.job.config_name]
-    overrides = [without_folders(override) for override in hydra.overrides.task]
-    return " ".join(map(shlex.quote, [*words, *overrides]))
 
 
 def checked(card: Any) -> dict[str, Any]:
@@ -171,12 +128,3 @@ def _table(results: Any) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
-
-
-def without_folders(value: Any) -> Any:
-    """Return a resolved config, or text in it, with paths cut to their last part."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_folders(item) for item in value]
-    return FOLDERS.sub("", value) if isinstance(value, str) and "://" not in value else value

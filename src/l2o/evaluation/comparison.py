@@ -10,14 +10,15 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor
 
 from l2o.files import write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 LAST_STEPS = 6
 """A minibatch's loss is noisy: a final loss is the mean over the last six steps."""
@@ -118,11 +119,14 @@ class Comparison(NamedTuple):
         write_text(folder / "summary.json", json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
         write_text(folder / "curves.csv", self._curves())
 
-    def table(self) -> Table:
+    def table(self) -> "Table":
         """Return a table: loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss.
 
         A loss that is not finite is shown as ∞, and the caption says on how many problems which optimizer diverged.
         """
+        from rich.box import SIMPLE_HEAD  # only the programs need rich: see the dependencies of l2o[train]
+        from rich.table import Table
+
         summary = self.summary()
         rows = summary["optimizers"]
         steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)

@@ -1,100 +1,25 @@
-"""How good is an optimizer: learning curves on fresh problems, baselines with tuned learning rates, comparisons.
-
-Shapes: B tasks, T steps of an episode, R learning rates of a grid.
-"""
+"""How good optimizers are: their curves on the same fresh problems, the baselines' learning rates tuned first."""
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from l2o import seeds
 from l2o.checks import at_least_one, valid_seed
-from l2o.evaluation.comparison import Comparison, Entry, broken_as_inf, final_loss
+from l2o.evaluation.comparison import Comparison, Entry
+from l2o.evaluation.curves import learning_curves
+from l2o.evaluation.tuning import Tuning, tune
 from l2o.optimizees.base import Optimizee
-from l2o.optimizees.checks import check
-from l2o.optimizees.views import Repeated
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.hand_designed import HandDesigned
 from l2o.seeds import Stream
-from l2o.unroll import Episode, start_episode, unroll
 
 log = logging.getLogger(__name__)
 
 SHOWN = 6
 """Of how many tasks a comparison keeps pictures."""
-
-
-class Curves(NamedTuple):
-    """What one unroll shows: f(θ_0) (B,), f(θ_1) … f(θ_T) (T, B), and the optimizee's metrics at θ_T, each (B,); its
-    pictures at θ_T, and "start", at θ_0."""
-
-    initial: Tensor
-    losses: Tensor
-    metrics: dict[str, Tensor]
-    pictures: dict[str, list[Tensor]]
-
-
-class Tuning(NamedTuple):
-    """A grid of learning rates (R,), each one's score (R,) and the best rate."""
-
-    rates: Tensor
-    scores: Tensor
-    best: float
-
-
-def learning_curves(
-    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
-) -> Curves:
-    """Unroll B fresh tasks once, without a graph. Rules given equal generators meet equal tasks and minibatches."""
-    episode, losses, after = _unrolled(rule, optimizee, num_tasks, num_steps, generator)
-    pictures = optimizee.pictures(after.theta, after.task)
-    if pictures:
-        pictures["start"] = optimizee.pictures(episode.theta, episode.task)["theta"]
-    return Curves(episode.loss, losses, optimizee.metrics(after.theta, after.task), pictures)
-
-
-def loss_curves(
-    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
-) -> tuple[Tensor, Tensor]:
-    """Give f(θ_0) (B,) and f(θ_1) … f(θ_T) (T, B) of `learning_curves`, without the cost of metrics and pictures."""
-    episode, losses, _ = _unrolled(rule, optimizee, num_tasks, num_steps, generator)
-    return episode.loss, losses
-
-
-def _unrolled(
-    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
-) -> tuple[Episode, Tensor, Episode]:
-    """The episode at its start, the losses of its T steps (T, B), and the episode at its end."""
-    check(optimizee, generator.device)
-    episode = start_episode(rule, optimizee, num_tasks, generator, num_steps)
-    losses, after = unroll(rule, optimizee, episode, num_steps, generator)
-    return episode, losses, after
-
-
-def tune(
-    rule: HandDesigned,
-    optimizee: Optimizee,
-    rates: Tensor,
-    num_tasks: int,
-    num_steps: int,
-    generator: Generator,
-    select_by: str = "final",
-) -> Tuning:
-    """The learning rate with the best mean final loss (`select_by="final"`, the paper's) or mean loss ("sum").
-
-    All rates go in one batched unroll, on the same `num_tasks` problems and the same minibatches.
-    """
-    if select_by not in ("final", "sum"):
-        raise ValueError(f"select_by must be final or sum, got {select_by!r}")
-    per_task = rates.to(generator.device).repeat_interleave(num_tasks)[:, None]  # (R·B, 1)
-    copies = Repeated(optimizee, len(rates))
-    _, losses = loss_curves(rule.with_lr(per_task), copies, len(per_task), num_steps, generator)
-    score = final_loss(losses) if select_by == "final" else broken_as_inf(losses.mean(0))
-    scores = score.view(len(rates), num_tasks).mean(1).cpu()
-    return Tuning(rates, scores, rates[scores.argmin()].item())
 
 
 class Evaluation:

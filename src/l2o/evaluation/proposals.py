@@ -4,11 +4,9 @@ Shapes: P coordinates of one optimizee, C of them shown, T steps.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from matplotlib.figure import Figure
 from torch import Generator, Tensor
 
 from l2o.checks import at_least_one
@@ -18,8 +16,6 @@ from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.hand_designed import HandDesigned
 from l2o.unroll import start_episode, step
-
-STYLES = (("black", "-"), ("tab:blue", "--"), ("tab:red", "--"), ("tab:green", "--"), ("tab:orange", "--"))
 
 
 class Proposals(NamedTuple):
@@ -64,31 +60,6 @@ def tuned(rules: Mapping[str, UpdateRule], comparison: Comparison) -> dict[str, 
         name: rule.with_lr(rate) if isinstance(rule, HandDesigned) and (rate := rates[name]) is not None else rule
         for name, rule in rules.items()
     }
-
-
-def plot_proposals(shown: Proposals, path: str | Path, title: str = "") -> Path:
-    """A column for each coordinate: the gradients observed, below them the updates proposed. Returns `path`, a PNG."""
-    count = len(shown.coordinates)
-    figure = Figure(figsize=(1.2 + 3.6 * count, 4.6), layout="constrained")
-    grid = figure.subplots(2, count, sharex=True, squeeze=False, height_ratios=(1, 2))
-    steps = range(1, len(shown.gradients) + 1)
-    for column, name in enumerate(shown.coordinates):
-        above, below = grid[:, column]
-        above.plot(steps, shown.gradients[:, column].numpy(), color="tab:gray", linewidth=1.0)
-        above.set_title(name, fontsize="medium")
-        for (rule, updates), (colour, line) in zip(shown.updates.items(), STYLES, strict=False):
-            below.plot(steps, updates[:, column].numpy(), line, color=colour, label=rule, linewidth=1.4)
-        below.set(xlabel="Step", xlim=(1, max(2, len(steps))))
-        for axes in (above, below):
-            axes.axhline(0, color="black", linewidth=0.5)
-            axes.grid(True, linestyle=":", linewidth=0.6)
-            axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
-    grid[0, 0].set_ylabel("Gradient")
-    grid[1, 0].set_ylabel("Proposed update")
-    grid[1, -1].legend(frameon=True, fontsize="small")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=160)
-    return Path(path)
 
 
 def _name(layout: Layout, index: int) -> str:

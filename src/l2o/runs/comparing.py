@@ -13,8 +13,9 @@ from l2o import seeds
 from l2o.deploy.hub import from_pretrained
 from l2o.evaluation.comparison import Comparison
 from l2o.evaluation.evaluation import Evaluation
-from l2o.evaluation.proposals import plot_proposals, proposals, tuned
+from l2o.evaluation.proposals import proposals, tuned
 from l2o.figures import draw
+from l2o.figures.proposals import plot_proposals
 from l2o.optimizees import Optimizee
 from l2o.optimizers import UpdateRule
 from l2o.runs.loggers import log_comparison

@@ -57,7 +57,7 @@ def one_line(error: BaseException) -> str | None:
 
     An error that went through code of the user names its place there.
     """
-    from l2o.runs.command_line import explain
+    from l2o.runs.command_line.explanations import explain
 
     if explained := explain(error):
         return _joined(explained)

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from l2o.checks import valid_seed
 from l2o.deploy.export import read_checkpoint
-from l2o.deploy.model_card import of_run
 from l2o.evaluation.comparison import Comparison
 from l2o.evaluation.evaluation import Evaluation
 from l2o.figures import draw
 from l2o.optimizees import Optimizee
 from l2o.optimizers import UpdateRule
 from l2o.runs import checkpoint_files
+from l2o.runs.card import of_run
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.exported import export_best
 from l2o.runs.loggers import continue_csv, log_comparison

@@ -10,7 +10,7 @@ from pytorch_lightning.strategies import Strategy
 
 from l2o import seeds
 from l2o.evaluation.comparison import final_loss
-from l2o.evaluation.evaluation import loss_curves
+from l2o.evaluation.curves import loss_curves
 from l2o.optimizees.base import Optimizee
 from l2o.optimizees.views import Subset
 from l2o.optimizers.base import UpdateRule

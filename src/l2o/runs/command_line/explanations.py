@@ -13,9 +13,9 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig
 
-from l2o.runs.arguments import taken_beside
-from l2o.runs.nearest import certain, did_you_mean, nearest
-from l2o.runs.read_keys import compose, keys_of, program_of
+from l2o.runs.command_line.arguments import taken_beside
+from l2o.runs.command_line.nearest import certain, did_you_mean, nearest
+from l2o.runs.command_line.read_keys import compose, keys_of, program_of
 
 
 class Composition(NamedTuple):

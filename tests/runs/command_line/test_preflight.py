@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from l2o.runs.preflight import Preflight
+from l2o.runs.command_line.preflight import Preflight
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def config(folder: Path, **keys: object) -> DictConfig:
@@ -65,5 +65,5 @@ def test_both_programs_are_checked(program: str) -> None:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         callbacks = compose(program, ["launcher=joblib"], return_hydra_config=True).hydra.callbacks
-    assert callbacks.preflight._target_ == "l2o.runs.preflight.Preflight"
+    assert callbacks.preflight._target_ == "l2o.runs.command_line.preflight.Preflight"
     assert callbacks.share._target_ == "l2o.runs.jobs.Share"

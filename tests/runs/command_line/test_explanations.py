@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from programs import FEW_EVALUATIONS, ROOT, SMALL, Server, server
 
-from l2o.runs.command_line import not_in_the_grammar
-from l2o.runs.nearest import nearest
+from l2o.runs.command_line.explanations import not_in_the_grammar
+from l2o.runs.command_line.nearest import nearest
 
 Refusal = Callable[..., str]
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from l2o.runs.nearest import did_you_mean
+from l2o.runs.command_line.nearest import did_you_mean
 
 FREE = ("learned", "baselines", "logger", "evaluation_optimizee", "sweep.space", "hydra")
 """Keys under which a user may add names of their own; what these say is checked where it is used."""

@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
 from omegaconf import DictConfig, OmegaConf
 
-from l2o.runs.read_keys import compose
+from l2o.runs.command_line.read_keys import compose
 
 
 def configurations(cfg: DictConfig, loader: Any) -> Iterator[DictConfig]:

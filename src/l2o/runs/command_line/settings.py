@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from l2o.runs.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
+from l2o.runs.command_line.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
 
 KINDS: dict[str, Any] = {
     "name": str | int | float,

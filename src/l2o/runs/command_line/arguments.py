@@ -11,8 +11,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, ListConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
-from l2o.runs.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
-from l2o.runs.nearest import did_you_mean
+from l2o.runs.command_line.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
+from l2o.runs.command_line.nearest import did_you_mean
 from l2o.runs.problem import compared_optimizee
 
 BY_THE_PROGRAM = {"learner": {"rule", "optimizee"}, "trainer": {"callbacks", "logger"}}

@@ -16,12 +16,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from l2o.runs.arguments import refuse_arguments
+from l2o.runs.command_line.arguments import refuse_arguments
+from l2o.runs.command_line.own_code import import_own, is_in_home, working_folder
+from l2o.runs.command_line.read_keys import refuse_unread
+from l2o.runs.command_line.settings import refuse_settings
+from l2o.runs.command_line.sweep_values import configurations
 from l2o.runs.errors import exit_with
-from l2o.runs.own_code import import_own, is_in_home, working_folder
-from l2o.runs.read_keys import refuse_unread
-from l2o.runs.settings import refuse_settings
-from l2o.runs.sweep_values import configurations
 
 
 class Preflight(Callback):
