@@ -6,6 +6,27 @@ import sys
 HEAVY = ["torchvision", "PIL", "hydra", "omegaconf", "pytorch_lightning", "rich", "sklearn", "matplotlib", "wandb"]
 
 
+BLOCKED = f"""
+import sys
+sys.modules.update(dict.fromkeys({HEAVY}))  # to import any of them fails
+"""
+
+USE = """
+import l2o, torch
+model = torch.nn.Linear(3, 2)
+before = model.weight.detach().clone()
+for name in l2o.list_pretrained():
+    optimizer = l2o.LearnedOptimizer(torch.nn.Linear(3, 2).parameters(), rule := l2o.from_pretrained("digits"))
+optimizer = l2o.LearnedOptimizer(model.named_parameters(), rule)
+model(torch.ones(4, 3)).square().mean().backward()
+optimizer.step()
+assert not torch.equal(before, model.weight)
+l2o.save_pretrained(rule, "saved")
+assert torch.equal(l2o.load("saved").head.weight, rule.head.weight)
+l2o.learning_curves(rule, l2o.Quadratic(3), 2, 3, torch.Generator())
+"""
+
+
 def python(code: str, cwd: object = None) -> str:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=cwd)
     assert done.returncode == 0, done.stderr
@@ -34,3 +55,12 @@ def test_what_needs_torchvision_is_there_when_it_is_asked_for() -> None:
     code = "import l2o.optimizees as o; print(hasattr(o, 'Nothing'), 'Features' in dir(o), o.Features.__name__)\n"
     code += "from l2o.optimizees import *; print(NeuralArt.__module__)"
     assert python(code) == "False True Features\nl2o.optimizees.neural_art\n"
+
+
+def test_every_public_name_is_there_and_imports_nothing_heavy() -> None:
+    assert loaded_by("import l2o\nfor name in l2o.__all__: getattr(l2o, name)") == []
+    assert loaded_by("import l2o\nassert {*l2o.__all__} <= {*dir(l2o)}") == []
+
+
+def test_a_trained_optimizer_needs_torch_numpy_safetensors_and_the_hub_alone(tmp_path) -> None:
+    python(BLOCKED + USE, tmp_path)

@@ -120,7 +120,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Return at how many steps a parameter's gradient was nan or infinite, by the names of those parameters."""
         return self._flats.nonfinite_gradients()
 
-    @torch.compiler.disable  # a rule's own speed does not come from tracing it into the model's graph
+    # A rule gains no speed from being traced into a model's graph. torch's optimizers use this name, which imports no
+    # compiler before there is one; `torch.compiler.disable` imports it at once.
+    @torch._disable_dynamo  # type: ignore[reportPrivateImportUsage]
     def _step_groups(self, loss: float | Tensor | None) -> None:
         known = knowledge.checked_loss(loss, self.param_groups, self.rules)
         moved = self._flats.of(self.param_groups, self.rules, self.state)
