@@ -4,14 +4,14 @@ Shapes: P coordinates of all parameters together, `...` what the rule remembers 
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2o.deploy.arrangement import Arrangement, Axes, beside, local_part
-from l2o.deploy.chunks import cuts
+from l2o.deploy.chunks import CHUNK_SIZE, cuts
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.resting import KEY, Resting, is_due
@@ -21,6 +21,9 @@ from l2o.optimizers.base import Scope, State, UpdateRule
 from l2o.optimizers.kernels.dispatch import donated_state
 
 copy_all = torch._foreach_copy_  # type: ignore[reportPrivateImportUsage]
+
+MANY = 1000
+"""So many chunks are made anew at each step, one after another, rather than kept."""
 
 
 class Flat:
@@ -65,6 +68,7 @@ class Flat:
                     self.state[key] = shared.setdefault(key, self.state[key])
         self.resting = Resting(self.layout.size, self.device) if resting else None
         self.nonfinite, self.steps = NonFinite(self.names, self.grad_parts), 0
+        self.cut_at: tuple[int | None, list[Cut]] | None = None
         self.entries = [dict(self.state), *({} for _ in params[1:])] if self.whole else self._entries()
         self._mark_resting()
         self.known = [dict(entry) for entry in self.entries]
@@ -142,7 +146,7 @@ class Flat:
         # What a step begins with: pieces of one tensor, in several chunks, all read the tensor's state from before.
         before = {key: value.clone() for key, value in self.state.items() if self._is_read_by_chunks(key)}
         after: State = {}
-        for cut in cuts(self.layout, self.rule.scope, numbers.chunk_size):
+        for cut in self._cuts(numbers.chunk_size):
             after = self._move(cut, before, told, numbers)
         copy_all(params, self.theta_parts)
         self.steps += 1
@@ -168,6 +172,14 @@ class Flat:
             update = self.resting.masked(update, grad, where)
         numbers.apply(theta, update)
         return after
+
+    def _cuts(self, chunk_size: int | None) -> Iterable[Cut]:
+        """The chunks, as at the last step while their size is the same: rules keep constants of a layout, too."""
+        if self.rule.scope is Scope.COORDINATE and self.layout.size > MANY * (chunk_size or CHUNK_SIZE):
+            return cuts(self.layout, self.rule.scope, chunk_size)
+        if self.cut_at is None or self.cut_at[0] != chunk_size:
+            self.cut_at = chunk_size, [*cuts(self.layout, self.rule.scope, chunk_size)]
+        return self.cut_at[1]
 
     def _state(self, cut: Cut, before: State) -> State:
         if self.whole:  # the first entry is what the rule remembers, whoever has changed it

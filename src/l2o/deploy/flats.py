@@ -28,12 +28,16 @@ class Flats:
     """
 
     def __init__(self) -> None:
-        self._flats: dict[int, tuple[list[int], list[Moved]]] = {}  # by group: whose gradients there were, in what
-        self._shared: dict[Any, State] = {}  # by rule, device and horizon
+        self._flats: dict[int, tuple[Any, list[Moved]]] = {}  # by group: what decided how, and what was flattened
+        self._shared: dict[Any, dict[torch.device, State]] = {}  # by rule and horizon, alike on every device
         self._counted: dict[str, int] = {}  # gradients that were not finite, in flats that are no more
 
     def of(self, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[list[Moved]]:
         """Every group's parameters that have a gradient now, flattened; as before while those are the same."""
+        if not all(flat.intact(state) for _, flats in self._flats.values() for flat in flats):
+            for index in [*self._flats]:
+                self._retire(index)
+            self._shared.clear()  # it is read anew, from the state that somebody has changed
         return [self._of(index, groups, rules, state) for index in range(len(groups))]
 
     def _of(self, index: int, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[Moved]:
@@ -42,9 +46,10 @@ class Flats:
         for name, param in present.items():
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(f"the gradient of '{name}' is sparse: use a dense one (sparse=False in nn.Embedding)")
-        key = [id(param) for param in present.values()]
-        known, flats = self._flats.get(index, ([], []))
-        if key != known or not all(flat.intact(state) for flat in flats):
+        decided = [group[name] for name in ("rule", "horizon", "axes", "resting", "patterns")]
+        key = [id(param) for param in present.values()], decided
+        known, flats = self._flats.get(index, (None, []))
+        if key != known:
             self._retire(index)
             for name, param in present.items():
                 check_shape(name, param, state.get(param, {}))
@@ -53,12 +58,16 @@ class Flats:
             self._flats[index] = key, flats
         return flats
 
-    @staticmethod
-    def share(after: Iterable[tuple[Moved, State]]) -> None:
+    def share(self, after: Iterable[tuple[Moved, State]]) -> None:
         """Take over the next state of what parameters share. All whom a rule serves have computed the same."""
         for flat, shared in after:
-            for key, value in shared.items():
-                flat.shared[key].copy_(value)
+            if not shared:
+                continue
+            for copies in self._shared.values():
+                if any(own is flat.shared for own in copies.values()):
+                    for own in copies.values():  # of devices where nothing has a gradient now, too
+                        for key, value in shared.items():
+                            own[key].copy_(value)
 
     def nonfinite_gradients(self) -> dict[str, int]:
         """At how many steps a parameter's gradient was not finite, by the names of those parameters."""
@@ -83,14 +92,14 @@ class Flats:
         params: Mapping[str, Tensor],
     ) -> Moved:
         device = next(iter(params.values())).device
-        key = id(rule), device, group["horizon"]
-        if key not in self._shared:
+        copies = self._shared.setdefault((id(rule), group["horizon"]), {})
+        if device not in copies:
             alike = [other for other in groups if other["horizon"] == group["horizon"]]
             served = [(g, name, param) for g in alike for name, param in named(g) if param in state]
             own = [param for g, name, param in served if serving(g, rules, name, param) is rule]
-            self._shared[key] = _shared(rule, [state[param] for param in own if param.device == device], device)
+            copies[device] = _shared(rule, {param: state[param] for param in own}, device)
         saved = [state.get(param, {}) for param in params.values()]
-        given = self._shared[key], group["axes"], group["resting"]
+        given = copies[device], group["axes"], group["resting"]
         if any(gathers(rule, param) for param in params.values()):
             ((name, param),) = params.items()
             flat: Moved = Gathered(param, name, rule, saved[0], *given)
@@ -100,17 +109,21 @@ class Flats:
         return flat
 
 
-def _shared(rule: UpdateRule, entries: list[dict[str, Any]], device: torch.device) -> State:
-    """What a rule remembers for some parameters together, read from the first; all entries then show the same tensors.
+def _shared(rule: UpdateRule, entries: Mapping[Tensor, dict[str, Any]], device: torch.device) -> State:
+    """What a rule remembers for some parameters together, read from the first.
 
-    Empty where no parameter has a state yet.
+    The entries of those on the device then show the same tensors. Empty where no parameter has a state yet.
     """
     names = [name for name, axis in rule.state_axes().items() if axis is Axis.SHARED]
-    having = [entry for entry in entries if all(name in entry for name in names)]
-    first = {name: having[0][name].to(device).clone()[None, None] for name in names} if having else {}
-    for entry in having:
-        entry.update({name: value[0, 0] for name, value in first.items()})
-    return first
+    having = {param: entry for param, entry in entries.items() if all(name in entry for name in names)}
+    if not having:
+        return {}
+    first = next(iter(having.values()))
+    shared = {name: first[name].to(device, copy=True)[None, None] for name in names}
+    for param, entry in having.items():
+        if param.device == device:
+            entry.update({name: value[0, 0] for name, value in shared.items()})
+    return shared
 
 
 def _add(total: dict[str, int], flats: Iterable[Moved]) -> None:

@@ -1,6 +1,5 @@
 """The loss that rules read: who needs it, and what it is where there are several ranks."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,27 +11,61 @@ from l2o.deploy.groups import Group, adopt
 from l2o.optimizers.base import UpdateRule
 
 
-def checked_loss(loss: Any, groups: Sequence[Group], rules: list[UpdateRule]) -> float | Tensor:
-    """Return the loss that rules are told at this step: nan where nobody knows it, its mean over the ranks of a group.
+def checked_loss(given: Any, returned: Any, groups: Sequence[Group], rules: list[UpdateRule]) -> Tensor | None:
+    """Return the loss that rules are told at this step, or None where nobody knows it.
 
-    Raises ValueError where a rule needs a loss and none is given, and where it is no single number.
+    It is the one that was given to `step`, else what the closure has returned, and where there are several ranks the
+    mean of theirs. Raises ValueError where a rule needs a loss and there is none, and for a loss that is no single
+    number; but what a closure returns may be anything where no rule needs it.
     """
-    serving = [(adopt(group, rules), group) for group in groups]
-    readers = [(rule, group) for rule, group in serving if "loss" in rule.needs]
+    readers = [group for group in groups if reads_loss(group, rules)]
+    if given is None and not readers and not _is_number(returned):
+        return None  # as with torch's optimizers
+    loss = returned if given is None else given
     if loss is None:
-        # torch.distributed.checkpoint steps an optimizer with every lr at 0 to make it show its state: nothing moves.
-        for rule, group in readers:
-            if group["lr"] != 0:
+        for group in readers:
+            if group["lr"] != 0:  # at a rate of 0 nothing need be moved: see `only_shows`
+                name = type(adopt(group, rules)).__name__
                 raise ValueError(
-                    f"{type(rule).__name__} reads the loss at every step: optimizer.step(loss=loss), or a closure that "
-                    "returns it"
+                    f"{name} reads the loss at every step: optimizer.step(loss=loss), or a closure that returns it"
                 )
-        return math.nan
+        return None
+    if not _is_number(loss):
+        found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"the loss must be one number, got {found}")
     value = torch.as_tensor(loss).detach()
-    if value.numel() != 1 or value.dtype == torch.bool or value.is_complex():
-        raise ValueError(f"the loss must be one number, got {value.dtype} of shape {tuple(value.shape)}")
     if readers and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        value = value.to(torch.float64 if value.device.type == "cpu" else torch.float32).reshape(1).clone()
-        dist.all_reduce(value)  # else the replicas' updates would drift apart
-        value /= dist.get_world_size()
+        return _mean_over_ranks(value, readers[0]["params"][0].device)
     return value
+
+
+def reads_loss(group: Group, rules: list[UpdateRule]) -> bool:
+    """Whether a group's rule cannot do without the loss."""
+    return "loss" in adopt(group, rules).needs
+
+
+def only_shows(group: Group, rules: list[UpdateRule], loss: Tensor | None) -> bool:
+    """Whether a group's rule cannot be called at this step, so that the group only shows its state.
+
+    torch.distributed.checkpoint steps a new optimizer with every rate at 0, and without a loss, to see its state.
+    """
+    return loss is None and reads_loss(group, rules)
+
+
+def _is_number(loss: Any) -> bool:
+    """Whether it is one real number: Python's, NumPy's, or a tensor of one element."""
+    try:
+        value = torch.as_tensor(loss)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    return value.numel() == 1 and value.dtype != torch.bool and not value.is_complex()
+
+
+def _mean_over_ranks(loss: Tensor, device: torch.device) -> Tensor:
+    """The mean of the ranks' losses, without which their updates would drift apart.
+
+    It is taken on the device of the parameters, whose gradients the ranks exchange, too: NCCL knows no CPU.
+    """
+    value = loss.to(device, torch.float64 if device.type == "cpu" else torch.float32).reshape(1).clone()
+    dist.all_reduce(value)
+    return value / dist.get_world_size()

@@ -34,4 +34,7 @@ class Numbers(NamedTuple):
 
     def apply(self, theta: Tensor, update: Tensor) -> None:
         """θ ← (1 − lr · weight_decay) θ + lr · update, in place."""
-        theta.mul_(1 - self.lr * self.weight_decay).add_(self.lr * update)
+        if self.weight_decay != 0:
+            theta.mul_(1 - self.lr * self.weight_decay)
+        is_one = isinstance(self.lr, float | int) and self.lr == 1  # a tensor would have to be waited for
+        theta.add_(update if is_one else self.lr * update)

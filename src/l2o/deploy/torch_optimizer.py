@@ -112,8 +112,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 returned = closure()
-            loss = returned if loss is None else loss
-        self._step_groups(loss)  # type: ignore[reportAttributeAccessIssue]
+        self._step_groups(loss, returned)  # type: ignore[reportAttributeAccessIssue]
         return returned
 
     def nonfinite_gradients(self) -> dict[str, int]:
@@ -123,13 +122,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
     # A rule gains no speed from being traced into a model's graph. torch's optimizers use this name, which imports no
     # compiler before there is one; `torch.compiler.disable` imports it at once.
     @torch._disable_dynamo  # type: ignore[reportPrivateImportUsage]
-    def _step_groups(self, loss: float | Tensor | None) -> None:
-        known = knowledge.checked_loss(loss, self.param_groups, self.rules)
+    def _step_groups(self, loss: float | Tensor | None, returned: Any) -> None:
+        known = knowledge.checked_loss(loss, returned, self.param_groups, self.rules)
         moved = self._flats.of(self.param_groups, self.rules, self.state)
         after = []
         for group, own in zip(self.param_groups, moved, strict=True):
+            if knowledge.only_shows(group, self.rules, known):
+                continue
             horizon = math.inf if group["horizon"] is None else group["horizon"]
-            told = Told(known, group["step"], horizon)
+            told = Told(math.nan if known is None else known, group["step"], horizon)
             numbers = Numbers(*(group[name] for name in Numbers._fields))
             after += [(flat, flat.step(told, numbers)) for flat in own]
             group["step"] += 1
