@@ -50,8 +50,8 @@ def imports_of(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
     """Every (module, name) that a piece of code imports when it runs; the name is None for `import module`."""
     for node in ast.iter_child_nodes(tree):
         if is_for_types_alone(node):
-            continue
-        if isinstance(node, ast.Import):
+            yield from imports_of(ast.Module(node.orelse, []))
+        elif isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, "imports name the whole module"
@@ -141,6 +141,7 @@ def package(folder: Path, files: Mapping[str, str]) -> dict[str, set[str]]:
         ("class A:\n    from l2o.runs import ranks", ["l2o.data.npz imports l2o.runs.ranks"]),
         ("if TYPE_CHECKING:\n    from l2o.runs import ranks", []),
         ("if typing.TYPE_CHECKING:\n    from l2o.runs import ranks", []),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    from l2o import runs", ["l2o.data.npz imports l2o.runs"]),
         ("if TYPE:\n    from l2o.runs import ranks", ["l2o.data.npz imports l2o.runs.ranks"]),
         ("from l2o.files import replacing\nimport numpy", []),
     ],

@@ -56,6 +56,12 @@ def best_of(folder: Path, name: str) -> Path:
     return next((folder / "outputs/train" / name).glob("*/best"))
 
 
+def run_script(name: str, folder: Path) -> None:
+    run = [sys.executable, name]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
+
+
 @pytest.mark.timeout(600)
 def test_the_first_steps_of_the_readme_run_as_typed(tmp_path: Path) -> None:
     """Help, a training, an evaluation of what it left, and the two examples in Python."""
@@ -87,9 +93,12 @@ def test_the_tutorial_runs_as_typed(tmp_path: Path) -> None:
         assert answer.returncode == 0, (command, answer.stderr[-2000:])
         if "name=valleys_momentum" in command:
             best_of(tmp_path, "valleys_momentum").rename(tmp_path / "best")
-    run = [sys.executable, "use_it.py"]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_script("use_it.py", tmp_path)
+
+
+def test_the_script_on_rules_that_need_more_runs_as_typed(tmp_path: Path) -> None:
+    write_files(TUTORIAL, tmp_path)
+    run_script("a_rule_that_needs_more.py", tmp_path)
 
 
 @pytest.mark.slow

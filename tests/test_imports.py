@@ -42,6 +42,13 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert loaded_by("import l2o") == []
 
 
+def test_a_learning_curve_needs_nothing_heavy() -> None:
+    """What draws and prints comparisons is needed by the programs alone."""
+    code = "import l2o, torch; from l2o.optimizers import SGD\n"
+    code += "l2o.learning_curves(SGD(0.1), l2o.Quadratic(2), 2, 3, torch.Generator().manual_seed(0))"
+    assert loaded_by(f"{code}; from l2o.evaluation import Evaluation") == []
+
+
 def test_a_folder_of_the_package_needs_no_import_of_its_own() -> None:
     assert python("import l2o; print(l2o.optimizers.SGD(0.1).lr)") == "0.1\n"
 

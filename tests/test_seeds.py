@@ -55,9 +55,29 @@ def test_streams_are_uncorrelated():
     assert off_diagonal.abs().max() < 4 / 4000**0.5
 
 
-def test_a_purpose_is_never_two_purposes():
-    assert len(set(Stream)) == len(Stream.__members__)
-    assert [stream.value for stream in Stream] == list(range(len(Stream)))
+@pytest.mark.parametrize(
+    ("key", "seed", "first"),
+    [
+        ((0, Stream.TRAINING), 5064105440874769477, 0.9115328960810304),
+        ((0, Stream.VALIDATION), 7006255215521402662, 0.34002155316110505),
+        ((0, Stream.TUNING), 8219478981067027944, 0.04722165191201888),
+        ((0, Stream.EVALUATION), 7462104359593073225, 0.7470519661854825),
+        ((1234, Stream.EVALUATION), 6795560470831167820, None),
+        ((0, Stream.TRAINING, 0, 0), 8181856093542410848, None),
+        ((0, Stream.TRAINING, 1, 0), 3262543294770195554, None),
+        ((0, Stream.TRAINING, 0, 1), 3500763596137190146, None),
+    ],
+    ids=str,
+)
+def test_every_purpose_has_the_numbers_that_it_has_always_had(key, seed, first):
+    """Two purposes that change places, or a new one put before them, would silently give every run other problems."""
+    assert seed_of(*key) == seed
+    if first is not None:
+        assert torch.rand(1, dtype=torch.float64, generator=generator(*key)).item() == first
+
+
+def test_every_purpose_is_pinned():
+    assert [stream.name for stream in Stream] == ["TRAINING", "VALIDATION", "TUNING", "EVALUATION"]
 
 
 def test_negative_keys_are_refused():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from l2o.runs import jobs as jobs_module
 from l2o.runs.jobs import Share
 
 GPUS = "CUDA_VISIBLE_DEVICES"
@@ -56,13 +56,16 @@ space: {x: "interval(0,1)"}
 """
 
 
-def toy(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """A sweep of a small program in a process of its own."""
+def toy(folder: Path, *overrides: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], int]:
+    """A sweep of a small program in a process of its own: how it ended, and its process's id."""
     for name, text in {"toy.py": TOY, "conf/toy.yaml": CONF, "conf/sweep/toy.yaml": SEARCH}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     command = [sys.executable, "toy.py", "-m", "sweep=toy", *overrides]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=folder, env=os.environ | environment, **pipes) as program:
+        out, err = program.communicate(timeout=280)
+    return subprocess.CompletedProcess(command, program.returncode, out, err), program.pid
 
 
 def ran(folder: Path) -> dict[str, list[dict]]:
@@ -98,11 +101,9 @@ def test_each_job_has_one_gpu_by_its_number(
 
 
 def test_each_job_has_its_threads() -> None:
-    assert torch.get_num_threads() == 1
-    share = Share(threads=2)
-    share.on_job_start(OmegaConf.create({"hydra": {"job": {"num": 0}}}))
-    assert torch.get_num_threads() == 2
-    share.on_job_end(OmegaConf.create(), None)
+    for threads in (2, 1):
+        Share(threads=threads).on_job_start(OmegaConf.create({"hydra": {"job": {"num": 0}}}))
+        assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize(
@@ -126,25 +127,33 @@ def test_every_launcher_is_composed(launcher: str, target: str) -> None:
 
 def test_a_sweep_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     """kill -9: hydra finds the plugin in a fresh process, trial 0 is not repeated, 1 is run anew, 2 follows."""
-    assert toy(tmp_path, "killed=1").returncode == -9
+    assert toy(tmp_path, "killed=1")[0].returncode == -9
     assert list(ran(tmp_path)) == ["ran0"]
-    done = toy(tmp_path, "killed=1")
+    done, _ = toy(tmp_path, "killed=1")
     assert done.returncode == 0, done.stderr[-2000:]
     assert {name: len(lines) for name, lines in ran(tmp_path).items()} == {"ran0": 1, "ran1": 1, "ran2": 1}
     assert (tmp_path / "out/best.yaml").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
-def test_launchers_run_jobs_in_processes_of_their_own(tmp_path: Path, launcher: str) -> None:
-    done = toy(tmp_path, f"launcher={launcher}")
+@pytest.mark.parametrize(
+    ("launcher", "given", "gpus"),
+    [
+        ("joblib", [], ["5", "3", "5"]),
+        ("submitit_local", ["hydra.launcher.gpus_per_node=2"], ["0", "1", "0"]),  # submitit numbers them by itself
+    ],
+)
+def test_launchers_run_jobs_in_processes_of_their_own(
+    tmp_path: Path, launcher: str, given: list[str], gpus: list[str]
+) -> None:
+    """Each job has one of the GPUs that the sweep was given, by its number, and one thread; the program has neither."""
+    done, program = toy(tmp_path, f"launcher={launcher}", *given, OMP_NUM_THREADS="2", **{GPUS: "5,3"})
     assert done.returncode == 0, done.stderr[-2000:]
-    jobs = [line for lines in ran(tmp_path).values() for line in lines]
-    assert len(jobs) == 3 and all(job["threads"] == 1 for job in jobs)
-    given = jobs_module.visible_gpus()  # each job has one of them, by its number; without any, what was set stays
-    expected = [given[number % len(given)] for number in range(3)] if given else [os.environ.get(GPUS)] * 3
-    assert [lines[0]["gpus"] for lines in ran(tmp_path).values()] == expected
-    if launcher == "submitit_local":
-        assert len({job["pid"] for job in jobs}) == 3
-    assert os.getpid() not in {job["pid"] for job in jobs}
-    assert f"{min(job['x'] for job in jobs):.6g}" in done.stdout
+    jobs = {name: lines[0] for name, lines in ran(tmp_path).items()}
+    assert list(jobs) == ["ran0", "ran1", "ran2"]
+    assert [job["gpus"] for job in jobs.values()] == gpus
+    assert [job["threads"] for job in jobs.values()] == [1, 1, 1]
+    pids = {job["pid"] for job in jobs.values()}
+    assert program not in pids
+    assert len(pids) == 3 or launcher == "joblib"  # whose workers take several jobs
+    assert f"{min(job['x'] for job in jobs.values()):.6g}" in done.stdout

@@ -3,12 +3,17 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
+import wandb
 
-from l2o.runs import loggers
+from l2o.runs.loggers import wandb_logger
+
+ModeOf = Callable[..., str]
 
 
 class NotFound(BaseHTTPRequestHandler):
@@ -37,42 +42,71 @@ def silence() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_any_http_answer_counts(server: str) -> None:
-    assert loggers._refusal(server, 5.0) is None
-
-
-def test_a_closed_port_is_a_refusal() -> None:
+@pytest.fixture
+def closed() -> str:
+    """A port at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    assert "refused" in str(loggers._refusal(f"http://127.0.0.1:{port}", 5.0))
+    return f"http://127.0.0.1:{port}"
 
 
-def test_silence_is_waited_for_no_longer_than_asked(silence: str) -> None:
-    start = time.monotonic()
-    assert loggers._refusal(silence, 0.5)
-    assert time.monotonic() - start < 2
+@pytest.fixture
+def mode_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModeOf]:
+    """The mode in which a run is begun by a user with a key or without, whose server is at `url`."""
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # a key may lie there
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    begin, modes = wandb.init, []
+
+    def init(mode: str, **settings: Any) -> Any:
+        modes.append(mode)
+        return begin(mode="disabled", **settings)
+
+    def begun(url: str, key: str | None = "0123456789" * 4, timeout: float = 5.0) -> str:
+        monkeypatch.setenv("WANDB_BASE_URL", url)
+        if key:
+            monkeypatch.setenv("WANDB_API_KEY", key)
+        wandb.teardown()  # W&B reads the environment once
+        wandb_logger(str(tmp_path), timeout)
+        wandb.finish()
+        return modes.pop()
+
+    monkeypatch.setattr(wandb, "init", init)
+    yield begun
+    wandb.teardown()
 
 
-def test_without_a_key_a_run_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr(loggers.wandb, "login", lambda **_: False)
-    assert loggers._mode(5.0) == "offline"
-
-
-@pytest.mark.parametrize("answers", [True, False])
-def test_with_a_key_a_run_is_online_if_the_server_answers(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answers: bool
+def test_a_run_is_online_where_a_server_answers_whatever_it_answers(
+    mode_of: ModeOf, server: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr(loggers.wandb, "login", lambda **_: True)
-    monkeypatch.setattr(loggers, "_refusal", lambda url, timeout: None if answers else "no route")
-    assert loggers._mode(5.0) == ("online" if answers else "offline")
-    lines = [record.getMessage() for record in caplog.records]
-    assert len(lines) == (0 if answers else 1)
-    assert answers or "wandb sync" in lines[0]
+    assert mode_of(server) == "online"
+    assert not [record for record in caplog.records if record.name == "l2o.runs.loggers"]
+
+
+def test_a_run_is_offline_where_nobody_listens(mode_of: ModeOf, closed: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert mode_of(closed) == "offline"
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "l2o.runs.loggers"]
+    assert "refused" in line and "wandb sync" in line
+
+
+def test_silence_is_waited_for_no_longer_than_asked(
+    mode_of: ModeOf, silence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = time.monotonic()
+    assert mode_of(silence, timeout=0.5) == "offline"
+    assert 0.5 <= time.monotonic() - start < 5
+    assert any("does not answer" in record.getMessage() for record in caplog.records)
+
+
+def test_without_a_key_a_run_is_offline(mode_of: ModeOf, server: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert mode_of(server, key=None) == "offline"
+    assert not [record for record in caplog.records if record.name == "l2o.runs.loggers"]
 
 
 @pytest.mark.parametrize("mode", ["offline", "disabled", "online"])
-def test_the_environment_decides_where_it_says_so(monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_the_environment_decides_where_it_says_so(
+    mode_of: ModeOf, closed: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
-    assert loggers._mode(5.0) == mode
+    assert mode_of(closed) == mode
