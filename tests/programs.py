@@ -17,6 +17,7 @@ SMALL = [
     *("learner.num_tasks=2", "learner.horizon=12", "learner.window=4", "learner.episodes_per_epoch=2"),
     *("learner.validation_tasks=3", "optimizer.hidden_size=3", "optimizer.num_layers=1", "evaluation.num_tasks=2"),
     *("evaluation.num_steps=4", "evaluation.tuning_tasks=1", "evaluation.rates_count=2"),
+    "evaluation.cache=false",
 ]
 FEW_EVALUATIONS = ["experiment=quadratic", "logger=csv", *(word for word in SMALL if word.startswith("evaluation."))]
 

@@ -45,6 +45,11 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: $XDG_CACHE_HOME/l2o, by default ~/.cache/l2o."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o"
+
+
 @contextmanager
 def locked(path: str | Path) -> Iterator[None]:
     """Hold the lock of the file `path`, which is made beside what it guards and stays; wait while a process holds it.

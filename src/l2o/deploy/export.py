@@ -111,7 +111,7 @@ def _load_folder(folder: Path) -> UpdateRule:
             if not (folder / name).is_file():
                 raise ValueError(f"there is no file {name}")
             refuse_lfs_pointer(folder / name)
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))  # some editors of Windows mark UTF-8
         if reason := why_no_config(config):
             raise ValueError(reason)
         rule = build(config["rule"])
@@ -121,7 +121,7 @@ def _load_folder(folder: Path) -> UpdateRule:
         raise ValueError(
             f"the trained optimizer in '{folder}' cannot be read: {WEIGHTS} is damaged ({error})"
         ) from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"the trained optimizer in '{folder}' cannot be read: {CONFIG} is damaged ({error})"
         ) from error

@@ -1,7 +1,7 @@
 """How good optimizers are: their curves on the same fresh problems, the baselines' learning rates tuned first."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,8 +18,14 @@ from l2o.seeds import Stream
 
 log = logging.getLogger(__name__)
 
+Device = torch.device | str
+
 SHOWN = 6
 """Of how many tasks a comparison keeps pictures."""
+
+
+Remember = Callable[[HandDesigned, Callable[[], Tuning]], Tuning]
+"""Gives the tuning of a rule: an earlier one of the same rule on the same problems, or what the function returns."""
 
 
 class Evaluation:
@@ -28,6 +34,8 @@ class Evaluation:
     Baselines without a learning rate are tuned first, on other problems, over `rates_count` rates spaced evenly on a
     logarithmic scale between the two `rates_range`. Where an optimizee has splits, it is tuned on "validation" and
     compared on "test".
+
+    `cache` is for the programs train.py and evaluate.py alone, which keep tunings on disk: see `l2o.runs.tunings`.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class Evaluation:
         select_by: str = "final",
         table_steps: Sequence[int] = (20, 50, 100),
         seed: int = 0,
+        cache: bool = False,
     ):
         tuning_steps = num_steps if tuning_steps is None else tuning_steps
         at_least_one("evaluation", num_tasks=num_tasks, num_steps=num_steps, tuning_tasks=tuning_tasks)
@@ -54,22 +63,32 @@ class Evaluation:
         self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps
         self.rates = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), rates_count)
         self.select_by, self.table_steps, self.seed = select_by, table_steps, valid_seed(seed)
+        self.cache = cache
 
     def __call__(
-        self, rules: Mapping[str, UpdateRule], optimizee: Optimizee, device: torch.device | str = "cpu"
+        self,
+        rules: Mapping[str, UpdateRule],
+        optimizee: Optimizee,
+        device: Device = "cpu",
+        remember: Remember | None = None,
     ) -> Comparison:
-        """Curves of every rule, in the order given. Moves rules and optimizee to `device`."""
+        """Return the curves of every rule, in the order given. Moves rules and optimizee to `device`.
+
+        `remember` may give tunings that were done before; by default every rule without a learning rate is tuned.
+        """
         optimizee.to(device)
         entries = {}
         for name, rule in rules.items():
             log.info("evaluating %s", name)
-            entries[name] = self._entry(name, rule.to(device), optimizee, device)
+            entries[name] = self._entry(name, rule.to(device), optimizee, device, remember)
         return Comparison(entries, self.table_steps)
 
-    def _entry(self, name: str, rule: UpdateRule, optimizee: Optimizee, device: torch.device | str) -> Entry:
+    def _entry(
+        self, name: str, rule: UpdateRule, optimizee: Optimizee, device: Device, remember: Remember | None
+    ) -> Entry:
         tuning = None
         if isinstance(rule, HandDesigned) and rule.lr is None:
-            tuning = self._tune(name, rule, optimizee, device)
+            tuning = self._tune(name, rule, optimizee, device, remember)
             rule = rule.with_lr(tuning.best)
         stream = seeds.generator(self.seed, Stream.EVALUATION, device=device)
         curves = learning_curves(rule, optimizee.split("test"), self.num_tasks, self.num_steps, stream)
@@ -84,10 +103,15 @@ class Evaluation:
             else None,
         )
 
-    def _tune(self, name: str, rule: HandDesigned, optimizee: Optimizee, device: torch.device | str) -> Tuning:
-        stream = seeds.generator(self.seed, Stream.TUNING, device=device)
-        problems = optimizee.split("validation")
-        tuning = tune(rule, problems, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
+    def _tune(
+        self, name: str, rule: HandDesigned, optimizee: Optimizee, device: Device, remember: Remember | None
+    ) -> Tuning:
+        def tuned() -> Tuning:
+            stream = seeds.generator(self.seed, Stream.TUNING, device=device)
+            problems = optimizee.split("validation")
+            return tune(rule, problems, self.rates, self.tuning_tasks, self.tuning_steps, stream, self.select_by)
+
+        tuning = remember(rule, tuned) if remember else tuned()
         ends = {0: "first", len(self.rates) - 1: "last"}
         if len(self.rates) > 1 and (end := ends.get(int(tuning.scores.argmin()))):
             advice = "the best learning rate of %s, %.4g, is the %s of the grid: widen evaluation.rates_range"

@@ -20,6 +20,7 @@ from l2o.optimizees import Optimizee
 from l2o.optimizers import UpdateRule
 from l2o.runs.loggers import log_comparison
 from l2o.runs.problem import compared_optimizee, compares
+from l2o.runs.tunings import remember_tunings
 from l2o.seeds import Stream
 
 
@@ -50,7 +51,9 @@ def open_comparison(cfg: DictConfig) -> Opened:
 
 def compare(opened: Opened) -> Comparison:
     """Curves of all rules on the same fresh problems."""
-    return opened.evaluation(opened.rules, opened.optimizee, opened.device)
+    problem = compared_optimizee(opened.cfg)
+    remember = remember_tunings(opened.evaluation, problem, opened.optimizee, opened.device)
+    return opened.evaluation(opened.rules, opened.optimizee, opened.device, remember)
 
 
 def report(opened: Opened, comparison: Comparison) -> None:

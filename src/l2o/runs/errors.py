@@ -63,6 +63,8 @@ def one_line(error: BaseException) -> str | None:
         return _joined(explained)
     cause = next((e for e in _causes(error) if not isinstance(e, InstantiationException)), error)
     message, own = _with_key(error, _joined(str(cause)) or type(cause).__name__), _in_users_code(error)
+    if missing := re.search(r"Missing mandatory value: (\S+)$", str(cause).splitlines()[0] if str(cause) else ""):
+        return f"{missing[1]} has no value yet: give {missing[1]}=VALUE"
     if _speaks(cause):
         return message
     if own and not (_is_expected(cause) and _arose_in(OURS, cause)):

@@ -28,6 +28,7 @@ from l2o.runs.loggers import continue_csv, log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.progress import Progress
 from l2o.runs.ranks import as_one, refuse_relaunch
+from l2o.runs.tunings import remember_tunings
 from l2o.training.learner import MetaLearner
 
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated", FutureWarning)  # Lightning's own
@@ -77,7 +78,9 @@ def compare(run: Run) -> Comparison:
     """Compare the best rule of the run with the baselines on fresh problems."""
     assert run.evaluation
     rules = {run.learner.rule.label: run.learner.best_rule(), **run.baselines}
-    return run.evaluation(rules, run.compared, run.trainer.strategy.root_device)
+    device = run.trainer.strategy.root_device
+    remember = remember_tunings(run.evaluation, compared_optimizee(run.cfg), run.compared, device)
+    return run.evaluation(rules, run.compared, device, remember)
 
 
 def report(run: Run, comparison: Comparison | None) -> None:

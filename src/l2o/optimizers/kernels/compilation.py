@@ -15,7 +15,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from l2o.files import locked, replacing
+from l2o.files import cache_folder, locked, replacing
 
 # No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
 # the kernel's own arithmetic gains nothing from it.
@@ -35,7 +35,7 @@ def load(source: Path) -> ctypes.CDLL:
     compiler = find_compiler()
     name = f"{source.stem}-{_fingerprint(source, compiler)}.so"
     try:
-        return ctypes.CDLL(str(_cached(_cache_directory() / name, source, compiler)))
+        return ctypes.CDLL(str(_cached(cache_folder() / name, source, compiler)))
     except (
         OSError,
         RuntimeError,
@@ -83,10 +83,6 @@ def _output(command: list[str]) -> bytes:
         return subprocess.run(command, capture_output=True, check=False).stdout
     except OSError:
         return b""
-
-
-def _cache_directory() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o"
 
 
 def _cached(path: Path, source: Path, compiler: list[str]) -> Path:

@@ -32,6 +32,9 @@ def explain(error: BaseException) -> str | None:
         return not_in_the_grammar(error.override)
     if not isinstance(error, ConfigCompositionException):
         return None
+    several = re.match(r"\s*(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
+    if several:
+        return _several_values(several[1])
     failed = _failed_composition(error.__traceback__)
     if failed and isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(failed, str(error.missing_cfg_file))
@@ -57,6 +60,16 @@ def not_in_the_grammar(override: str) -> str:
     if not _parses(quoted):
         return f"the value of '{override}' cannot be read"
     return f"the value of {key} has characters that need quotes: put the value into quotes: {shlex.quote(quoted)}"
+
+
+def _several_values(override: str) -> str:
+    """What to say of values with commas between them, or of another sweep, where a single run was asked for."""
+    key, _, value = override.partition("=")
+    remedies = f"-m (--multirun) makes a run of each, '{key}=[{value}]' is a list"
+    if re.match(r"\w+\(", value):  # range(…), choice(…)
+        return f"{key} has several values: -m (--multirun) makes a run of each"
+    quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+    return f"{key} has several values: {remedies}, and {quoted} is one value with commas"
 
 
 def _parses(override: str) -> bool:

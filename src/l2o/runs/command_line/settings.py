@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from l2o.runs.command_line.kinds import NOT_NEGATIVE, POSITIVE, Bound, as_written, fits, in_words
+from l2o.runs.command_line.read_keys import keys_of
 
 KINDS: dict[str, Any] = {
     "name": str | int | float,
@@ -46,10 +47,14 @@ BOUNDS = {
 
 
 def refuse_settings(cfg: DictConfig, read: Collection[str]) -> None:
-    """Raise ValueError, which names the key, for a setting of another kind than the program takes or out of its bounds.
+    """Raise ValueError, which names the key, for a setting that still lacks a value (`???`), that is of another kind
+    than the program takes, or that is out of its bounds.
 
     `read` has the first parts of the keys that the program reads.
     """
+    for key in keys_of(cfg):
+        if key.split(".")[0] in read and _is_missing(cfg, key):
+            raise ValueError(f"{key} has no value yet: give {key}=VALUE")
     for key, hint in KINDS.items():
         if key.split(".")[0] in read and _is_set(cfg, key):
             value = OmegaConf.select(cfg, key)
@@ -62,6 +67,13 @@ def refuse_settings(cfg: DictConfig, read: Collection[str]) -> None:
         value = OmegaConf.select(cfg, key) if _is_set(cfg, key) else None
         if isinstance(value, int | float) and not isinstance(value, bool) and not bound.holds(value):
             raise ValueError(f"{key} must be {bound.wanted}, got {value}")
+
+
+def _is_missing(cfg: DictConfig, key: str) -> bool:
+    """Whether a key has `???` for its value, which says that a user has to give one."""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and name in node and OmegaConf.is_missing(node, name)
 
 
 def _is_set(cfg: DictConfig, key: str) -> bool:
