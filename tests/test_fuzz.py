@@ -23,9 +23,9 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from l2o.runs.arguments import refuse_arguments
-from l2o.runs.read_keys import refuse_unread
-from l2o.runs.settings import refuse_settings
+from l2o.runs.command_line.arguments import refuse_arguments
+from l2o.runs.command_line.read_keys import refuse_unread
+from l2o.runs.command_line.settings import refuse_settings
 from PIL import Image
 from programs import ROOT
 
@@ -256,7 +256,7 @@ def loader() -> ConfigLoaderImpl:
 
 @cache
 def known_keys() -> list[str]:
-    from l2o.runs.read_keys import keys_of
+    from l2o.runs.command_line.read_keys import keys_of
 
     cfg = loader().load_configuration("train", [], RunMode.RUN)
     return [*keys_of(cfg), "experiment", "dataset", "optimizee", "optimizer", "trainer", "hydra.run.dir", "x", "a.b.c"]

@@ -133,7 +133,7 @@ class _Contents(pickle.Pickler):
 
     def _add(self, dtype: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
         self.digest.update(f"{dtype} {tuple(shape)} ".encode())
-        self.digest.update(values)
+        self.digest.update(np.ascontiguousarray(values).tobytes())
 
 
 @cache
