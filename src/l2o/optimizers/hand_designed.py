@@ -117,7 +117,7 @@ class RMSprop(HandDesigned):
 
 
 class Adam(HandDesigned):
-    """m ← β₁ m + (1 − β₁) ∇, v ← β₂ v + (1 − β₂) ∇²; g = −lr m̂ / (√v̂ + ε); a hat corrects the bias (Kingma & Ba 2015)."""
+    """m ← β₁ m + (1 − β₁) ∇, v ← β₂ v + (1 − β₂) ∇²; g = −lr m̂ / (√v̂ + ε), hats: without bias (Kingma & Ba 2015)."""
 
     def __init__(
         self,
