@@ -13,7 +13,7 @@ from l2o.optimizees.layout import Axis, Cut
 from l2o.optimizers.base import Part, Recording, Scope, UpdateRule, cut_state, spans_within, state_of, take
 
 Cotangents = Callable[[list[slice]], Tensor]
-"""Gives λ (K, B, G) = ∂L/∂g_t of the coordinates of some spans."""
+"""Gives λ = ∂L/∂g_t (K, B, G) for the coordinates of some spans."""
 
 CACHE = 2**23
 """Bytes of a chunk for a compiled kernel on a CPU, which keeps no graph: what is recorded of it stays in the cache."""
@@ -23,7 +23,7 @@ KERNEL_NUMBERS = 16
 
 
 class Chunk(NamedTuple):
-    """What is replayed at a time: some coordinates of a part, and some of the tasks."""
+    """Name what is replayed at a time: some coordinates of a part, for some of the tasks."""
 
     part: Part
     cut: Cut
@@ -65,7 +65,7 @@ def window_gradient(rule: UpdateRule, recording: Recording, cotangents: Tensor) 
 
 
 def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    """∂objective/∂φ, with zeros for parameters that are frozen or that the objective does not depend on."""
+    """Give ∂objective/∂φ, with zeros for parameters that are frozen or that the objective does not depend on."""
     if not objective.requires_grad:
         return [torch.zeros_like(parameter) for parameter in parameters]
     trained = [parameter for parameter in parameters if parameter.requires_grad]
@@ -95,7 +95,7 @@ def chunks(part: Part, recording: Recording, budget: int) -> Iterator[Chunk]:
 
 
 def _bytes_per_step(part: Part, recording: Recording) -> int:
-    """What a replay keeps for each coordinate of each task and each step, measured on one step of a few coordinates."""
+    """Give the bytes that a replay keeps for a coordinate, task and step, measured on one step of a few coordinates."""
     if part.rule.has_kernel(recording.theta):
         return KERNEL_NUMBERS * recording.theta.element_size()
     layout = part.layout
@@ -126,7 +126,7 @@ def _bytes_per_step(part: Part, recording: Recording) -> int:
 
 
 def _copied(window: Recording) -> Recording:
-    """The window's first step in memory of its own, so that its size is what it seems to be."""
+    """Copy the window's first step into memory of its own, so that the size of its storage is its own size."""
     state = {key: value.clone() for key, value in window.state.items()}
     first = window.grads[:1].clone(), window.losses[:1].clone(), window.theta.clone()
     return window._replace(grads=first[0], losses=first[1], theta=first[2], state=state)

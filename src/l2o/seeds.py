@@ -8,7 +8,7 @@ from torch import Generator
 
 
 class Stream(IntEnum):
-    """What a stream is for: no two purposes share problems."""
+    """Name what a stream of random numbers is for. No two purposes share problems."""
 
     TRAINING = 0
     VALIDATION = 1
@@ -17,11 +17,11 @@ class Stream(IntEnum):
 
 
 def seed_of(*key: int) -> int:
-    """A well-mixed 63-bit seed for a key of non-negative integers below 2³²."""
-    # SeedSequence fills up with zeros: without its length, a key would be equal to itself and a 0.
+    """Return a well-mixed seed of 63 bits for a key of non-negative integers below 2³²."""
+    # SeedSequence fills a key up with zeros. Without the length in front, (1,) and (1, 0) would give the same seed.
     return int(np.random.SeedSequence([len(key), *key]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> Generator:
-    """A new generator on `device` whose stream depends on the key alone."""
+    """Return a new generator on `device` whose stream depends on the key alone."""
     return Generator(device).manual_seed(seed_of(*key))

@@ -15,8 +15,11 @@ from l2o.optimizers.kernels.dispatch import donated_state
 
 
 class Episode(NamedTuple):
-    """B inner optimizations on their way, in lockstep. `loss` and `grad` are already taken at `theta`, by one
-    evaluation, which serves this step's loss and the next step's gradient."""
+    """Hold B inner optimizations on their way, in lockstep.
+
+    `loss` and `grad` are already taken at `theta`, by one evaluation that serves as this step's loss and as the next
+    step's gradient.
+    """
 
     task: Batch
     theta: Tensor  # (B, P)
@@ -28,7 +31,7 @@ class Episode(NamedTuple):
 
     @property
     def seen(self) -> Observation:
-        """What an update rule is told now."""
+        """Give what an update rule is told at this step."""
         step, horizon = (for_each_task(value, self.theta) for value in (self.step, self.horizon))
         return Observation(self.grad, self.theta, self.loss, step, horizon)
 
@@ -53,8 +56,8 @@ def step(
 ) -> tuple[Tensor, Episode]:
     """Do one inner step: g_t, h_{t+1} = m(∇f(θ_t), h_t, φ), θ_{t+1} = θ_t + g_t. Give g_t (B, P) and the episode.
 
-    Where autograd records, it records all of it, the optimizee included (second order). With `donate` the caller needs
-    the episode's state no more, and a kernel may overwrite it.
+    Where autograd records, it records all of it, the optimizee included (second order). With `donate` the caller says
+    that nobody will read the episode's state again, so that a kernel may overwrite it.
     """
     with donated_state(donate):
         update, state = rule(episode.seen, episode.state, optimizee.layout)
@@ -73,7 +76,7 @@ def unroll(
     generator: Generator,
     record: Tensor | None = None,
 ) -> tuple[Tensor, Episode]:
-    """Do K inner steps without a graph: losses f(θ_1) … f(θ_K) (K, B), and the episode after them.
+    """Do K inner steps without a graph. Give the losses f(θ_1) … f(θ_K) (K, B) and the episode after these steps.
 
     `record` (K+1, B, P) is filled with the gradients ∇f(θ_0) … ∇f(θ_K).
     """

@@ -1,4 +1,4 @@
-"""What a comparison of optimizers has found: as files, as a table.
+"""What a comparison of optimizers has found, as files and as a table.
 
 Shapes: B tasks, T steps of an episode.
 """
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LAST_STEPS = 6
-"""A minibatch's loss is noisy: a final loss is the mean over the last six steps."""
+"""A final loss is the mean over so many last steps, because the loss of a single minibatch is noisy."""
 
 
 def final_loss(losses: Tensor) -> Tensor:
-    """(T, B) -> (B,): the mean over the last six steps; a task that broke down counts as inf."""
+    """Average losses (T, B) over the last six steps: (B,). A task that broke down counts as inf."""
     return broken_as_inf(losses[-LAST_STEPS:].mean(0))
 
 
 def broken_as_inf(losses: Tensor) -> Tensor:
-    """nan counts as inf. (`nan_to_num` would also turn inf into the largest finite number.)"""
+    """Replace nan by inf. (`nan_to_num` would also turn inf into the largest finite number.)"""
     return losses.where(~losses.isnan(), torch.inf)
 
 
 def standard_error(values: Tensor) -> float | None:
     """Return the standard error of the mean of B independent values (B,).
 
-    None for a single value, and where a value is not finite.
+    The error is None for a single value, and where a value is not finite.
     """
     return known((values.std() / math.sqrt(len(values))).item()) if len(values) > 1 else None
 
@@ -46,7 +46,7 @@ def ratio_of_means(losses: Tensor, others: Tensor) -> tuple[float | None, float 
     """Return the ratio of the means of B losses and of B others, and its standard error.
 
     The others are another optimizer's on the same problems, so that what makes a problem hard for both cancels. The
-    ratio is None where the others are 0 or anything is not finite; its error also for a single problem.
+    ratio is None where the others are 0 or anything is not finite. The error is None for a single problem, too.
     """
     mean = others.mean().item()
     if not mean or (ratio := known(losses.mean().item() / mean)) is None or not math.isfinite(mean):
@@ -61,8 +61,8 @@ def known(value: float) -> float | None:
 
 
 class Entry(NamedTuple):
-    """One optimizer's part: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T each (B,), its learning rate if any; where
-    there is something to see, pictures (3, H, W) of the first tasks by name, at θ_T under "theta"."""
+    """Hold what was found of one optimizer: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T, each (B,), the learning rate
+    if there is one, and pictures (3, H, W) of the first tasks by name where there are any, those at θ_T as "theta"."""
 
     losses: Tensor
     metrics: dict[str, Tensor]
@@ -72,13 +72,13 @@ class Entry(NamedTuple):
     pictures: Mapping[str, list[Tensor]] = MappingProxyType({})
 
     def band(self) -> dict[str, Tensor]:
-        """Mean, median, 10 % and 90 % quantile over tasks, each (T,)."""
+        """Return the mean, the median, the 10 % and the 90 % quantile over tasks, each (T,)."""
         losses = broken_as_inf(self.losses)
         p10, median, p90 = (losses.quantile(q, dim=1, interpolation="nearest") for q in (0.1, 0.5, 0.9))
         return {"mean": losses.mean(1), "median": median, "p10": p10, "p90": p90}
 
     def steps_to(self, target: float) -> int | None:
-        """The first step at which the mean over tasks and the six steps up to it is at or below `target`."""
+        """Return the first step at which the mean over tasks and the last six steps has come down to `target`."""
         mean = broken_as_inf(self.losses).mean(1)
         width = min(LAST_STEPS, len(mean))
         reached = (mean.unfold(0, width, 1).mean(1) <= target).nonzero()
@@ -86,14 +86,14 @@ class Entry(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Optimizers by name, on the same problems and minibatches."""
+    """Hold what was found of several optimizers, by name, on the same problems and minibatches."""
 
     entries: Mapping[str, Entry]
     table_steps: Sequence[int] = (20, 50, 100)
 
     @property
     def best_baseline(self) -> str | None:
-        """The baseline with the lowest mean final loss; None where there is none that diverged on no problem."""
+        """Name the baseline with the lowest mean final loss; None where every baseline diverged on some problem."""
         finals = {
             name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline
         }
@@ -101,7 +101,7 @@ class Comparison(NamedTuple):
         return min(finite_ones, key=finite_ones.__getitem__) if finite_ones else None
 
     def summary(self) -> dict[str, Any]:
-        """Return everything that the table shows and more, ready for JSON: None stands for what is not finite."""
+        """Return all that the table shows, and more, for JSON. None stands in the place of what is not finite."""
         best = self.best_baseline
         target = final_loss(self.entries[best].losses) if best else None
         found = {
@@ -192,7 +192,7 @@ def _shown(value: float | str | None, error: float | None = None) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return a value for JSON, which knows neither inf nor nan: None stands for both, however deep."""
+    """Return a value with None in the place of every inf and nan, however deep, because JSON knows neither."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -14,8 +14,10 @@ from l2o.unroll import Episode, start_episode, unroll
 
 
 class Curves(NamedTuple):
-    """What one unroll shows: f(θ_0) (B,), f(θ_1) … f(θ_T) (T, B), and the optimizee's metrics at θ_T, each (B,); its
-    pictures at θ_T, and "start", at θ_0."""
+    """Hold what one unroll shows: f(θ_0) (B,), f(θ_1) … f(θ_T) (T, B), and the optimizee's metrics at θ_T, each (B,).
+
+    `pictures` has what there is to see at θ_T, by name, and the same at θ_0 under "start".
+    """
 
     initial: Tensor
     losses: Tensor
@@ -45,7 +47,7 @@ def loss_curves(
 def _unrolled(
     rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
 ) -> tuple[Episode, Tensor, Episode]:
-    """The episode at its start, the losses of its T steps (T, B), and the episode at its end."""
+    """Give the episode at its start, the losses of its T steps (T, B), and the episode at its end."""
     check(optimizee, generator.device)
     episode = start_episode(rule, optimizee, num_tasks, generator, num_steps)
     losses, after = unroll(rule, optimizee, episode, num_steps, generator)

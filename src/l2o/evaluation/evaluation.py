@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Device = torch.device | str
 
 SHOWN = 6
-"""Of how many tasks a comparison keeps pictures."""
+"""A comparison keeps the pictures of so many tasks."""
 
 
 Remember = Callable[[HandDesigned, Callable[[], Tuning]], Tuning]
@@ -29,11 +29,11 @@ Remember = Callable[[HandDesigned, Callable[[], Tuning]], Tuning]
 
 
 class Evaluation:
-    """Compares update rules on one optimizee: the same problems and the same minibatches for every rule.
+    """Compares update rules on one optimizee. Every rule meets the same problems and the same minibatches.
 
     Baselines without a learning rate are tuned first, on other problems, over `rates_count` rates spaced evenly on a
-    logarithmic scale between the two `rates_range`. Where an optimizee has splits, it is tuned on "validation" and
-    compared on "test".
+    logarithmic scale between the two numbers of `rates_range`. Where an optimizee has splits, baselines are tuned on
+    "validation" and all rules are compared on "test".
 
     `cache` is for the programs train.py and evaluate.py alone, which keep tunings on disk: see `l2o.runs.tunings`.
     """
@@ -72,7 +72,7 @@ class Evaluation:
         device: Device = "cpu",
         remember: Remember | None = None,
     ) -> Comparison:
-        """Return the curves of every rule, in the order given. Moves rules and optimizee to `device`.
+        """Unroll every rule, in the order given. Rules and optimizee are moved to `device` and stay there.
 
         `remember` may give tunings that were done before; by default every rule without a learning rate is tuned.
         """

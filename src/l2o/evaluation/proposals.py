@@ -19,7 +19,7 @@ from l2o.unroll import start_episode, step
 
 
 class Proposals(NamedTuple):
-    """Updates proposed along one trajectory at C coordinates; the first rule's are those that were taken."""
+    """Hold the updates that rules proposed along a trajectory at C coordinates. Those of the first rule were taken."""
 
     coordinates: list[str]
     gradients: Tensor  # (T, C)
@@ -30,9 +30,10 @@ class Proposals(NamedTuple):
 def proposals(
     rules: Mapping[str, UpdateRule], optimizee: Optimizee, num_steps: int, num_coordinates: int, generator: Generator
 ) -> Proposals:
-    """The first rule moves θ for T steps, on one task; the others see the same gradients and keep states of their own.
+    """Let the first rule move θ for T steps on one task, and ask the others what they would do with the same gradients.
 
-    The coordinates are spread evenly over the ranks of |∇f(θ_0)|, from the largest to the median.
+    Every rule keeps a state of its own. The coordinates shown are spread evenly over the ranks of |∇f(θ_0)|, from the
+    largest to the median.
     """
     at_least_one("proposals", coordinates=num_coordinates)
     leader = next(iter(rules))
@@ -54,7 +55,7 @@ def proposals(
 
 
 def tuned(rules: Mapping[str, UpdateRule], comparison: Comparison) -> dict[str, UpdateRule]:
-    """The rules of a comparison, the hand-designed ones at the learning rates that it has found."""
+    """Return the rules of a comparison, the hand-designed ones at the learning rates that the comparison has found."""
     rates = {name: comparison.entries[name].lr for name in rules}
     return {
         name: rule.with_lr(rate) if isinstance(rule, HandDesigned) and (rate := rates[name]) is not None else rule
@@ -63,7 +64,7 @@ def tuned(rules: Mapping[str, UpdateRule], comparison: Comparison) -> dict[str, 
 
 
 def _name(layout: Layout, index: int) -> str:
-    """'0.weight[3, 17]' for a coordinate of the flat vector."""
+    """Name a coordinate of the flat vector by its place in its parameter, as '0.weight[3, 17]'."""
     name, part = next((name, part) for name, part in layout.slices.items() if part.start <= index < part.stop)
     place = torch.unravel_index(torch.tensor(index - part.start), layout.shapes[name])
     return f"{name}[{', '.join(str(int(i)) for i in place)}]"

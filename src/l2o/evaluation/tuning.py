@@ -15,7 +15,7 @@ from l2o.optimizers.hand_designed import HandDesigned
 
 
 class Tuning(NamedTuple):
-    """A grid of learning rates (R,), each one's score (R,) and the best rate."""
+    """Hold a grid of learning rates (R,), the score of each (R,) and the best rate."""
 
     rates: Tensor
     scores: Tensor
@@ -31,9 +31,10 @@ def tune(
     generator: Generator,
     select_by: str = "final",
 ) -> Tuning:
-    """The learning rate with the best mean final loss (`select_by="final"`, the paper's) or mean loss ("sum").
+    """Find the learning rate with the lowest mean final loss (`select_by="final"`, the paper's) or mean loss ("sum").
 
-    All rates go in one batched unroll, on the same `num_tasks` problems and the same minibatches.
+    All rates are tried in one batched unroll, on the same `num_tasks` problems and the same minibatches. Raises
+    ValueError for another `select_by`.
     """
     if select_by not in ("final", "sum"):
         raise ValueError(f"select_by must be final or sum, got {select_by!r}")

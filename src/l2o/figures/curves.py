@@ -16,8 +16,11 @@ LEARNED_COLOURS = ("black", "tab:purple", "tab:pink", "tab:olive", "tab:cyan")
 
 
 def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Path:
-    """Mean loss over steps, logarithmic, with a band from the 10 % to the 90 % quantile; learned optimizers solid and
-    black, baselines dashed, as in Figures 4 to 7 of the paper. Returns `path`, a PNG."""
+    """Draw the mean loss over steps, with a band from the 10 % to the 90 % quantile, and return `path`, a PNG.
+
+    As in Figures 4 to 7 of the paper, the axis of losses is logarithmic, the lines of learned optimizers are solid and
+    the first of them is black, and those of baselines are dashed.
+    """
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.add_subplot()
     colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
@@ -51,12 +54,12 @@ def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Pa
 
 
 def _drawable(values: Tensor, ceiling: float) -> np.ndarray:
-    """Gaps where a curve is not finite, and nothing above the ceiling."""
+    """Leave gaps where a curve is not finite, and cut it at the ceiling."""
     return values.where(values.isfinite(), torch.nan).clamp(max=ceiling).numpy()
 
 
 def label_plainly(axes: Axes) -> None:
-    """0.3, not 3 × 10⁻¹; between the powers of ten only where there are few of these."""
+    """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown."""
     low, high = axes.get_ylim()
     narrow = high < 30 * low
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

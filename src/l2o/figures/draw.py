@@ -1,4 +1,4 @@
-"""All that there is to draw of a comparison."""
+"""All figures of a comparison."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from l2o.figures.panels import plot_panels, save_pictures
 
 
 def draw(comparison: Comparison, folder: str | Path, title: str = "") -> dict[str, Path]:
-    """Write curves.png, and where the optimizee has something to look at panels.png and pictures/; figures by name."""
+    """Write curves.png and, where the optimizee has pictures, panels.png and pictures/. Return the figures by name."""
     folder = Path(folder)
     figures = {"figure": plot_curves(comparison, folder / "curves.png", title)}
     if all(entry.pictures for entry in comparison.entries.values()):

@@ -17,7 +17,10 @@ from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS, label_plainly
 
 
 class Point(NamedTuple):
-    """One network of the grid: mean final losses by optimizer, nan where it diverged, and which are hand-designed."""
+    """Hold what was found on one network of the grid.
+
+    That is the mean final loss of each optimizer, nan where it diverged, and which optimizers are hand-designed.
+    """
 
     layers: int
     units: int
@@ -26,7 +29,7 @@ class Point(NamedTuple):
 
 
 def collect(folder: str | Path) -> list[Point]:
-    """The points of a multirun's finished runs, ordered by layers and units."""
+    """Return the points of a multirun's finished runs, ordered by layers and units."""
     points = [_point(path) for path in sorted(Path(folder).glob("*/summary.json"))]
     if not points:
         raise ValueError(f"no runs with a summary.json in '{folder}': give the folder of a multirun of evaluate.py")
@@ -34,9 +37,11 @@ def collect(folder: str | Path) -> list[Point]:
 
 
 def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int] | None = None) -> Path:
-    """A panel for each number of layers; learned optimizers solid, baselines dashed. If `trained` (layers, units) lies
-    in the grid, it is marked: by a vertical line, and by a horizontal one at the first learned optimizer's loss there.
-    Returns `path`, a PNG."""
+    """Draw a panel for each number of layers, and return `path`, a PNG.
+
+    Learned optimizers have solid lines, baselines dashed ones. If `trained` (layers, units) lies in the grid, a
+    vertical line marks it, and a horizontal one the first learned optimizer's loss there.
+    """
     layers = sorted({point.layers for point in points})
     figure = Figure(figsize=(1.0 + 2.9 * len(layers), 3.6), layout="constrained")
     panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
@@ -79,5 +84,5 @@ def _point(path: Path) -> Point:
 
 
 def _is_baseline(row: Mapping[str, Any]) -> bool:
-    """What the run says; runs of earlier versions do not say it, but tuned a learning rate for baselines alone."""
+    """Say whether an optimizer is a baseline. Older runs do not tell, but only their baselines have a learning rate."""
     return row["baseline"] if "baseline" in row else row["lr"] is not None

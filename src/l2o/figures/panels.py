@@ -17,8 +17,11 @@ START = "start"
 
 
 def plot_panels(comparison: Comparison, path: str | Path, title: str = "") -> Path:
-    """One row for each task that is shown: what it came with, the start, every learned optimizer's result and the best
-    baseline's at the same step. Returns `path`, a PNG."""
+    """Draw a row of pictures for each task that is shown, and return `path`, a PNG.
+
+    A row has what the task came with, the start, and the results of every learned optimizer and of the best baseline,
+    all at the same step.
+    """
     columns = _columns(comparison)
     rows = min(len(pictures) for pictures in columns.values())
     figure = Figure(figsize=(1.6 * len(columns), 1.7 * rows + 0.4), layout="constrained")
@@ -35,7 +38,7 @@ def plot_panels(comparison: Comparison, path: str | Path, title: str = "") -> Pa
 
 
 def save_pictures(comparison: Comparison, folder: str | Path) -> None:
-    """Every picture of the panels, and the other baselines', at its full size: `TASK_NAME.png`."""
+    """Write every picture of the panels, and the results of the other baselines, at full size as `TASK_NAME.png`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, pictures in (_given(comparison) | _results(comparison)).items():
@@ -51,7 +54,7 @@ def _columns(comparison: Comparison) -> dict[str, list[Tensor]]:
 
 
 def _given(comparison: Comparison) -> dict[str, list[Tensor]]:
-    """What does not depend on the optimizer, the start at the end."""
+    """Return the pictures that do not depend on the optimizer, the start as the last."""
     pictures = next(iter(comparison.entries.values())).pictures
     given = {name: value for name, value in pictures.items() if name not in (RESULT, START)}
     return given | {START: pictures[START]}
@@ -62,5 +65,5 @@ def _results(comparison: Comparison) -> dict[str, list[Tensor]]:
 
 
 def _finite(picture: Tensor) -> Tensor:
-    """A diverged picture has colours that are none: black."""
+    """Return a picture that can be shown: nan, which a diverged optimizer leaves, becomes black."""
     return picture.nan_to_num(nan=0.0).clamp(0, 1)

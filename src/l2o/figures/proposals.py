@@ -10,7 +10,7 @@ STYLES = (("black", "-"), ("tab:blue", "--"), ("tab:red", "--"), ("tab:green", "
 
 
 def plot_proposals(shown: Proposals, path: str | Path, title: str = "") -> Path:
-    """A column for each coordinate: the gradients observed, below them the updates proposed. Returns `path`, a PNG."""
+    """Draw a column for each coordinate, the gradients above the updates proposed, and return `path`, a PNG."""
     count = len(shown.coordinates)
     figure = Figure(figsize=(1.2 + 3.6 * count, 4.6), layout="constrained")
     grid = figure.subplots(2, count, sharex=True, squeeze=False, height_ratios=(1, 2))

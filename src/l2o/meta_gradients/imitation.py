@@ -1,4 +1,4 @@
-"""Learning from a teacher, where the meta-gradient does not get φ further.
+"""Learning from a teacher, for problems on which the meta-gradient does not make φ better.
 
 Shapes: B tasks, P coordinates of one optimizee, K steps of the window.
 """
@@ -14,19 +14,20 @@ from l2o.replay import replay
 from l2o.unroll import Episode, step
 
 TEACHER = "teacher/"
-"""Before the teacher's part of an episode's state: no rule's own keys begin so."""
+"""Stands before the keys of the teacher's state in an episode. No rule's own keys begin with it."""
 
 
 class Imitation(MetaGradient):
     """φ learns a teacher's updates a_t: L(φ) = 1/BK Σ_tasks Σ_t ‖g_t − s_t a_t‖² / 2‖a_t‖² (after Chen et al. 2020).
 
-    Both read the gradients ∇_t of the rule's own trajectory, so that it learns to act where it comes to; with a teacher
-    that moves it soon moves itself. ∇_t and a_t count as given. s_t = 1; with a cooldown s_t falls linearly to 0 over
-    the last part of an episode of `horizon` steps, a quarter for `cooldown=0.25`. A step in which the teacher rests is
-    left out. Raises ValueError for a teacher without a learning rate and for a cooldown that is no part of a horizon.
+    Rule and teacher both read the gradients ∇_t of the rule's own trajectory, so that the rule learns what to do at the
+    points that it comes to. ∇_t and a_t count as constants. s_t is 1; with a cooldown, s_t falls linearly to 0 over the
+    last part of an episode of `horizon` steps, which is its last quarter for `cooldown=0.25`. Steps in which the
+    teacher rests are left out. Raises ValueError for a teacher without a learning rate, and for a cooldown that is no
+    part of a horizon.
 
-    The teacher, an update rule with its learning rate, remembers the whole episode; the replay goes through one window,
-    as in `TruncatedBPTT`. The losses returned are the optimizee's, f(θ_t).
+    The teacher is an update rule with a learning rate. Its state is carried through the whole episode, while the replay
+    goes back through one window, as in `TruncatedBPTT`. The losses returned are the optimizee's, f(θ_t).
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class Imitation(MetaGradient):
         return losses, gradient, episode._replace(state=state)
 
     def _share(self, step: int) -> float:
-        """s_t: how much of the teacher's update is aimed at after `step` steps."""
+        """Give s_t, the share of the teacher's update that is aimed at after `step` steps."""
         if not self.cooldown or self.horizon is None:
             return 1.0
         return min(1.0, max(0.0, (self.horizon - step) / (self.cooldown * self.horizon)))
 
 
 def _parted(state: State) -> tuple[State, State]:
-    """The rule's own part of an episode's state, and the teacher's."""
+    """Split an episode's state into the rule's own part and the teacher's."""
     own = {key: value for key, value in state.items() if not key.startswith(TEACHER)}
     return own, {key.removeprefix(TEACHER): value for key, value in state.items() if key.startswith(TEACHER)}

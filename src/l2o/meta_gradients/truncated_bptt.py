@@ -16,7 +16,7 @@ from l2o.unroll import Episode, step, unroll
 
 
 class TruncatedBPTT(MetaGradient):
-    """Backpropagation through the K steps of a window; the state is carried over, gradients are not.
+    """Propagates back through the K steps of a window. The state is carried over to the next window, gradients are not.
 
     L(φ) = 1/B Σ_tasks Σ_t w_t f(θ_t), w_t = 1 for every step, as in the paper, or only for the window's last step
     (`last_step_only`: with windows as long as the episode, its final loss).
@@ -25,8 +25,8 @@ class TruncatedBPTT(MetaGradient):
 
         dL/dφ = Σ_t ⟨λ_t, ∂g_t/∂φ⟩,   λ_t = ∂L/∂g_t = 1/B Σ_{s>t} w_s ∇f(θ_s),
 
-    and every ∇f(θ_s) is one that the rule reads anyway: the gradients are recorded, then the rule alone is replayed
-    over them (`l2o.replay`), in chunks that take about `max_replay_bytes` each, their λ included.
+    and the rule reads every ∇f(θ_s) anyway. The gradients are therefore recorded, and the rule alone is replayed over
+    them (`l2o.replay`), in chunks that take about `max_replay_bytes` each, their λ included.
     Second order is plain autograd through the whole window, optimizee included.
     """
 
@@ -76,6 +76,6 @@ class TruncatedBPTT(MetaGradient):
 
 
 def recorded(start: Episode, grads: Tensor, losses: Tensor, optimizee: Optimizee) -> Recording:
-    """What a window leaves that began at `start`: the K gradients that the rule read, and f(θ_1) … f(θ_K)."""
+    """Make the recording of a window that began at `start`, from the gradients that were read and f(θ_1) … f(θ_K)."""
     read = torch.cat((start.loss[None], losses[:-1]))
     return Recording(grads, read, start.theta, start.state, start.step, start.horizon, optimizee.layout)

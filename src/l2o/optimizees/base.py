@@ -13,14 +13,14 @@ from torch.func import vmap
 from l2o.optimizees.layout import Layout
 
 Batch = dict[str, Tensor]
-"""What a loss reads; the leading axis of every tensor: tasks."""
+"""What a loss reads. The leading axis of every tensor counts tasks."""
 
 Split = Literal["train", "validation", "test"]
 """What tasks are for: meta-training, choosing φ and learning rates, the final comparison."""
 
 
 class Optimizee(ABC):
-    """A distribution of functions; one draw is one task.
+    """Describes a distribution of functions, of which one draw is one task.
 
     A subclass gives `layout`, `sample` and `loss`; a stochastic f also gives `sample_batch`. All randomness comes from
     the generator that is passed in, and all tensors lie on the generator's device. `l2o.optimizees.checks` holds a
@@ -31,31 +31,31 @@ class Optimizee(ABC):
 
     @abstractmethod
     def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
-        """Draw B tasks: θ_0 (B, P) and what stays fixed in each task."""
+        """Draw B tasks. Give θ_0 (B, P) and what stays fixed in each task."""
 
     @abstractmethod
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        """f(θ) of one task: θ (P,) and the batch without its leading axis -> ().
+        """Give f(θ) of one task, (), for θ (P,) and the batch without its leading axis.
 
         It must be differentiable by θ, and work under `torch.func.vmap` unless `losses` is overridden.
         """
 
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
-        """The data of one evaluation of f for each of the B tasks; by default f is deterministic and reads the task."""
+        """Draw the data of one evaluation of f for each of B tasks. By default nothing is drawn; f reads the task."""
         return task
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """f of every task: θ (B, P) -> (B,). Override where a native batch is faster than vmap."""
-        if len(theta) == 1:  # vmap over one task only costs
+        """Give f of every task: θ (B, P) -> (B,). Override it where a native batch is faster than vmap."""
+        if len(theta) == 1:  # vmap over one task costs time and gains nothing
             return self.loss(theta[0], {key: value[0] for key, value in batch.items()})[None]
         return vmap(self.loss)(theta, batch)
 
     def tasks_at_once(self, theta: Tensor) -> int:
-        """How many of the B tasks `losses` takes at once, by default all; 1: one by one, in the memory of one."""
+        """Say how many of the B tasks `losses` takes at once: by default all. One by one they need less memory."""
         return len(theta)
 
     def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """f(θ) (B,) and ∇f(θ) (B, P), in one forward and backward for every `tasks_at_once`.
+        """Give f(θ) (B,) and ∇f(θ) (B, P), by one forward and backward pass for every `tasks_at_once` tasks.
 
         Where θ requires a gradient, so do both results (second-order meta-gradients); else both are detached.
         """
@@ -77,22 +77,22 @@ class Optimizee(ABC):
         return (losses, grad) if second_order else (losses.detach(), grad)
 
     def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:
-        """What else to report at θ (B, P), each (B,): test loss, accuracy, …"""
+        """Report other numbers at θ (B, P), each (B,), such as a test loss or an accuracy."""
         return {}
 
     def pictures(self, theta: Tensor, task: Batch) -> dict[str, list[Tensor]]:
-        """What can be looked at: name -> B pictures (3, H, W) in [0, 1]. "theta" is what θ (B, P) itself looks like,
-        the others come with the task. By default there is nothing to see."""
+        """Give what can be looked at, as name -> B pictures (3, H, W) in [0, 1]. "theta" is what θ (B, P) itself looks
+        like, the others come with the task. By default there is nothing to see."""
         return {}
 
     def split(self, name: Split) -> "Optimizee":
-        """The same distribution over the tasks of a split; an optimizee by itself gives those of "train".
+        """Give the same distribution over the tasks of a split. An optimizee by itself draws those of "train".
 
-        By default all splits are one: tasks are drawn from a continuum, and no two draws are alike. Where they are made
-        of finitely many pictures, say, the splits share none. It is called after `to`, and costs nothing.
+        By default all splits are one: tasks are drawn from a continuum, and no two draws are alike. Where
+        tasks are made of finitely many pictures, for example, the splits share none. It is called after `to`.
         """
         return self
 
     def to(self, device: torch.device | str) -> Self:
-        """Move the data to a device, in place; by default there is none."""
+        """Move the data to a device, in place. By default there is nothing to move."""
         return self

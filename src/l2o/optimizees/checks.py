@@ -43,7 +43,7 @@ def check(optimizee: Optimizee, device: torch.device | str = "cpu") -> None:
 
 
 def _copied(optimizee: Optimizee) -> Optimizee:
-    """A shallow copy, so that what an optimizee counts or remembers by itself does not see the check."""
+    """Return a shallow copy, so that what an optimizee counts or remembers by itself does not see the check."""
     try:
         return copy.copy(optimizee)
     except Exception:  # of a class that refuses to be copied
@@ -66,7 +66,7 @@ class _Check:
             self._all_losses(theta, batch, torch.stack(each))
 
     def _drawn(self, layout: Layout) -> tuple[Tensor, Batch]:
-        """θ (2, P) and a minibatch, from equal generators every time."""
+        """Draw θ (2, P) and a minibatch, from equal generators every time."""
         generator = Generator(self.device).manual_seed(0)
         drawn = self.optimizee.sample(NUM_TASKS, generator)
         if not isinstance(drawn, tuple) or len(drawn) != 2:
@@ -98,7 +98,7 @@ class _Check:
                 self._refuse(source, f"gives '{key}' on {value.device}", wanted)
 
     def _one_loss(self, theta: Tensor, batch: Batch) -> Tensor:
-        """f of one task, once it has been found to be a differentiable number that only θ and the batch decide."""
+        """Give f of one task, once it is sure to be a differentiable number that only θ and the batch decide."""
         theta = theta.clone().requires_grad_()
         given = _Given(self.name, batch)
         loss = self._repeatable("loss", lambda: self.optimizee.loss(theta, given))
@@ -112,7 +112,7 @@ class _Check:
         return loss.detach()
 
     def _all_losses(self, theta: Tensor, batch: Batch, each: Tensor) -> None:
-        """f of both tasks at once, as an unroll asks for it."""
+        """Give f of both tasks at once, as an unroll asks for it."""
         overridden = ("losses", "loss_and_grad")
         own = any(getattr(type(self.optimizee), name) is not getattr(Optimizee, name) for name in overridden)
         try:
@@ -135,7 +135,7 @@ class _Check:
             self._refuse("losses", got, f"what loss gives for each alone, {each.tolist()}")
 
     def _repeatable(self, source: str, call: Callable[[], T]) -> T:
-        """What `call` gives, if it gives the same twice and leaves the global generators alone."""
+        """Return what `call` gives, if it gives the same twice and leaves the global generators alone."""
         with global_generators.restored() as moved:
             first = call()
             before = [value.clone() for value in _tensors(first)]
@@ -169,7 +169,7 @@ class _Given(dict[str, Tensor]):
 
 
 def _tensors(result: Any) -> list[Tensor]:
-    """The tensors in what an optimizee gives, in order."""
+    """Yield the tensors in what an optimizee gives, in order."""
     if isinstance(result, Tensor):
         return [result.detach()]
     parts = result.values() if isinstance(result, dict) else result if isinstance(result, tuple | list) else ()
@@ -181,7 +181,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _told(value: Any) -> str:
-    """What a value is, in a few words."""
+    """Say what a value is, in a few words."""
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype} on {value.device}"
     return "nothing" if value is None else f"{type(value).__name__} {value!r:.40}"

@@ -52,13 +52,13 @@ class Classifier(Optimizee):
         return F.cross_entropy(self._logits(theta, batch["x"]), batch["y"])
 
     def tasks_at_once(self, theta: Tensor) -> int:
-        """One by one where θ lies on a CPU and the network convolves: vmap's convolutions take three times as long."""
+        """Take tasks one by one where a network convolves on a CPU: there vmap's convolutions take thrice as long."""
         return 1 if self.convolves and theta.device.type == "cpu" else len(theta)
 
     @torch.no_grad()
     def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:
-        """Loss and accuracy on the test split, each (B,). It goes through the network in equal pieces of at most a
-        thousand images, so that any split fits into memory; batch norm's statistics are those of a piece."""
+        """Give loss and accuracy on the test split, each (B,). The split goes through the network in equal pieces of at
+        most a thousand images, so that it fits into memory; batch norm's statistics are those of a piece."""
         x_test, y_test = self.dataset.x_test, self.dataset.y_test
         pieces = math.ceil(len(y_test) / TEST_IMAGES)
         loss, correct = theta.new_zeros(2, len(theta))
@@ -103,7 +103,7 @@ class Classifier(Optimizee):
 
 
 def _remedy(network: nn.Module, shape: tuple[int, ...]) -> str:
-    """What to change where a network does not take images of this shape."""
+    """Say what to change where a network does not take images of this shape."""
     if any(isinstance(module, ColoursFirst) for module in network.modules()):
         return "Choose dataset=… or the network's image_size and in_channels to match"
     if len(shape) == 3 and any(isinstance(module, _ConvNd) for module in network.modules()):

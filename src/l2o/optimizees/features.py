@@ -1,4 +1,4 @@
-"""Activations of an image classifier's convolutional part: what neural art measures pictures with.
+"""Activations of an image classifier's convolutional part, by which neural art measures pictures.
 
 Shapes: B pictures, C channels, H × W positions.
 """
@@ -16,7 +16,7 @@ from torchvision.models.squeezenet import Fire
 from l2o.optimizees import weights as weight_files
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""How torchvision's classifiers want their inputs normalised, per colour."""
+"""The mean and the deviation of each colour by which torchvision's classifiers want their inputs normalised."""
 
 
 class Features(nn.Module):
@@ -45,7 +45,7 @@ class Features(nn.Module):
         self.extractor = create_feature_extractor(convolutions, {str(index[layer]): layer for layer in layers})
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised pictures (B, 3, H, W) -> layer: (B, C, H', W')."""
+        """Give the activations of normalised pictures (B, 3, H, W), as layer: (B, C, H', W')."""
         return self.extractor(images)
 
     def bytes_for(self, height: int, width: int) -> int:
@@ -70,13 +70,13 @@ class Features(nn.Module):
         return sum(size for storage, size in kept.items() if storage not in known)
 
     def _weights_without_memory(self) -> dict[str, Tensor]:
-        """The weights on torch's meta device, where a tensor has a shape and no numbers."""
+        """Give the weights on torch's meta device, where a tensor has a shape and no numbers."""
         return {name: torch.empty_like(value, device="meta") for name, value in self.extractor.named_parameters()}
 
     def _activations_without_memory(
         self, weights: dict[str, Tensor], height: int, width: int
     ) -> dict[str, Tensor] | None:
-        """The activations of one picture on the meta device; None where the picture is too small for the layers."""
+        """Give one picture's activations on the meta device; None where the picture is too small for the layers."""
         if min(height, width) < 2:  # one pixel has no neighbour
             return None
         dtype = next(iter(weights.values())).dtype
@@ -88,7 +88,7 @@ class Features(nn.Module):
 
 
 def _convolutions(network: str) -> nn.Sequential:
-    """The network's `features`, without memory: a whole VGG would first initialise half a gigabyte."""
+    """Give the network's `features` without memory, because a whole VGG would first initialise half a gigabyte."""
     try:
         with torch.device("meta"):
             convolutions = torchvision.models.get_model(network).features

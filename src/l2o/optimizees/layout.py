@@ -1,4 +1,4 @@
-"""Where each named part of θ lies in the flat vector, and where its share of a rule's state lies.
+"""Where each named part of θ lies in the flat vector, and where the part's share of a rule's state lies.
 
 Shapes: P coordinates of one optimizee, B tasks; `...` any leading axes.
 """
@@ -30,7 +30,7 @@ class Axis(Enum):
     MINOR = "minor"
 
     def shape(self, shape: Shape) -> Shape:
-        """The shape of a parameter's own share."""
+        """Return the shape of a parameter's own share."""
         if self is Axis.COORDINATES:
             return shape
         if self in (Axis.TENSORS, Axis.SHARED):
@@ -41,18 +41,18 @@ class Axis(Enum):
         return shape[:left_out] + shape[left_out + 1 :]
 
     def size(self, shape: Shape) -> int:
-        """How many numbers belong to a parameter of this shape."""
+        """Return how many numbers belong to a parameter of this shape."""
         return prod(self.shape(shape))
 
 
 def factored_axes(shape: Shape) -> tuple[int, int]:
-    """The largest and the second largest axis of a shape; of axes of one size, the last counts as the largest."""
+    """Return the largest and the second largest axis of a shape. Of equal axes the last counts as the largest."""
     *_, second, largest = sorted(range(len(shape)), key=shape.__getitem__)
     return largest, second
 
 
 class Cut(NamedTuple):
-    """Some of the coordinates of a layout: their own layout, and where their share of a state lies, for each axis."""
+    """Hold some coordinates of a layout: their own layout, and for each axis where their share of a state lies."""
 
     layout: "Layout"
     places: dict[Axis, slice]
@@ -63,7 +63,7 @@ class Cut(NamedTuple):
 
 
 class Layout:
-    """Names, shapes and slices of the parts of a flat parameter vector (P,), in order."""
+    """Holds the names, shapes and slices of the parts of a flat parameter vector (P,), in order."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
@@ -76,18 +76,18 @@ class Layout:
         return cls({name: parameter.shape for name, parameter in module.named_parameters()})
 
     def spans(self, axis: Axis) -> dict[str, slice]:
-        """Where each part's share of a state with this second axis lies; what is SHARED lies at 0 for all."""
+        """Return where each part's share of a state with this second axis lies. What is SHARED lies at 0 for all."""
         if axis is Axis.SHARED:
             return dict.fromkeys(self.shapes, slice(0, 1))
         ends = list(accumulate((axis.size(shape) for shape in self.shapes.values()), initial=0))
         return {name: slice(*ends[i : i + 2]) for i, name in enumerate(self.shapes)}
 
     def length(self, axis: Axis) -> int:
-        """The size of a state's second axis: how many numbers all parts have together."""
+        """Return the size of a state's second axis, that is, how many numbers all parts have together."""
         return 1 if axis is Axis.SHARED else sum(axis.size(shape) for shape in self.shapes.values())
 
     def parts(self, first: int, last: int) -> Cut:
-        """The parts with the numbers first, …, last − 1, whole."""
+        """Return the parts with the numbers first, …, last − 1, each of them whole."""
         names = [*self.shapes][first:last]
         places = dict.fromkeys(Axis, slice(0, 0))
         if names:
@@ -96,9 +96,9 @@ class Layout:
         return Cut(Layout({name: self.shapes[name] for name in names}), places)
 
     def cut(self, start: int, stop: int) -> Cut:
-        """The coordinates start, …, stop − 1 as flat pieces of the parts; a piece reads its part's share of TENSORS.
+        """Return the coordinates start, …, stop − 1 as flat pieces of parts. A piece reads its part's share of TENSORS.
 
-        For coordinatewise rules alone: a piece has no shape any more, and so no factored moments.
+        This is for coordinatewise rules alone, because a piece has no shape any more, and so no factored moments.
         """
         pieces = {
             name: (min(stop, span.stop) - max(start, span.start),)
@@ -118,7 +118,7 @@ class Layout:
         return torch.cat([part.expand(-1, size) for part, size in parts], 1) if sizes else values
 
     def unravel(self, theta: Tensor) -> dict[str, Tensor]:
-        """(..., P) -> name: (..., *shape); views, nothing is copied."""
+        """Take a flat vector apart: (..., P) -> name: (..., *shape). The parts are views, nothing is copied."""
         parts = theta.split([prod(shape) for shape in self.shapes.values()], dim=-1)  # one backward for all of them
         return {
             name: part.reshape((*theta.shape[:-1], *shape))
@@ -126,7 +126,7 @@ class Layout:
         }
 
     def ravel(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """name: (..., *shape) -> (..., P)."""
+        """Join parts to a flat vector: name: (..., *shape) -> (..., P)."""
         flat = [
             parts[name].reshape(*parts[name].shape[: parts[name].ndim - len(shape)], -1)
             for name, shape in self.shapes.items()

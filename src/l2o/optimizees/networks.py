@@ -15,7 +15,7 @@ ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
 
 
 def mlp(in_features: int, hidden: Sequence[int], out_features: int, activation: str = "sigmoid") -> nn.Sequential:
-    """Flatten, Linear and activation for each size in `hidden`, Linear: images (N, …) -> logits (N, out_features)."""
+    """Make an MLP from images (N, …) to logits (N, out_features), with a hidden layer for each size in `hidden`."""
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     sizes = [in_features, *hidden]
@@ -35,7 +35,7 @@ def conv_net(
     out_features: int = 10,
     reduce: int = 1,
 ) -> nn.Sequential:
-    """The paper's network for CIFAR: images (N, size, size, C), colours last -> logits (N, out_features).
+    """Make the paper's network for CIFAR, from images (N, size, size, C), colours last, to logits (N, out_features).
 
     For each of `channels`: 5×5 convolution, stride 1, same padding → batch norm → ReLU → 2×2 max-pool; for each of
     `hidden`: Linear → batch norm → ReLU; Linear. Parameters: conv_1.weight, conv_1.bias, norm_1.shift, … Where `reduce`
@@ -66,7 +66,7 @@ def conv_net(
 
 
 class ColoursFirst(nn.Module):
-    """Images (N, height, width, C) -> (N, C, height, width), a view: in memory the colours stay last.
+    """Views images (N, height, width, C) as (N, C, height, width). In memory the colours stay last.
 
     Images without an axis of colours, (N, height, width), have one channel. Raises ValueError where the images do not
     have `channels` colours, C.
@@ -84,7 +84,7 @@ class ColoursFirst(nn.Module):
 
 
 def _about_colours(shape: tuple[int, ...], channels: int) -> str:
-    """What is wrong with images of a shape, for a network that takes `channels` colours."""
+    """Say what is wrong with images of a shape, for a network that takes `channels` colours."""
     if len(shape) == 3 and shape[0] == channels:
         wanted = (*shape[1:], channels)
         return f"colours come last: (N, {_listed(wanted)}); yours look like colours first: x.transpose(0, 2, 3, 1)"
@@ -100,9 +100,9 @@ def _listed(shape: tuple[int, ...]) -> str:
 
 
 class BatchNorm(nn.Module):
-    """(x − mean) / √(variance + ε) + shift, per channel (axis 1), always with the minibatch's own statistics.
+    """Gives (x − mean) / √(variance + ε) + shift per channel (axis 1), always with the minibatch's own statistics.
 
-    As the authors': no scale, which would have to start at 1 where all else starts near 0, and ε = 1e-3.
+    As in the authors' code, ε is 1e-3 and there is no scale, which would start at 1 while all else starts near 0.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-3):

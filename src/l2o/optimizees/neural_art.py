@@ -19,7 +19,7 @@ from l2o.optimizees.picture_losses import gram, relative_error, roughness
 from l2o.optimizees.picture_sizes import crop_size, sized
 
 ACTIVATIONS_AT_ONCE = 2
-"""How often the activations are in memory during a backward pass: themselves, and their gradients and differences."""
+"""So many times the activations are in memory during a backward pass, with their gradients and differences."""
 
 BYTES_PER_COORDINATE = 720
 """What a learned rule takes: the state of an LSTM of two layers of 20 units before and after a step, 320 bytes each,
@@ -86,7 +86,7 @@ class NeuralArt(Optimizee):
         self.grams = self._grams_of_styles()
 
     def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
-        """No content comes twice before all of the split have come once."""
+        """Draw contents and styles. No content comes twice before all of the split have come once."""
         rounds = -(-num_tasks // len(self.chosen))
         order = [torch.randperm(len(self.chosen), generator=generator, device=generator.device) for _ in range(rounds)]
         pictures = (self.contents[self.chosen[number]] for number in torch.cat(order)[:num_tasks].tolist())
@@ -101,7 +101,7 @@ class NeuralArt(Optimizee):
         return self.losses(theta[None], {key: value[None] for key, value in batch.items()})[0]
 
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
-        """All tasks as one batch through the network: vmap takes twice as long."""
+        """Send all tasks through the network as one batch, because vmap takes twice as long."""
         pictures = theta.view(-1, 3, self.height, self.width)
         found = self.features(pictures)
         content = [relative_error(found[name], batch[name]) for name in self.content_layers]
@@ -114,7 +114,7 @@ class NeuralArt(Optimizee):
         return self.height * self.width / 64**2 * terms
 
     def tasks_at_once(self, theta: Tensor) -> int:
-        """As many pictures as have a megapixel together, for which SqueezeNet takes about 1 GB."""
+        """Take as many pictures as have a megapixel together, for which SqueezeNet needs about 1 GB."""
         return max(1, 2**20 // (self.height * self.width))
 
     def pictures(self, theta: Tensor, task: Batch) -> dict[str, list[Tensor]]:
@@ -137,7 +137,7 @@ class NeuralArt(Optimizee):
 
     @torch.no_grad()
     def _grams_of_styles(self) -> dict[str, Tensor]:
-        """What the styles ask for, layer: (S, C, C)."""
+        """Give the Gram matrices that the styles ask for, as layer: (S, C, C)."""
         grams: dict[str, list[Tensor]] = {name: [] for name in self.style_layers}
         for style in self.styles:
             found = self.features(self._normalised(style)[None])
@@ -147,7 +147,7 @@ class NeuralArt(Optimizee):
 
     @torch.no_grad()
     def _targets(self, content: Tensor) -> Batch:
-        """What the contents (B, 3, H, W) ask for, content layer: (B, C, H', W')."""
+        """Give the activations that the contents (B, 3, H, W) ask for, as content layer: (B, C, H', W')."""
         found = [self.features(part) for part in content.split(self.tasks_at_once(content))]
         return {name: torch.cat([activations[name] for activations in found]) for name in self.content_layers}
 
@@ -168,7 +168,7 @@ class NeuralArt(Optimizee):
         memory.refuse_if_too_large(needed, f"optimizing {what}", remedy, free)
 
     def _bytes_for(self, height: int, width: int, what: str, remedy: str) -> int:
-        """The bytes of one picture's activations. Raises ValueError for one that is too small for the layers."""
+        """Return the bytes of one picture's activations. Raises ValueError for a picture too small for the layers."""
         try:
             return self.features.bytes_for(height, width)
         except ValueError as error:

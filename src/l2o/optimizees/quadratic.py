@@ -30,7 +30,7 @@ class Quadratic(Optimizee):
         return (batch["W"] @ theta - batch["y"]).square().sum()
 
     def loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """∇f(θ) = 2 Wᵀ(Wθ − y), written out: it is exact and needs no graph."""
+        """Give ∇f(θ) = 2 Wᵀ(Wθ − y), which is written out because it is exact and needs no graph."""
         residual = torch.baddbmm(-batch["y"][..., None], batch["W"], theta[..., None])  # (B, D, 1)
         grad = 2 * (batch["W"].mT @ residual)[..., 0]
         return residual.square().sum((1, 2)), grad

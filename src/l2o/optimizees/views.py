@@ -13,7 +13,7 @@ from l2o.optimizees.layout import Layout
 
 
 class View(Optimizee):
-    """An optimizee that hands everything over to another one, `inner`. A subclass says what differs.
+    """Hands everything over to another optimizee, `inner`. A subclass says what differs.
 
     `sample` gives the view's tasks as a batch whose leading axis is the view's; whatever takes such a batch goes to
     the inner optimizee as it stands.
@@ -58,12 +58,12 @@ class View(Optimizee):
         return self
 
     def of(self, inner: Optimizee) -> "View":
-        """The same view of another optimizee."""
+        """Return the same view of another optimizee."""
         return type(self)(inner)
 
 
 class Subset(View):
-    """The tasks `chosen` of every draw; only they are worked on.
+    """Keeps the tasks `chosen` of every draw; work is done on these alone.
 
     All tasks are drawn, as they are without the view, so that a task does not depend on how many processes share the
     tasks. `sample` draws B tasks and gives those of `chosen`; `sample_batch` draws the minibatches of all B tasks and
@@ -93,7 +93,7 @@ class Subset(View):
 
 
 class Repeated(View):
-    """R `copies` of every task and of every minibatch, which are drawn once: all copies meet the same problem.
+    """Makes R `copies` of every task and of every minibatch, which are drawn once: all copies meet the same problem.
 
     The view's R·B tasks lie copy by copy: all B tasks of the first copy, then all of the second, and so on. Asking for
     a number of tasks that R does not divide raises a ValueError.

@@ -34,7 +34,7 @@ class Decays(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """The accumulators after an update, decays first."""
+    """Hold the accumulators after an update, with the decays as the first axis."""
 
     momenta: Tensor  # (M, B, P)  m ← β m + (1 − β) g
     squares: Tensor  # (M, B, P)  v ← β v + (1 − β) g²
@@ -43,11 +43,11 @@ class Moments(NamedTuple):
 
     @property
     def state(self) -> State:
-        """The same as a rule's state, decays last."""
+        """Give the same as a rule's state, with the decays as the last axis."""
         return {key: value.movedim(0, -1) for key, value in self._asdict().items()}
 
     def of(self, layout: Layout, names: Sequence[str]) -> "Moments":
-        """The share of some of the layout's tensors, in the layout's order."""
+        """Give the share of some of the layout's tensors, in the layout's order."""
         if len(names) == len(layout.shapes):
             return self
         spans = {axis: layout.spans(axis) for axis in AXES.values()}
@@ -76,13 +76,13 @@ def update_moments(grad: Tensor, state: State, layout: Layout, decays: Decays) -
 
 
 def mixed(decay: Tensor, old: Tensor, new: Tensor) -> Tensor:
-    """β old + (1 − β) new, for every β (M,) or (B, M): (M, B, n), (B, n) -> (M, B, n)."""
+    """Give β old + (1 − β) new for every β (M,) or (B, M): (M, B, n), (B, n) -> (M, B, n)."""
     decay = decay.mT[..., None] if decay.ndim == 2 else decay[:, None, None]
     return torch.addcmul(decay * old, 1 - decay, new)
 
 
 def _factor_means(square: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """The means of g² (B, P) over each tensor's largest axis, and over its second largest; g² itself for vectors."""
+    """Give the means of g² (B, P) over each tensor's largest axis and its second largest; g² itself for vectors."""
     rows, columns = [], []
     for part, shape in zip(_split(square, layout), layout.shapes.values(), strict=True):
         if len(shape) < 2:
@@ -96,7 +96,7 @@ def _factor_means(square: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 class Factored(NamedTuple):
-    """Factored second moments, given to every coordinate: (M, B, P)."""
+    """Hold factored second moments, spread over the coordinates: each (M, B, P)."""
 
     scale: Tensor  # R·C ≈ 1/√v, which multiplies a gradient
     momentum_scale: Tensor  # the same for a momentum: another ε where a tensor has no factors
@@ -161,13 +161,13 @@ def normalised(x: Tensor, layout: Layout, eps: float, matrices: bool = False, ke
 
 
 def mean_square(x: Tensor, layout: Layout) -> Tensor:
-    """The mean of x² over each tensor: (B, P) -> (B, number of tensors); 0 for one without elements."""
+    """Give the mean of x² over each tensor: (B, P) -> (B, number of tensors); 0 for a tensor without elements."""
     means = [_mean(part.square(), -1)[..., None] for part in _split(x, layout)]
     return _joined(means, x)
 
 
 def constant(values: Iterable[float], like: Tensor) -> Tensor:
-    """The numbers as a tensor of the other's dtype and device, which is made once and kept."""
+    """Give numbers as a tensor of the other's dtype and device, which is made once and kept."""
     return _constant(tuple(values), like.dtype, like.device)
 
 
@@ -178,7 +178,7 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 
 
 def _mean(x: Tensor, axis: int, keepdim: bool = False) -> Tensor:
-    """The mean over one axis; 0, not nan, where that axis is empty."""
+    """Give the mean over one axis; 0, not nan, where that axis is empty."""
     return x.sum(axis, keepdim=keepdim) / max(1, x.shape[axis])
 
 
@@ -187,7 +187,7 @@ def _split(x: Tensor, layout: Layout, axis: Axis = Axis.COORDINATES) -> Sequence
 
 
 def _joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
-    """The parts one after another; nothing is copied where there is one, and there may be none."""
+    """Join the parts one after another. Nothing is copied where there is one part, and there may be none."""
     if len(parts) == 1:
         return parts[0]
     return torch.cat(list(parts), -1) if parts else like[..., :0]

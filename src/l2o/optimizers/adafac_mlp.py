@@ -109,7 +109,7 @@ class AdafacMLP(ScheduledRule):
         return self.descent(seen, direction, self.step_mult), moments.state
 
     def decays(self, like: Tensor) -> Decays:
-        """β of every accumulator now: (M,), or (B, M) where φ has a leading task axis."""
+        """Give β of every accumulator as φ has it now: (M,), or (B, M) where φ has a leading task axis."""
         starts = [constant(decays, like) for decays in self._decays_at_start]
         if not self.learned_decays:
             return Decays(*starts)
@@ -121,7 +121,7 @@ class AdafacMLP(ScheduledRule):
         return self.momentum_decays, self.square_decays, self.factor_decays
 
     def _scales(self, layout: Layout) -> list[float]:
-        """What each tensor's step is multiplied by."""
+        """Give what each tensor's step is multiplied by."""
         weights = [name for name, shape in layout.shapes.items() if len(shape) > 1]
         if self.unscaled is None:
             hidden = set(weights[1:-1])
@@ -132,11 +132,11 @@ class AdafacMLP(ScheduledRule):
 
 
 def learned_decay(start: Tensor, offset: Tensor) -> Tensor:
-    """β = 1 − exp(10 (ln(1 − β_0)/10 + δ)): δ moves the logarithm of an average's length."""
+    """Give β = 1 − exp(10 (ln(1 − β_0)/10 + δ)), so that δ moves the logarithm of an average's length."""
     return 1 - torch.exp(10 * (torch.log(1 - start) / 10 + offset))
 
 
 def time_features(step: Tensor, layout: Layout) -> Tensor:
-    """tanh(t/τ − 1) for eleven τ from 1 to 10⁵: (B,) -> (11, B, P), the same for all coordinates."""
+    """Give tanh(t/τ − 1) for eleven τ from 1 to 10⁵: (B,) -> (11, B, P), the same for all coordinates."""
     features = torch.tanh(step / constant(TIMESCALES, step)[:, None] - 1)
     return features[..., None].expand(-1, -1, layout.size)

@@ -1,4 +1,4 @@
-"""What optimizes: an update rule m(∇, h, φ), learned or hand-designed.
+"""What optimizes: an update rule m(∇, h, φ), learned or designed by hand.
 
 Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
 """
@@ -16,11 +16,11 @@ from l2o.optimizees.layout import Axis, Cut, Layout
 from l2o.optimizers import registry
 
 State = dict[str, Tensor]
-"""What an update rule remembers: axis 0 tasks, axis 1 what `UpdateRule.state_axes` says, then whatever a rule wants."""
+"""What an update rule remembers. Axis 0 counts tasks, axis 1 what `UpdateRule.state_axes` says; others are free."""
 
 
 class Observation(NamedTuple):
-    """What an update rule is told at step t. Each rule reads what it needs."""
+    """Hold what an update rule is told at step t. Each rule reads what it needs."""
 
     grad: Tensor  # (B, P)  ∇f(θ_t)
     theta: Tensor  # (B, P)  θ_t; detached in first order, as is the loss
@@ -30,7 +30,7 @@ class Observation(NamedTuple):
 
 
 class Scope(Enum):
-    """What a coordinate's update depends on: the finest unit that may be chunked, sharded or left out."""
+    """Say what a coordinate's update depends on. That is the finest unit that may be chunked, sharded or left out."""
 
     COORDINATE = "coordinate"  # on that coordinate alone
     TENSOR = "tensor"  # on its own tensor
@@ -38,9 +38,9 @@ class Scope(Enum):
 
 
 class Part(NamedTuple):
-    """What one rule serves: spans of coordinates, and the layout that they make by themselves.
+    """Name what one rule serves: spans of coordinates, and the layout that these make by themselves.
 
-    Its share of the whole rule's state has keys that begin with `prefix`.
+    The part's share of the whole rule's state has the keys that begin with `prefix`.
     """
 
     prefix: str
@@ -50,7 +50,7 @@ class Part(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """What a window leaves for the replay of its K steps."""
+    """Hold what a window leaves for the replay of its K steps."""
 
     grads: Tensor  # (K, B, P)  ∇f(θ_0) … ∇f(θ_{K−1})
     losses: Tensor  # (K, B)  f(θ_0) … f(θ_{K−1})
@@ -61,13 +61,13 @@ class Recording(NamedTuple):
     layout: Layout
 
     def seen(self, t: int, theta: Tensor) -> Observation:
-        """What the rule was told at the window's step t, at which θ was `theta`."""
+        """Give what the rule was told at the window's step t, at which θ was `theta`."""
         step, horizon = (for_each_task(value, theta) for value in (self.step + t, self.horizon))
         return Observation(self.grads[t], theta, self.losses[t], step, horizon)
 
 
 def for_each_task(value: float, theta: Tensor) -> Tensor:
-    """Give every task of θ (B, P) the same number: (B,). It is made once and kept, since nobody changes it."""
+    """Give every task of θ (B, P) the same number: (B,). The tensor is made once and kept, since nobody changes it."""
     return _filled(float(value), len(theta), theta.dtype, theta.device)
 
 
@@ -80,18 +80,18 @@ def _filled(value: float, count: int, dtype: torch.dtype, device: torch.device) 
 class UpdateRule(nn.Module, ABC):
     """[g_t, h_{t+1}] = m(∇_t, h_t, φ), then θ_{t+1} = θ_t + g_t (Andrychowicz et al. 2016, equation 3).
 
-    φ are the module's parameters. The arguments of a subclass's constructor are kept as attributes of the same names:
-    that is how a trained rule is exported and built again.
+    φ are the module's parameters. A subclass keeps the arguments of its constructor as attributes of the same names,
+    because that is how a trained rule is exported and built again.
     """
 
     card: dict[str, Any] | None = None
-    """What an exported rule says of itself: what it was trained on, results, licence (`l2o.deploy.model_card`)."""
+    """What an exported rule says of itself: what it was trained on, its results, its licence."""
 
     scope: Scope
     """What a coordinate's update may depend on. A state that is SHARED may depend on loss, step and horizon alone."""
 
     needs: frozenset[str] = frozenset()
-    """Of "loss" and "horizon": what the rule cannot do without."""
+    """Which of "loss" and "horizon" the rule cannot do without."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Make the class known by its name, so that exported files can name it."""
@@ -100,7 +100,7 @@ class UpdateRule(nn.Module, ABC):
 
     @property
     def label(self) -> str:
-        """What tables and figures call a rule of this class."""
+        """Name the rule as tables and figures do."""
         return type(self).__name__
 
     @abstractmethod
@@ -124,7 +124,7 @@ class UpdateRule(nn.Module, ABC):
         return [Part("", self, [slice(0, layout.size)], layout)]
 
     def has_kernel(self, like: Tensor) -> bool:
-        """Say whether `window_gradient` is there for tensors of this device and dtype."""
+        """Say whether the rule has a `window_gradient` for tensors of this device and dtype."""
         return False
 
     def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
@@ -133,23 +133,23 @@ class UpdateRule(nn.Module, ABC):
 
 
 def state_of(part: Part, state: Mapping[str, Tensor]) -> State:
-    """A part's own share of a whole rule's state, under the keys of the part's rule."""
+    """Return a part's own share of a whole rule's state, under the keys of the part's rule."""
     return {key.removeprefix(part.prefix): value for key, value in state.items() if key.startswith(part.prefix)}
 
 
 def cut_state(rule: UpdateRule, state: State, cut: Cut) -> State:
-    """The share of a rule's state that belongs to some of its coordinates."""
+    """Return the share of a rule's state that belongs to some of the coordinates."""
     axes = rule.state_axes()
     return {key: value[:, cut.places[axes[key]]] for key, value in state.items()}
 
 
 def take(tensor: Tensor, spans: list[slice]) -> Tensor:
-    """(…, P) -> (…, G), the coordinates of the spans one after another; a view where there is one span."""
+    """Take the coordinates of the spans one after another: (…, P) -> (…, G), a view where there is one span."""
     return tensor[..., spans[0]] if len(spans) == 1 else torch.cat([tensor[..., span] for span in spans], -1)
 
 
 def spans_within(spans: list[slice], inner: slice) -> list[slice]:
-    """The spans for which `take(tensor, …)` gives `take(tensor, spans)[..., inner]`."""
+    """Return the spans for which `take(tensor, …)` gives `take(tensor, spans)[..., inner]`."""
     found, before = [], 0
     for span in spans:
         start = span.start + max(0, inner.start - before)

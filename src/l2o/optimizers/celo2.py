@@ -83,7 +83,7 @@ class Celo2(ScheduledRule):
         return init_moments(theta, layout, *map(len, DECAYS)) | {"step": steps}
 
     def state_axes(self) -> dict[str, Axis]:
-        return AXES | {"step": Axis.TENSORS}  # a tensor whose first gradient comes late is corrected from there on
+        return AXES | {"step": Axis.TENSORS}  # counted from the tensor's first gradient on, however late that comes
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         routes = _routes(layout, self.adam_vectors, self.adam_pattern)
@@ -103,7 +103,7 @@ class Celo2(ScheduledRule):
     def _learned(
         self, grad: Tensor, theta: Tensor, moments: Moments, layout: Layout, names: Sequence[str]
     ) -> dict[str, Tensor]:
-        """N(NS(d)) of each tensor that the MLP serves, flat."""
+        """Give N(NS(d)) of each tensor that the MLP serves, flat."""
         own, spans = Layout({name: layout.shapes[name] for name in names}), [layout.slices[name] for name in names]
         moments = moments.of(layout, names)
         features = celo_features(take(grad, spans), take(theta, spans), moments, own, square_eps=EPS, vectors=False)
@@ -114,7 +114,7 @@ class Celo2(ScheduledRule):
         return _pieces(normalised(direction, own, eps=1e-9, matrices=True), own)
 
     def _adam(self, moments: Moments, step: Tensor, layout: Layout, names: Sequence[str]) -> dict[str, Tensor]:
-        """Adam's direction for each tensor that it serves, flat."""
+        """Give Adam's direction for each tensor that Adam serves, flat."""
         mean, square = moments.momenta[0], moments.squares[-1]
         if not self.bias_correction:
             direction = mean * (square + EPS).rsqrt()
@@ -126,13 +126,13 @@ class Celo2(ScheduledRule):
 
 
 class Routes(NamedTuple):
-    """The names of the tensors that the MLP serves, and of those that Adam does."""
+    """Name the tensors that the MLP serves, and those that Adam serves."""
 
     learned: tuple[str, ...]
     adam: tuple[str, ...]
 
     def for_each(self, layout: Layout, like: Tensor, learned: float, adam: float) -> Tensor:
-        """One number for the tensors of the MLP and one for Adam's: (1, P)."""
+        """Give one number to the tensors of the MLP and one to Adam's: (1, P)."""
         numbers = [adam if name in self.adam else learned for name in layout.shapes]
         return layout.spread(constant(numbers, like)[None])
 
@@ -148,7 +148,7 @@ def _routes(layout: Layout, adam_vectors: bool, adam_pattern: str | None) -> Rou
 
 
 def _orthogonal(part: Tensor) -> Tensor:
-    """NS of a tensor (B, *shape) of two axes or more; others, and those without elements, stay as they are."""
+    """Give NS of a tensor (B, *shape) of two axes or more. Others, and those without elements, stay as they are."""
     return newton_schulz(part) if part.ndim > 2 and part.numel() else part
 
 

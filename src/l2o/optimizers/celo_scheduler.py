@@ -33,7 +33,7 @@ class CeloScheduler(nn.Module):
     is followed by a maximum over the rows; but all rows are equal, so that there is one η for all of θ. The gates are
     in the order i, g, f, o, and the forget gate is σ(f + 1). The LSTM's initial state belongs to φ.
 
-    All of its state is shared: it depends on the loss, the step and the horizon alone.
+    All of the scheduler's state is shared, because it depends on the loss, the step and the horizon alone.
     """
 
     def __init__(self, hidden_size: int = 64):
@@ -107,7 +107,7 @@ def loss_features(seen: Observation, state: State) -> tuple[Tensor, State]:
 
 
 def _decays(horizon: Tensor) -> Tensor:
-    """exp(−1/half-life) for half-lives spaced evenly in their logarithms from 10 to T: (B,) -> (B, J)."""
+    """Give exp(−1/half-life) for half-lives spaced evenly in their logarithms from 10 to T: (B,) -> (B, J)."""
     longest = horizon.clamp(min=1.0, max=LONGEST).log10()[:, None]  # inf becomes LONGEST
     place = torch.linspace(0, 1, HALF_LIVES, dtype=horizon.dtype, device=horizon.device)
     return torch.exp(-1 / 10 ** (1 + (longest - 1) * place))

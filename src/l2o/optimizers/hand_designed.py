@@ -16,7 +16,7 @@ from l2o.optimizers.schedules import ScheduledRule
 
 
 class HandDesigned(ScheduledRule):
-    """An update rule without φ whose one knob is its learning rate; `lr=None` asks for it to be tuned."""
+    """An update rule without φ whose one knob is its learning rate. `lr=None` asks for a rate to be tuned."""
 
     scope = Scope.COORDINATE
 
@@ -32,7 +32,7 @@ class HandDesigned(ScheduledRule):
         self.lr = lr
 
     def with_lr(self, lr: float | Tensor) -> Self:
-        """The same rule at another learning rate: a float, or (B, 1) for one per task."""
+        """Return the same rule at another learning rate: a float, or (B, 1) for a rate per task."""
         other = copy.copy(self)
         other.lr = lr
         return other
@@ -117,7 +117,7 @@ class RMSprop(HandDesigned):
 
 
 class Adam(HandDesigned):
-    """m ← β₁ m + (1 − β₁) ∇, v ← β₂ v + (1 − β₂) ∇²; g = −lr m̂ / (√v̂ + ε), hats: bias-corrected (Kingma & Ba 2015)."""
+    """m ← β₁ m + (1 − β₁) ∇, v ← β₂ v + (1 − β₂) ∇²; g = −lr m̂ / (√v̂ + ε), hats: without bias (Kingma & Ba 2015)."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class AdamW(HandDesigned):
         return update - lr * self.weight_decay * seen.theta, state
 
 
-# A parameter counts its own steps: one whose first gradient comes late is bias-corrected from there on.
+# A parameter counts its own steps: if its first gradient comes late, the bias is corrected from there on.
 ADAM_AXES = {"mean": Axis.COORDINATES, "square": Axis.COORDINATES, "step": Axis.TENSORS}
 
 
@@ -195,5 +195,5 @@ def adam_step(
 
 
 def bias_correction(beta: float, step: Tensor) -> Tensor:
-    """1 − β^t for t = `step`, taken in float64: in float32 it cancels, and the first steps would be off by 1e-5."""
+    """Give 1 − β^t for t = `step`, computed in float64: in float32 it cancels, and first steps would be off by 1e-5."""
     return (1 - beta ** step.double()).to(step.dtype)

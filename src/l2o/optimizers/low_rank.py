@@ -12,11 +12,11 @@ from torch import Tensor
 from l2o.optimizers.base import State
 
 BLOCK = 32
-"""A block is full at this many products."""
+"""A block is full when it has so many products."""
 
 
 def times(matrix: State, vectors: Tensor) -> Tensor:
-    """M r for every r of `vectors` (B, P, R), without ever forming M."""
+    """Give M r for every r of `vectors` (B, P, R), without ever forming M."""
     result = vectors
     for left, right in _blocks(matrix):
         result = result + left @ (right.mT @ vectors)
@@ -24,7 +24,7 @@ def times(matrix: State, vectors: Tensor) -> Tensor:
 
 
 def plus(matrix: State, left: Tensor, right: Tensor, at_most: int | None = None) -> State:
-    """M + Σ a bᵀ over the W columns a, b of left and right (B, P, W); the latest `at_most` products are kept."""
+    """Add Σ a bᵀ over the W columns a, b of left and right (B, P, W); only the latest `at_most` products are kept."""
     blocks = _blocks(matrix)
     if blocks and blocks[-1][0].shape[-1] + left.shape[-1] <= BLOCK:
         last = blocks.pop()
@@ -44,6 +44,6 @@ SIDES = ("left", "right")
 
 
 def _blocks(matrix: State) -> list[tuple[Tensor, Tensor]]:
-    """The blocks in order; other entries of a state are passed over."""
+    """Yield the blocks in order, and pass over other entries of a state."""
     count = sum(name.startswith("left_") for name in matrix)
     return [(matrix[f"left_{n}"], matrix[f"right_{n}"]) for n in range(count)]

@@ -16,13 +16,13 @@ from l2o.optimizers.preprocessing import Identity, Preprocessing
 
 
 class LSTM(UpdateRule):
-    """g = output_scale · (w · h_top + b): one small LSTM for all coordinates, one state for each.
+    """g = output_scale · (w · h_top + b), by one small LSTM for all coordinates, with a state for each of them.
 
     All coordinates of all tasks are rows of one matrix (N, F). `num_layers=0` is a linear map of the features. The
     forget gate's bias starts at `forget_bias` (1 in the authors' code; torch's own default is 0); with `max_timescale`
-    the units' memories start between short and that many steps (see `lstm_cells`). The head starts at `head_init` times
-    torch's default: at 0 an untrained rule stands still, where random first updates would drive θ into saturation and
-    meta-training back to standing still for good.
+    the units' memories start at lengths between a few steps and so many (see `lstm_cells`). The head starts at
+    `head_init` times torch's default. At 0 an untrained rule stands still; random first updates could drive θ into
+    saturation, from which meta-training returns to a rule that stands still for good.
     """
 
     scope = Scope.COORDINATE
@@ -67,7 +67,7 @@ class LSTM(UpdateRule):
         return self.output_scale * out.view(shape), state
 
     def has_kernel(self, like: Tensor) -> bool:
-        """A compiled one; a preprocessing with parameters of its own is differentiated by autograd."""
+        """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""
         return self._kernel(like) is not None and not any(True for _ in self.preprocessing.parameters())
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class LSTM(UpdateRule):
         return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _zeros(self, theta: Tensor) -> Tensor:
-        """(B, P, H) of zeros that lie in memory as the steps to come will return the state."""
+        """Make zeros (B, P, H) that lie in memory as the steps to come will return the state."""
         if self._kernel(theta) is None:
             return theta.new_zeros(*theta.shape, self.hidden_size)
         return theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)
@@ -91,7 +91,7 @@ class LSTM(UpdateRule):
         return dispatch.compiled_kernel(features, [hidden] * self.num_layers)
 
     def _layers(self, state: State) -> tuple[list[Tensor], list[Tensor]]:
-        # (N, H), over (H, N) in memory where it must be copied: the kernels' order
+        # (N, H); where it must be copied, it lies in memory as (H, N), which is the order of the kernels
         rows = lambda part: part.movedim(-1, 0).flatten(1).mT  # noqa: E731
         pick = lambda part: [rows(state[f"{part}_{layer}"]) for layer in range(self.num_layers)]  # noqa: E731
         return pick("hidden"), pick("cell")
@@ -101,12 +101,12 @@ class LSTM(UpdateRule):
 
 
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:
-    """Layers from sizes[0] features to sizes[1] units and so on, with the forget gate's bias at `forget_bias`.
+    """Make layers from sizes[0] features to sizes[1] units and so on, with the forget gate's bias at `forget_bias`.
 
     With `max_timescale`, T, the forget gates' biases b rise unit by unit from `forget_bias` to log T, and the input
-    gates' are −b: without weights a unit averages over the last 1 + e^b steps (after the "chrono initialization" of
-    Tallec & Ollivier 2018, who draw b). Such units can tell early steps from late ones. Raises ValueError for
-    T < e^forget_bias.
+    gates' are −b, so that without weights a unit averages over the last 1 + e^b steps (after the "chrono
+    initialization" of Tallec & Ollivier 2018, who draw b). Such units can tell early steps from late ones. Raises
+    ValueError for T < e^forget_bias.
     """
     if max_timescale is not None and max_timescale < math.exp(forget_bias):
         raise ValueError(f"max_timescale must be at least e^forget_bias = {math.exp(forget_bias):.3g} steps")

@@ -17,7 +17,7 @@ from l2o.optimizers.routing import group_of
 
 
 class Group(NamedTuple):
-    """What one rule serves: spans of coordinates, G in all, and the layout that they make by themselves."""
+    """Name what one rule serves: spans of coordinates, G in all, and the layout that these make by themselves."""
 
     name: str
     spans: list[slice]
@@ -25,12 +25,12 @@ class Group(NamedTuple):
 
 
 class Partitioned(UpdateRule):
-    """One rule for each group of θ's parts: [g_1, g_2, …] = [m_1(∇_1, h_1, φ_1), m_2(∇_2, h_2, φ_2), …].
+    """Has a rule for each group of θ's parts: [g_1, g_2, …] = [m_1(∇_1, h_1, φ_1), m_2(∇_2, h_2, φ_2), …].
 
     A part belongs to the group whose regular expression in `patterns` matches its name; where none does, its kind
     decides between convolutions' kernels and all else (`l2o.optimizers.routing.group_of`). Raises ValueError for a part
-    that belongs to no group or to several. A group without a part in some layout rests there. The state of a group's
-    rule is kept under "group.key"; on axis 1 it has the group's G coordinates.
+    that belongs to no group or to several. A group that has no part in a layout does nothing there. The state of a
+    group's rule is kept under "group.key"; its axis 1 belongs to the group's G coordinates.
     """
 
     def __init__(self, rules: Mapping[str, UpdateRule], patterns: Mapping[str, str]):
@@ -51,7 +51,7 @@ class Partitioned(UpdateRule):
         return " + ".join(dict.fromkeys(self._rule(name).label for name in self.rules))
 
     def parts(self, layout: Layout) -> list[Part]:
-        """One for each group with a part of θ in this layout; groups inside groups are parts of their own."""
+        """Give a part for each group that θ has in this layout. Groups inside groups are parts of their own."""
         found = []
         for group in self._groups(layout):
             for part in self._rule(group.name).parts(group.layout):
@@ -67,7 +67,7 @@ class Partitioned(UpdateRule):
         return state
 
     def state_axes(self) -> dict[str, Axis]:
-        """What the second axis of each rule's state counts, within that rule's own share of θ."""
+        """Say what the second axis of each rule's state counts, within that rule's own share of θ."""
         rules = {name: self._rule(name) for name in self.rules}
         return {f"{name}.{key}": axis for name, rule in rules.items() for key, axis in rule.state_axes().items()}
 
@@ -93,7 +93,7 @@ class Partitioned(UpdateRule):
 
 @functools.lru_cache(maxsize=32)
 def _resolved(layout: Layout, patterns: tuple[tuple[str, str], ...]) -> list[Group]:
-    """The groups that have a part in the layout."""
+    """Return the groups that have a part in the layout."""
     members: dict[str, list[str]] = {name: [] for name, _ in patterns}
     for part, shape in layout.shapes.items():
         members[group_of(part, len(shape), patterns)].append(part)
@@ -109,7 +109,7 @@ def _resolved(layout: Layout, patterns: tuple[tuple[str, str], ...]) -> list[Gro
 
 
 def _joined(slices: Sequence[slice]) -> list[slice]:
-    """The same coordinates in as few runs as there can be."""
+    """Return the same coordinates in as few runs as possible."""
     runs: list[slice] = []
     for part in slices:
         if runs and runs[-1].stop == part.start:

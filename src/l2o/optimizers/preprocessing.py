@@ -11,7 +11,7 @@ from l2o.optimizers import registry
 
 
 class Preprocessing(nn.Module, ABC):
-    """∇ (...) -> features (..., num_features), coordinate by coordinate."""
+    """Turns gradients ∇ (...) into features (..., num_features), coordinate by coordinate."""
 
     num_features: int
 
@@ -25,7 +25,7 @@ class Preprocessing(nn.Module, ABC):
 
 
 class Identity(Preprocessing):
-    """The gradient itself, as in the paper's quadratics."""
+    """Gives the gradient itself, as for the paper's quadratics."""
 
     num_features = 1
 
@@ -34,7 +34,7 @@ class Identity(Preprocessing):
 
 
 class Scale(Preprocessing):
-    """The gradient times a constant: often enough in practice (Andrychowicz et al. 2016, section 2.1)."""
+    """Multiplies the gradient by a constant, which often suffices (Andrychowicz et al. 2016, section 2.1)."""
 
     num_features = 1
 
@@ -47,9 +47,9 @@ class Scale(Preprocessing):
 
 
 class LogAndSign(Preprocessing):
-    """(log|∇|/p, sgn ∇) where |∇| ≥ e^−p, else (−1, e^p ∇) (Andrychowicz et al. 2016, appendix A).
+    """Gives (log|∇|/p, sgn ∇) where |∇| ≥ e^−p, else (−1, e^p ∇) (Andrychowicz et al. 2016, appendix A).
 
-    Defined for every float: 0 gives (−1, 0); ±inf counts as the largest finite number; nan, which says nothing, as 0.
+    The features are defined for every float: 0 gives (−1, 0), ±inf counts as the largest finite number, and nan as 0.
     """
 
     num_features = 2
@@ -64,7 +64,7 @@ class LogAndSign(Preprocessing):
         grad = grad.nan_to_num(nan=0.0)
         limits = torch.finfo(grad.dtype)
         size = grad.abs()
-        # The clamp keeps log's derivative finite at 0 (second order); where it acts, −1 is taken instead.
+        # The clamp keeps the derivative of log finite at 0, for second order. Where it acts, −1 is taken instead.
         log = size.clamp(min=limits.smallest_normal).log() / self.p
         log = torch.where(size <= math.exp(-self.p), -1.0, log)
         steep = math.exp(min(self.p, math.log(limits.max)))  # e^p, as far as the dtype goes

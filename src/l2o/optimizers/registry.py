@@ -16,12 +16,12 @@ def register(cls: type) -> None:
 
 
 def names(*kinds: type) -> list[str]:
-    """The names of all classes of these kinds that can be made, in alphabetical order."""
+    """Return the names of all classes of these kinds that are not abstract, in alphabetical order."""
     return sorted(name for name in _DEFINED if _candidates(name, kinds))
 
 
 def find(name: object, *kinds: type) -> type:
-    """The class of this name, a subclass of one of `kinds`.
+    """Return the class of this name, which is a subclass of one of `kinds`.
 
     Raises ValueError where no such class has been defined, and where several definitions share the name: then nothing
     says which of them a file means.

@@ -54,7 +54,7 @@ def constant(update: int) -> float:
 
 
 def step(scheduler: Any) -> None:
-    """Move a scheduler on after a meta-update. One that waits for a plateau is moved by `saw` instead."""
+    """Move a scheduler on after a meta-update. A scheduler that waits for a plateau is moved by `saw` instead."""
     if not isinstance(scheduler, ReduceLROnPlateau):
         scheduler.step()
 

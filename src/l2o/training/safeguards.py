@@ -1,4 +1,4 @@
-"""What keeps meta-training from going wrong in silence: refusals, skipped windows, the way back to the best φ."""
+"""What keeps meta-training from going wrong in silence: refusals, skipped windows, and the way back to the best φ."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ CHANCE = 0.95
 """A final loss above this part of the loss at θ_0 counts as no progress."""
 
 HUGE = 1e9
-"""Stands in logs for a validation loss that is larger still, or not finite."""
+"""Stands in logs in the place of a validation loss that is larger, or not finite."""
 
 
 class Diverged(RuntimeError):

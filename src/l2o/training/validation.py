@@ -1,4 +1,4 @@
-"""How good φ is now: the same fresh problems every time, shared by all ranks.
+"""How good φ is now, on problems that are the same every time and that the ranks share.
 
 Shapes: B tasks, T steps of an episode.
 """
@@ -18,7 +18,7 @@ from l2o.seeds import Stream
 
 
 class Validation(NamedTuple):
-    """Means over the validation problems: final loss, loss at θ_0, loss over all steps."""
+    """Hold means over the validation problems: of the final loss, the loss at θ_0, and the loss over all steps."""
 
     final: float
     initial: float
@@ -28,7 +28,7 @@ class Validation(NamedTuple):
 def validate(
     rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, seed: int, strategy: Strategy
 ) -> Validation:
-    """Each rank unrolls its share of the B tasks; every rank gets the result, the same to the last bit."""
+    """Unroll this rank's share of the B tasks. Every rank gets the result of all, the same to the last bit."""
     device = strategy.root_device
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     mine = share_of(num_tasks, strategy.global_rank, strategy.world_size)  # type: ignore[attr-defined]
@@ -42,5 +42,5 @@ def validate(
 
 
 def share_of(num_tasks: int, rank: int, num_ranks: int) -> slice:
-    """The tasks of one rank: consecutive, as equal as possible, perhaps none."""
+    """Return the tasks of one rank. They are consecutive, ranks get equal shares as far as possible, perhaps none."""
     return slice(num_tasks * rank // num_ranks, num_tasks * (rank + 1) // num_ranks)

@@ -1,17 +1,18 @@
-"""The train loader: the numbers of windows. Its position is the learner's own count, so a run resumes mid-epoch."""
+"""The train loader, which gives the numbers of windows. A run resumes within an epoch by the learner's own count."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 
 class Windows:
-    """The windows of one epoch that are still to come; `done` tells how many the run has behind it, over all epochs.
+    """Gives the windows of one epoch that are still to come. `done` counts those that the run has behind it, in all.
 
     `limit` is Lightning's `limit_train_batches`: a number of windows, or a part of an epoch. Lightning cuts the epoch
-    there, and the next one begins anew, so that every epoch has as many windows, and ends with its validation.
+    there, so that every epoch has the same number of windows and ends with its validation.
 
-    A plain iterable on purpose: Lightning would shard a `DataLoader` over the ranks, and each rank draws tasks of its
-    own. It has a `state_dict`, as Lightning asks of a loader that resumes mid-epoch, but nothing of its own to save.
+    The loader is a plain iterable on purpose: Lightning would shard a `DataLoader` over the ranks, but each rank draws
+    tasks of its own. Lightning asks a loader that resumes within an epoch for a `state_dict`; this one has nothing to
+    save.
     """
 
     def __init__(self, per_epoch: int, done: Callable[[], int], limit: int | float | None = None):
