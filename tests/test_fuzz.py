@@ -23,9 +23,6 @@ from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import setup_globals
 from hydra.types import RunMode
-from l2o.runs.command_line.arguments import refuse_arguments
-from l2o.runs.command_line.read_keys import refuse_unread
-from l2o.runs.command_line.settings import refuse_settings
 from PIL import Image
 from programs import ROOT
 
@@ -34,6 +31,9 @@ from l2o.deploy import export
 from l2o.deploy.import_published import from_published
 from l2o.optimizers import LSTM, LogAndSign
 from l2o.runs import checkpoint_files
+from l2o.runs.command_line.arguments import refuse_arguments
+from l2o.runs.command_line.read_keys import refuse_unread
+from l2o.runs.command_line.settings import refuse_settings
 from l2o.runs.errors import one_line
 
 SEED, COUNT = 2016, 200
