@@ -21,7 +21,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-import l2o
 from l2o.deploy.description import describe
 from l2o.evaluation.evaluation import Evaluation, Remember, Tuning
 from l2o.files import cache_folder, write_text
@@ -139,7 +138,7 @@ class _Contents(pickle.Pickler):
 @cache
 def _code() -> str:
     """A hash of the source that tuning runs, and PyTorch's version: a tuning by other code is not found again."""
-    package, digest = Path(l2o.__file__).parent, hashlib.sha256(torch.__version__.encode())
+    package, digest = Path(__file__).parents[1], hashlib.sha256(torch.__version__.encode())
     for part in CODE_OF_TUNING:
         place = package / part
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
