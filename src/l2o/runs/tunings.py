@@ -132,7 +132,7 @@ class _Contents(pickle.Pickler):
 
     def _add(self, dtype: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
         self.digest.update(f"{dtype} {tuple(shape)} ".encode())
-        self.digest.update(np.ascontiguousarray(values).tobytes())
+        self.digest.update(values.data)  # no copy of the data is made
 
 
 @cache

@@ -73,7 +73,7 @@ def _is_missing(cfg: DictConfig, key: str) -> bool:
     """Whether a key has `???` for its value, which says that a user has to give one."""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    return isinstance(node, DictConfig) and name in node and OmegaConf.is_missing(node, name)
+    return isinstance(node, DictConfig) and OmegaConf.is_missing(node, name)
 
 
 def _is_set(cfg: DictConfig, key: str) -> bool:
