@@ -22,6 +22,7 @@ from l2o import load
 from l2o.__main__ import main as commands
 from l2o.data import images
 from l2o.figures import layers_by_units
+from l2o.unroll import start_episode
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -201,6 +202,68 @@ def test_experiments_on_cifar_train_and_compare_on_the_labels_that_they_name(
         assert optimizee.network.out_features == len(labels)
         assert optimizee.dataset.name == "CIFAR10"
     assert cfg.name == experiment
+
+
+MODERN = ("adafac_mlp", "mlp_lopt", "celo", "celo2")
+KINDS = ("quadratic", "digits_mlp", "cifar_conv", "neural_art")
+
+
+@pytest.mark.parametrize("optimizee", KINDS)
+@pytest.mark.parametrize("optimizer", MODERN)
+def test_every_modern_optimizer_learns_on_every_kind_of_optimizee(
+    npz: Callable[..., Path], optimizer: str, optimizee: str
+) -> None:
+    """Two windows of an episode: the losses are finite, and the meta-gradient reaches every output that counts."""
+    size = ["optimizee.size=32"] if optimizee == "neural_art" else []
+    given = [f"optimizer={optimizer}", f"optimizee={optimizee}", *small_data(npz, optimizee), *size, "output_dir=x"]
+    if (optimizer, optimizee) == ("celo2", "quadratic"):  # its θ is a vector, which Adam would serve
+        given.append("optimizer.adam_vectors=false")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", given)
+    torch.manual_seed(0)
+    rule, problem, estimator = (
+        instantiate(part, _convert_="all") for part in (cfg.optimizer, cfg.optimizee, cfg.meta_gradient)
+    )
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        episode = start_episode(rule, problem, 2, generator, horizon=4.0)
+        for _ in range(2):
+            losses, gradient, episode = estimator(rule, problem, episode, 2, generator)
+            assert losses.isfinite().all()
+            found = {name: part for (name, _), part in zip(rule.named_parameters(), gradient, strict=True)}
+            assert all(part.isfinite().all() for part in found.values())
+            last = [part for name, part in found.items() if name.startswith("mlp.")][-2]  # the last layer's weights
+            assert last.ndim == 2 and last[0].abs().max() > 0
+    assert episode.step == 4
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "optimizee"),
+    [("adafac_mlp", "quadratic"), ("mlp_lopt", "quadratic"), ("celo", "cifar_conv"), ("celo2", "neural_art")],
+)
+def test_what_was_trained_of_a_modern_optimizer_is_what_is_compared(
+    program: Program, npz: Callable[..., Path], optimizer: str, optimizee: str
+) -> None:
+    size = ["optimizee.size=32"] if optimizee == "neural_art" else []
+    problem = [f"optimizee={optimizee}", *small_data(npz, optimizee), *size]
+    folder = program("train.py", *problem, f"optimizer={optimizer}")
+    trained, curves = load(folder / "best"), (folder / "curves.csv").read_text()
+    assert "nan" not in curves
+    again = program("evaluate.py", *problem, f"+learned.{trained.label}={folder / 'best'}")
+    assert (again / "curves.csv").read_text() == curves
+
+
+def test_the_second_phase_of_celo_trains_its_schedule_alone(program: Program) -> None:
+    """The MLP stays as the first phase has left it; the scheduler, with its initial state, moves."""
+    first = program("train.py", "optimizer=celo") / "best"
+    fast = "learner.meta_optimizer.lr=0.01"
+    folder = program("train.py", "optimizer=celo_phase2", f"optimizer.first.name={first}", fast)
+    before, after = (load_file(path / "model.safetensors") for path in (first, folder / "best"))
+    assert before and all(torch.equal(after[key], value) for key, value in before.items())
+    last = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
+    for name in ("initial_hidden", "initial_cell", "step_size_bias"):
+        (moved,) = (value for key, value in last.items() if key.endswith(f"scheduler.{name}"))
+        assert moved.count_nonzero() == moved.numel(), name  # all of them start at 0
 
 
 @pytest.mark.parametrize("experiment", ["quadratic", "neural_art", "cifar10", "cifar_small"])

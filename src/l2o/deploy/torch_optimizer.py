@@ -103,8 +103,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None, *, loss: float | Tensor | None = None) -> Any:  # type: ignore[override]
         """Move every parameter that has a gradient. A closure computes the gradients anew and returns the loss.
 
-        Rules that read the loss are given the closure's, or `loss`: a number, or a tensor of one; under a scaler the
-        loss before scaling. Where a process group exists, its mean over the ranks is what such rules read.
+        Rules that read the loss are given the closure's, or `loss`: a number, or a tensor of one. It is the loss before
+        a scaler scales it, and where gradients are accumulated the mean of the batches' losses. Where a process group
+        exists, its mean over the ranks is what such rules read. Where no rule needs it, a closure may return anything.
         Raises ValueError where a rule needs a loss and there is none, for a sparse gradient, and for a parameter whose
         shape has changed since the last step.
         """
