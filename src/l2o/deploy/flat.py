@@ -155,9 +155,10 @@ class Flat:
         if self.whole:
             self._remember(after)
             return {}
-        return {key: after[key] for key, axis in self.axes.items() if axis is Axis.SHARED and key in after}
+        return after
 
     def _move(self, cut: Cut, before: State, told: Told, numbers: Numbers) -> State:
+        """Move a chunk; give the next state of what all share, or all of it where the rule sees all parameters."""
         where = cut.coordinates
         theta, grad = self.theta[:, where], self.grad[:, where]
         state = self._state(cut, before)
@@ -171,7 +172,9 @@ class Flat:
         if self.resting is not None:
             update = self.resting.masked(update, grad, where)
         numbers.apply(theta, update)
-        return after
+        if self.whole:
+            return after
+        return {key: after[key] for key in state if self.axes[key] is Axis.SHARED}
 
     def _cuts(self, chunk_size: int | None) -> Iterable[Cut]:
         """The chunks, as at the last step while their size is the same: rules keep constants of a layout, too."""

@@ -188,9 +188,11 @@ def adam_step(
     """Give scale · m̂ / (√v̂ + ε) (B, P), rounded as torch rounds it, and the state after this gradient."""
     step = state["step"] + 1
     mean = torch.lerp(state["mean"], grad, 1 - beta1)
-    square = beta2 * state["square"] + (1 - beta2) * grad.square()
-    correct1, correct2 = (layout.spread(bias_correction(beta, step)) for beta in (beta1, beta2))
-    update = scale * mean / correct1 / ((square / correct2).sqrt() + eps)
+    square = torch.addcmul(beta2 * state["square"], grad, grad, value=1 - beta2)
+    rate, correct = (
+        layout.spread(part) for part in (scale / bias_correction(beta1, step), bias_correction(beta2, step))
+    )
+    update = rate * mean / ((square / correct).sqrt() + eps)
     return update, {"mean": mean, "square": square, "step": step}
 
 
