@@ -23,9 +23,9 @@ from l2o.optimizers.accumulators import (
     normalised,
     update_moments,
 )
+from l2o.optimizers.adam_averages import bias_correction
 from l2o.optimizers.base import Observation, Scope, State, take
 from l2o.optimizers.celo import LARGEST, NUM_FEATURES, celo_features
-from l2o.optimizers.hand_designed import bias_correction
 from l2o.optimizers.mlp import MLP
 from l2o.optimizers.newton_schulz import newton_schulz
 from l2o.optimizers.schedules import ScheduledRule

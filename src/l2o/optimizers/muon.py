@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from l2o.optimizees.layout import Axis, Layout, Shape
+from l2o.optimizers.adam_averages import ADAM_AXES, adam_step, init_adam
 from l2o.optimizers.base import Observation, Scope, State
-from l2o.optimizers.hand_designed import ADAM_AXES, HandDesigned, adam_step, init_adam
+from l2o.optimizers.hand_designed import HandDesigned
 from l2o.optimizers.newton_schulz import COEFFICIENTS
 
 ADJUSTMENTS = ("original", "match_rms_adamw")

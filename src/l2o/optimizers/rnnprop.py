@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.adam_averages import bias_correction
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
-from l2o.optimizers.hand_designed import bias_correction
 from l2o.optimizers.lstm import LSTM
 from l2o.optimizers.preprocessing import Preprocessing
 

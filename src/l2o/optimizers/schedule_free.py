@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.adam_averages import bias_correction
 from l2o.optimizers.base import Observation, State
-from l2o.optimizers.hand_designed import HandDesigned, bias_correction
+from l2o.optimizers.hand_designed import HandDesigned
 
 
 class ScheduleFreeAdamW(HandDesigned):
