@@ -44,9 +44,16 @@ class Classifier(Optimizee):
         return self.init_std * theta, {}
 
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        return self._batch(self.dataset.x_train, self.dataset.y_train, num_tasks, generator)
+
+    def sample_test_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        """Draw a minibatch of the test split for each of B tasks."""
+        return self._batch(self.dataset.x_test, self.dataset.y_test, num_tasks, generator)
+
+    def _batch(self, images: Tensor, labels: Tensor, num_tasks: int, generator: Generator) -> Batch:
         shape = num_tasks, self.batch_size
-        index = torch.randint(len(self.dataset.y_train), shape, generator=generator, device=generator.device)
-        return {"x": self.dataset.images(self.dataset.x_train[index]), "y": self.dataset.y_train[index]}
+        index = torch.randint(len(labels), shape, generator=generator, device=generator.device)
+        return {"x": self.dataset.images(images[index]), "y": labels[index]}
 
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(self._logits(theta, batch["x"]), batch["y"])
