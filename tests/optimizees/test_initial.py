@@ -167,7 +167,7 @@ class Redrawn(Positions):
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_a_random_parameter_that_nobody_redraws_is_refused(kind):
     network = Positions()
-    with pytest.raises(ValueError, match="Positions draws its parameter 'position' at random.*init=normal"):
+    with pytest.raises(ValueError, match=r"Positions draws its parameter 'position' at random.*init=normal"):
         check(network, Layout.of_module(network), kind, 0.01)
     check(network, Layout.of_module(network), "normal", 0.01)
 

@@ -1,4 +1,4 @@
-"""The networks of the paper's problems, as plain modules. Their shapes are all that a `Classifier` uses of them.
+"""The paper's network for CIFAR, and what convolutional networks here share.
 
 Shapes: N images of a minibatch, C channels.
 """
@@ -10,21 +10,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
-
-
-def mlp(in_features: int, hidden: Sequence[int], out_features: int, activation: str = "sigmoid") -> nn.Sequential:
-    """Make an MLP from images (N, …) to logits (N, out_features), with a hidden layer for each size in `hidden`."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    sizes = [in_features, *hidden]
-    if min(*sizes, out_features) < 1:
-        raise ValueError(f"every layer needs at least one unit, got {sizes} -> {out_features}")
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
 
 
 def conv_net(
