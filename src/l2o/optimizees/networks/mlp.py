@@ -31,3 +31,18 @@ def mlp(in_features: int, hidden: Sequence[int], out_features: int, activation: 
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
+
+
+def image_mlp(
+    side: int, hidden: Sequence[int], out_features: int = 10, activation: str = "relu", in_channels: int = 1
+) -> nn.Sequential:
+    """Make an MLP from images of `side` × `side` pixels with `in_channels` colours to logits (N, out_features)."""
+    return mlp(side**2 * in_channels, hidden, out_features, activation)
+
+
+def image_autoencoder(
+    side: int, hidden: Sequence[int], activation: str = "relu", in_channels: int = 1
+) -> nn.Sequential:
+    """Make an MLP from images of `side` × `side` pixels with `in_channels` colours to as many logits."""
+    size = side**2 * in_channels
+    return mlp(size, hidden, size, activation)
