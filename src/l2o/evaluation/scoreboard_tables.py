@@ -63,8 +63,9 @@ def tables(board: Scoreboard) -> "list[Table]":
             table.add_column(heading, justify="left" if heading == "optimizer" else "right", no_wrap=True)
         for line in lines:
             table.add_row(*line)
-        table.caption = "; ".join(f"{short}: {meaning}" for short, meaning in HEADINGS.items())
         made.append(table)
+    if made:
+        made[-1].caption = "; ".join(f"{short}: {meaning}" for short, meaning in HEADINGS.items())
     return made
 
 

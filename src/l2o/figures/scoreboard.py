@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
 from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
 from l2o.evaluation.scores import profile
@@ -14,6 +14,8 @@ from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS
 
 FROM, TO = 0.1, 100.0
 """The losses that are drawn, relative to tuned Adam's; where runs fit into less, the axis is shorter."""
+
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
 def plot_profile(board: Scoreboard, path: str | Path) -> Path:
@@ -67,5 +69,7 @@ def _panel(axes: Axes, board: Scoreboard, related: bool, styles: dict[Entry, dic
         axes.plot(thresholds, profile(values, thresholds), label=entry.label, **styles[entry])  # type: ignore[arg-type]
     axes.axvline(1.0, color="tab:gray", linewidth=0.8)
     axes.set(xscale="log", xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
+    axes.set_xticks([tick for tick in TICKS if thresholds[0] <= tick <= thresholds[-1]])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True, which="major", linestyle=":", linewidth=0.6)

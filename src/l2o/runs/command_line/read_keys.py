@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from l2o.runs.command_line.nearest import did_you_mean
 
-FREE = ("learned", "baselines", "logger", "evaluation_optimizee", "sweep.space", "hydra", "suite.tasks")
-FREE = (*FREE, "scoreboard.baselines")
+FREE = ("learned", "baselines", "logger", "evaluation_optimizee", "sweep.space", "hydra")
+FREE = (*FREE, "suite.tasks", "scoreboard.baselines")
 """Keys under which a user may add names of their own; what these say is checked where it is used."""
 
 OPTIONAL = {"dataset", "preprocessing", "meta_gradient", "evaluation", "logger", "baselines", "proposals", "learned"}
@@ -97,7 +97,7 @@ def _place(override: Override) -> str | None:
     return key
 
 
-_GLOBAL = {"experiment", "figure", "launcher"}
+_GLOBAL = {"experiment", "figure", "launcher", "suite"}
 
 
 def _may_be_added(cfg: DictConfig, place: str, known: list[str]) -> bool:
