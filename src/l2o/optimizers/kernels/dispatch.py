@@ -43,12 +43,17 @@ def donated_state(donate: bool = True) -> Iterator[None]:
         _donated.reset(token)
 
 
+def is_donated() -> bool:
+    """Whether kernels may overwrite the state that they are given."""
+    return _donated.get()
+
+
 def step(
     weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Do one step of the LSTM and its head: features (N, F), states L × (N, H) -> out (N,), new states."""
     kernel = torch_kernel if torch.is_grad_enabled() else compiled_kernel(features, hidden) or torch_kernel
-    return kernel.step(weights, features, hidden, cell, _donated.get())
+    return kernel.step(weights, features, hidden, cell, is_donated())
 
 
 def compiled_kernel(features: Tensor, hidden: list[Tensor]) -> Kernel | None:
