@@ -240,7 +240,7 @@ private:
         for (int v0 = 0; v0 < N; v0 += TILE) {
             V sum[ROWS][TILE];
             for (int q = 0; q < ROWS; ++q)
-                for (int v = 0; v < TILE; ++v) sum[q][v] = V{} + bias[q];
+                for (int v = 0; v < TILE; ++v) sum[q][v] = V{};
             const V* row = in + v0;
             for (int64_t k = 0; k < n; ++k, row += STRIDE) {
                 V x[TILE];
@@ -251,7 +251,10 @@ private:
                 }
             }
             for (int q = 0; q < ROWS; ++q)
-                for (int v = 0; v < TILE; ++v) out[q * STRIDE + v0 + v] = relu ? (sum[q][v] < T(0) ? V{} : sum[q][v]) : sum[q][v];
+                for (int v = 0; v < TILE; ++v) {  // the bias comes last, as in the authors' code: its rounding shows
+                    const V y = sum[q][v] + bias[q];
+                    out[q * STRIDE + v0 + v] = relu ? (y < T(0) ? V{} : y) : y;
+                }
         }
     }
     template <int N> static void layer(const T* pack, const T* bias, const V* in, int64_t n, int64_t rows, V* out, bool relu) {
@@ -305,8 +308,8 @@ private:
         const auto grow = [](auto& own, int64_t size) { if (int64_t(own.size()) < size) own.resize(size); };
         if (recipe.factors && shape.factored) {
             const Cuts cuts(shape);
-            grow(scratch.rows, cuts.slabs * rows(shape));
-            grow(scratch.columns, cuts.bands * columns(shape));
+            grow(scratch.rows, std::max<int64_t>(1, cuts.slabs) * rows(shape));  // an empty axis has a mean, too: 0
+            grow(scratch.columns, std::max<int64_t>(1, cuts.bands) * columns(shape));
             for (auto& table : scratch.tables[0]) grow(table, recipe.factors * padded(rows(shape)));
             for (auto& table : scratch.tables[1]) grow(table, recipe.factors * padded(columns(shape)));
         }

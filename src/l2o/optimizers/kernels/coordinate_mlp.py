@@ -52,12 +52,12 @@ def step(
     served = tuple(layout.shapes) if served is None else served
     factor = scale if isinstance(scale, Tensor) else constant((scale,), seen.grad)[None]
     given = recipe, weights, decays, seen, state, layout, served, factor
-    return kernel_for(recipe, weights, decays, seen, state).step(*given, is_donated())
+    return kernel_for(recipe, weights, decays, seen, state, factor).step(*given, is_donated())
 
 
-def kernel_for(recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation, state: State) -> Kernel:
+def kernel_for(recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation, state: State, scale: Tensor) -> Kernel:
     """Give the fastest kernel for tensors of their device and dtype: plain torch where autograd or vmap watches."""
-    tensors = (*weights, *decays, seen.grad, seen.theta, *state.values())
+    tensors = (*weights, *decays, *seen, *state.values(), scale)
     is_watched = _are_recorded(tensors) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))  # type: ignore[reportAttributeAccessIssue]
     compiled: Kernel = coordinate_mlp_cpp
     is_served = not is_watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen)
