@@ -84,7 +84,8 @@ class TestTwoRanks:
         first, second = self.reports(reports, problem, second_order)
         rule = learner(problem, second_order).rule
         rule.load_state_dict(first["phi"])
-        expected = validate(rule, optimizee(problem), VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu"))
+        problems = {"": [optimizee(problem)]}
+        expected = validate(rule, problems, VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu")).overall
         assert_close((first["best_loss"], first["initial_loss"]), expected[:2], rtol=1e-12, atol=0.0)
         assert_close(first["mean_loss"], expected.mean, rtol=1e-6, atol=0.0)  # went through Lightning's float32
         assert first["best_loss"] == second["best_loss"]

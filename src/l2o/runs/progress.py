@@ -51,7 +51,7 @@ class Progress(Callback):
         state = pl_module.state
         counters = {
             "meta_steps": state.windows,
-            "inner_steps": state.windows * pl_module.window,
+            "inner_steps": state.windows * pl_module.window * len(pl_module.slots),
             "episodes": state.episodes,
             "train/skipped": state.skipped,
             "train/meta_lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -75,14 +75,15 @@ class Progress(Callback):
         _warn_at_chance(trainer, pl_module)
         state = pl_module.state
         if state.skipped and trainer.is_global_zero:
-            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, state.windows)
+            windows = state.windows * len(pl_module.slots)
+            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, windows)
 
     def _restart_clock(self) -> None:
         self.started, self.windows = time.perf_counter(), 0
 
     def _speed(self, learner: MetaLearner) -> float:
-        """Return the inner steps per second since the clock was started."""
-        return self.windows * learner.window / (self.trained - self.started)
+        """Return the inner steps of all slots per second since the clock was started."""
+        return self.windows * learner.window * len(learner.slots) / (self.trained - self.started)
 
 
 def _fraction(trainer: pl.Trainer) -> float:
