@@ -62,7 +62,7 @@ def open_run(cfg: DictConfig) -> Run:
     loggers = _loggers(cfg, before.get("wandb"))
     trainer = instantiate(cfg.trainer, callbacks=_callbacks(cfg), logger=loggers, _convert_="all")
     refuse_relaunch(trainer)
-    continue_csv(loggers, before["l2o"]["windows"])
+    continue_csv(loggers, before["l2o"]["windows"] - before["l2o"].get("windows_before", 0))
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     for logger in loggers:
         logger.log_hyperparams(settings)

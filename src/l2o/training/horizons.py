@@ -112,7 +112,8 @@ def as_horizon(value: Horizon | int) -> Horizon:
         return value
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(
-            f"a horizon is a number of steps or one of Fixed, Uniform, LogUniform, Curriculum: got {value!r}"
+            "a horizon is a number of steps, or a Fixed, Uniform, LogUniform or Curriculum of l2o.training.horizons: "
+            f"got {value!r}"
         )
     return Fixed(value)
 

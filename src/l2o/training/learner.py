@@ -89,7 +89,7 @@ class MetaLearner(Validating):
         self.checkpoint: dict[str, Any] | None = None  # that the run goes on from, until training starts
 
     def train_dataloader(self) -> Windows:
-        return Windows(self.windows_per_epoch, lambda: self.state.windows, self.trainer.limit_train_batches)
+        return Windows(self.windows_per_epoch, self.own_windows, self.trainer.limit_train_batches)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.meta_optimizer([p for p in self.rule.parameters() if p.requires_grad])  # decay moves no other
@@ -125,8 +125,12 @@ class MetaLearner(Validating):
         return Progress(self.state.windows, fraction, self.state.validations_since_best)
 
     def total_windows(self) -> int:
-        """Return the number of windows of the whole run; a billion where its end is open."""
-        return max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
+        """Return the number of windows of the whole run, those before a warm start included; huge if it has no end."""
+        return self.state.windows_before + max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
+
+    def own_windows(self) -> int:
+        """Return the windows behind the run since it was started, warm or cold."""
+        return self.state.windows - self.state.windows_before
 
     def logs_now(self) -> bool:
         """Return whether loggers and progress bar show this window: Lightning takes some 0.1 ms for each number."""

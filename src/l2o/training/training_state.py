@@ -25,6 +25,7 @@ FOUND = ("best_loss", "best_phi", "initial_loss", "measured_on")
 
 COUNTED = (
     "windows",
+    "windows_before",
     "updates",
     "episodes",
     "skipped",
@@ -45,6 +46,8 @@ class TrainingState:
     """The names of the problems on which φ is validated. Losses on other problems are not comparable."""
     windows: int = 0
     """Windows behind the run, of every slot, those that were skipped included."""
+    windows_before: int = 0
+    """Windows of the run whose φ, meta-optimizer and counters this one started from (`learner.warm_start`)."""
     updates: int = 0
     """Meta-updates of φ."""
     episodes: int = 0

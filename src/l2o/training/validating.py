@@ -65,7 +65,8 @@ class Validating(pl.LightningModule):
         values = self.validate_phi()
         self.rule.train(training)
         for logger in self.trainer.loggers:
-            logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, step=self.state.windows - 1)
+            step = self.state.windows - self.state.windows_before - 1
+            logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, step=step)
 
     def on_train_end(self) -> None:
         self.finish()

@@ -41,12 +41,16 @@ class Learner(Protocol):
 
 
 def begin(learner: Learner, path: str) -> None:
-    """Let a learner go on from φ, the meta-optimizer's memory, the average and the counters of a file."""
+    """Let a learner go on from φ, the meta-optimizer's memory, the average and the counters of a file.
+
+    The windows of the file count as windows of the run: the meta learning rate goes on in a course that is laid out
+    over both. Epochs are the trainer's own, and begin anew.
+    """
     saved = read(path)
-    load_loops(learner.trainer, saved)
     learner.take_over(saved)
     learner.load_state_dict(saved["state_dict"])
     load_moments(learner.trainer.optimizers[0], saved["optimizer_states"][0])
+    learner.state.windows_before = learner.state.windows
     learner.state.schedule = None  # the rates are this run's own, from where the file stands in its course
     load_counters(learner.slots, saved["l2o"])
     restart(learner.slots)
@@ -66,18 +70,3 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
             f"{type(optimizer).__name__}: set learner.meta_optimizer as it was"
         )
     optimizer.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
-
-
-def load_loops(trainer: pl.Trainer, saved: Mapping[str, Any]) -> None:
-    """Let a trainer count on from the epochs and steps of a checkpoint.
-
-    Raises ValueError where these are all that the trainer is to do.
-    """
-    epoch, last = saved["epoch"], trainer.max_epochs
-    trainer.fit_loop.load_state_dict(saved["loops"]["fit_loop"])
-    done = trainer.fit_loop.epoch_progress.current.completed
-    if last is not None and 0 < last <= done:
-        raise ValueError(
-            f"learner.warm_start: the file is of the end of a run, after epoch {max(epoch, done)}, and "
-            f"trainer.max_epochs={last} leaves nothing to train: set trainer.max_epochs to more than {done}"
-        )
