@@ -54,6 +54,11 @@ def without_kernels() -> Iterator[None]:
         _compiled.reset(token)
 
 
+def is_donated() -> bool:
+    """Say whether kernels may overwrite the state that they are given."""
+    return _donated.get()
+
+
 def step(
     weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -66,7 +71,7 @@ def step(
     if tasks is not None:
         weights = [w if w.ndim == axes + 1 else w.expand(tasks, *w.shape) for w, axes in _with_axes(weights)]
         kernel = torch_kernel if kernel is lstm_triton else kernel
-    return kernel.step(weights, features, hidden, cell, _donated.get())
+    return kernel.step(weights, features, hidden, cell, is_donated())
 
 
 def _tasks(weights: list[Tensor]) -> int | None:
