@@ -76,6 +76,7 @@ LAYERS = {"content_layers": ["fire2"], "style_layers": ["conv1_1"]}
 OPTIMIZEES = {
     "quadratic": lambda: Quadratic(5, init_std=1.0),
     "classifier": lambda: Classifier(mlp(16, [4], 3), data((4, 4)), batch_size=6, init_std=0.5),
+    "noisy images": lambda: Classifier(mlp(16, [4], 3, "relu"), data((4, 4)), 6, [0.1, 1.0], noise=0.3),
     "linear classifier": lambda: Classifier(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), data((4, 4)), batch_size=6, init_std=0.5
     ),
