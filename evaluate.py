@@ -13,12 +13,16 @@ from l2o.runs.errors import in_one_line
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @in_one_line
 def main(cfg: DictConfig) -> None:
-    """Write curves.csv, summary.json, curves.png and proposals.png into the output folder."""
+    """Write curves, a summary and figures into the output folder; of a suite, its scoreboard."""
     prepare(cfg)
-    from l2o.runs.comparing import compare, open_comparison, report  # heavy: after the command line has been checked
+    from l2o.runs import comparing, scoring  # heavy: after the command line has been checked
 
-    opened = open_comparison(cfg)
-    report(opened, compare(opened))
+    if cfg.get("suite"):
+        suite = scoring.open_suite(cfg)
+        scoring.report(suite, scoring.score(suite))
+    else:
+        opened = comparing.open_comparison(cfg)
+        comparing.report(opened, comparing.compare(opened))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ class Stream(IntEnum):
     VALIDATION = 1
     TUNING = 2
     EVALUATION = 3
+    SCOREBOARD = 4
 
 
 def seed_of(*key: int) -> int:

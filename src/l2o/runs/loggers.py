@@ -18,6 +18,9 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from l2o.evaluation.comparison import Comparison
+from l2o.evaluation.scoreboard import Scoreboard
+from l2o.evaluation.scoreboard_tables import HEADINGS, rows
+from l2o.evaluation.standings import COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +81,26 @@ def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figures: M
                 shown = {f"curves/{n}": v for n, v in zip(means, losses, strict=True) if math.isfinite(v)}
                 logger.experiment.log({"step": step} | shown)
         elif isinstance(logger, TensorBoardLogger):
-            from matplotlib.image import imread
-
             for name, path in figures.items():
-                logger.experiment.add_image(name, imread(path), dataformats="HWC")
+                _add_image(logger, name, path)
+
+
+def log_scoreboard(loggers: Iterable[Logger], board: Scoreboard, figure: Path) -> None:
+    """Put a scoreboard's tables and its figure into every W&B run, the figure into TensorBoard."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image("profile", [str(figure)])
+            for title, related in COLUMNS.items():
+                if lines := rows(board, related):
+                    logger.log_table(title.replace(" ", "_"), columns=["optimizer", *HEADINGS], data=lines)
+        elif isinstance(logger, TensorBoardLogger):
+            _add_image(logger, "profile", figure)
+
+
+def _add_image(logger: TensorBoardLogger, name: str, path: Path) -> None:
+    from matplotlib.image import imread
+
+    logger.experiment.add_image(name, imread(path), dataformats="HWC")
 
 
 def _mode(timeout: float) -> Literal["online", "offline", "disabled", "shared"]:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from l2o.runs.command_line.arguments import refuse_arguments
+from l2o.runs.command_line.modes import refuse_other_mode
 from l2o.runs.command_line.own_code import import_own, is_in_home, working_folder
 from l2o.runs.command_line.read_keys import refuse_unread
 from l2o.runs.command_line.settings import refuse_settings
@@ -65,6 +66,8 @@ class Preflight(Callback):
             read = [refuse_unread(config, loader, self.unread) for config in found]
             for config, keys in zip(found, read, strict=True):
                 refuse_settings(config, keys)
+                if self.program == "evaluate":
+                    refuse_other_mode(config, list(config.hydra.overrides.task))
             for config, keys in zip(found, read, strict=True):
                 import_own(config, working_folder(config))
                 with _as_in_a_job(config) as known:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from l2o.runs.command_line.nearest import did_you_mean
 
 FREE = ("learned", "baselines", "logger", "evaluation_optimizee", "sweep.space", "hydra")
+FREE = (*FREE, "suite.tasks", "scoreboard.baselines")
 """Keys under which a user may add names of their own; what these say is checked where it is used."""
 
 OPTIONAL = {"dataset", "preprocessing", "meta_gradient", "evaluation", "logger", "baselines", "proposals", "learned"}
@@ -50,8 +51,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
             f"{program}.py needs '{missing}', which this command line or config leaves out or sets to null"
         )
     other = _other(program, loader)
-    if program == "train":  # a group that is null at first
-        read.add("sweep")
+    read.add({"train": "sweep", "evaluate": "suite"}[program])  # groups that are null at first
     known = [key for key in keys_of(base) if key.split(".")[0] in read]
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(cfg.hydra.overrides.task)):
         _refuse_override(override, cfg, program, read, other, known)
@@ -64,7 +64,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
 def _other(program: str, loader: Any) -> set[str]:
     """The keys that the other program reads."""
     other = "evaluate" if program == "train" else "train"
-    return {str(key) for key in compose(loader, other, [])} | {"sweep"}
+    return {str(key) for key in compose(loader, other, [])} | {"sweep", "suite"}
 
 
 def _refuse_override(
@@ -97,7 +97,7 @@ def _place(override: Override) -> str | None:
     return key
 
 
-_GLOBAL = {"experiment", "figure", "launcher"}
+_GLOBAL = {"experiment", "figure", "launcher", "suite"}
 
 
 def _may_be_added(cfg: DictConfig, place: str, known: list[str]) -> bool:

@@ -1,0 +1,92 @@
+"""A scoreboard as JSON: written by a run, read again for its page, and shipped for the baselines of a suite."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from l2o.evaluation.cells import Cost
+from l2o.evaluation.scoreboard import Outcome, Scoreboard, Task
+from l2o.files import write_text
+
+SHIPPED = Path(__file__).parent / "baselines"
+"""Where the package keeps finished baselines, as SUITE.json."""
+
+DIGITS = 6
+"""Losses are written with so many significant digits."""
+
+
+def save(board: Scoreboard, path: str | Path, also: Mapping[str, Any] | None = None) -> None:
+    """Write a scoreboard, whole or not at all, with what `also` adds to it. What is not finite becomes null."""
+    found: dict[str, Any] = {"suite": board.suite, "baselines": board.baselines, **(also or {}), "tasks": {}}
+    for task in board.tasks:
+        found["tasks"][task.name] = {
+            "content": task.content,
+            "related": task.related,
+            "description": task.description,
+            "published": task.published,
+            "costs": {name: list(cost) for (of, name), cost in board.costs.items() if of == task.name},
+            "horizons": {str(horizon): _outcomes(board, task, horizon) for horizon in task.horizons},
+        }
+    if board.envelopes:
+        used = [task.published for task in board.tasks if task.published in board.envelopes]
+        found["envelopes"] = {name: [_numbers(part) for part in board.envelopes[name]] for name in used if name}
+    write_text(path, _laid_out(found) + "\n")
+
+
+def load(path: str | Path) -> tuple[Scoreboard, dict[str, Any]]:
+    """Return a scoreboard that was written, and everything in its file. Raises ValueError where it is none."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        tasks = [_task(name, node) for name, node in found["tasks"].items()]
+        board = Scoreboard(found["suite"], tasks, found["baselines"], envelopes=found.get("envelopes", {}))
+        for name, node in found["tasks"].items():
+            board.costs |= {(name, optimizer): Cost(*cost) for optimizer, cost in node["costs"].items()}
+            for horizon, rows in node["horizons"].items():
+                read = {((name, int(horizon)), optimizer): _outcome(row) for optimizer, row in rows.items()}
+                board.outcomes.update(read)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"'{path}' is no scoreboard.json of evaluate.py suite=…: {error}") from error
+    return board, found
+
+
+def _task(name: str, node: Mapping[str, Any]) -> Task:
+    horizons = tuple(int(horizon) for horizon in node["horizons"])
+    return Task(name, horizons, node["related"], node["description"], node["published"], node["content"])
+
+
+def _outcomes(board: Scoreboard, task: Task, horizon: int) -> dict[str, Any]:
+    return {
+        name: {
+            "rates": _numbers(found.rates),
+            "finals": [_numbers(row) for row in found.finals],
+            "starts": _numbers(found.starts),
+            "steps_to_adam": list(found.steps),
+        }
+        for (case, name), found in board.outcomes.items()
+        if case == (task.name, horizon)
+    }
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    finals = np.array([[math.inf if loss is None else loss for loss in losses] for losses in row["finals"]], float)
+    starts = np.array([math.inf if loss is None else loss for loss in row["starts"]], float)
+    if finals.shape != (len(row["rates"]), len(starts)):
+        raise ValueError(f"{finals.shape} final losses of {len(row['rates'])} rates and {len(starts)} seeds")
+    return Outcome(tuple(row["rates"]), finals, starts, tuple(row["steps_to_adam"]))
+
+
+def _numbers(values: Sequence[float] | np.ndarray) -> list[float | None]:
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values]
+
+
+def _laid_out(value: Any, indent: int = 0) -> str:
+    """Return JSON in which a list, and a mapping that holds numbers alone, takes one line."""
+    if not isinstance(value, dict) or not any(isinstance(item, dict | list) for item in value.values()):
+        return json.dumps(value, allow_nan=False)
+    space = " " * (indent + 1)
+    rows = [f"{space}{json.dumps(key)}: {_laid_out(item, indent + 1)}" for key, item in value.items()]
+    return "{\n" + ",\n".join(rows) + "\n" + " " * indent + "}"

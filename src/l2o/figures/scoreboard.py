@@ -1,0 +1,75 @@
+"""The performance profile of a scoreboard: which share of runs ends with what loss, relative to tuned Adam."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
+
+from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
+from l2o.evaluation.scores import profile
+from l2o.evaluation.standings import COLUMNS
+from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS
+
+FROM, TO = 0.1, 100.0
+"""The losses that are drawn, relative to tuned Adam's; where runs fit into less, the axis is shorter."""
+
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+
+
+def plot_profile(board: Scoreboard, path: str | Path) -> Path:
+    """Draw a panel for each column of the scoreboard, and return `path`, a PNG.
+
+    A curve gives the share of runs, over tasks, horizons and seeds, whose final loss is at most so many times tuned
+    Adam's: the higher the better. What it lacks to 100 % at the right diverged, or lies beyond. Learned optimizers have
+    solid lines, thick at a rate of 1 and thin at the best of a few; baselines have dashed ones.
+    """
+    columns = {title: related for title, related in COLUMNS.items() if list(board.cases(related))}
+    figure = Figure(figsize=(1.0 + 5.0 * len(columns), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    styles = _styles(board)
+    for axes, (title, related) in zip(panels, columns.items(), strict=True):
+        _panel(axes, board, related, styles)
+        count = len(list(board.cases(related)))
+        axes.set(title=f"{title} ({count} tasks × horizons)", xlabel=f"Final loss relative to tuned {REFERENCE}")
+    panels[0].set_ylabel("Share of runs")
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    figure.savefig(path, dpi=160)
+    return Path(path)
+
+
+def _styles(board: Scoreboard) -> dict[Entry, dict[str, object]]:
+    """Give every optimizer a colour, and its best rate of several a thinner, lighter line than its rate of 1."""
+    colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
+    chosen = {name: next(colours[name in board.baselines], "tab:gray") for name in board.optimizers}
+    styles = {}
+    for entry in board.entries():
+        if entry.optimizer in board.baselines:
+            style = {"linestyle": "--", "linewidth": 1.3, "zorder": 2}
+        elif entry.rate is not None:
+            style = {"linestyle": "-", "linewidth": 2.0, "zorder": 3}
+        else:
+            style = {"linestyle": "-", "linewidth": 1.2, "alpha": 0.55, "zorder": 3}
+        styles[entry] = {"color": chosen[entry.optimizer], **style}
+    return styles
+
+
+def _panel(axes: Axes, board: Scoreboard, related: bool, styles: dict[Entry, dict[str, object]]) -> None:
+    runs = {
+        entry: np.concatenate([board.ratios(case, entry, REFERENCE) for _, case in board.cases(related)])
+        for entry in styles
+    }
+    finite = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in runs.values()])
+    low, high = (FROM, TO) if not len(finite) else (max(FROM, finite.min() / 1.2), min(TO, finite.max() * 1.2))
+    thresholds = np.geomspace(min(low, 0.5), max(high, 2.0), 400)
+    for entry, values in runs.items():
+        axes.plot(thresholds, profile(values, thresholds), label=entry.label, **styles[entry])  # type: ignore[arg-type]
+    axes.axvline(1.0, color="tab:gray", linewidth=0.8)
+    axes.set(xscale="log", xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
+    axes.set_xticks([tick for tick in TICKS if thresholds[0] <= tick <= thresholds[-1]])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(True, which="major", linestyle=":", linewidth=0.6)

@@ -1,0 +1,37 @@
+"""The two things that evaluate.py does, compare optimizers on one problem and score them on a suite: what serves one
+of them has no effect on the other, and is refused."""
+
+import re
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+OF_SUITES = {"scoreboard", "workers", "adam_envelopes"}
+"""Keys and groups that only a suite reads."""
+
+OF_ONE_PROBLEM = {
+    *("experiment", "figure", "dataset", "optimizee", "evaluation_optimizee", "evaluation", "baselines", "proposals"),
+    *("preprocessing", "output_scale", "seed"),
+}
+"""Keys and groups that only a comparison on one problem reads."""
+
+
+def refuse_other_mode(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Raise ValueError for a word of the command line that the mode of evaluate.py asked for does not read.
+
+    `words` are the overrides as they were typed. A suite may take a part, as `dataset`, from elsewhere in the
+    configuration: then the word has an effect.
+    """
+    suite = cfg.get("suite")
+    for word in words:
+        top = re.split(r"[=.@/\[]", word.lstrip("+~"))[0]
+        if suite and top in OF_ONE_PROBLEM and not _reads(suite, top):
+            remedy = "a suite has tasks, baselines and seeds of its own (suite.tasks.*, scoreboard.*)"
+            raise ValueError(f"{word} has no effect on a suite: {remedy}")
+        if not suite and top in OF_SUITES:
+            raise ValueError(f"{word} has no effect without a suite: add suite=small, or another of conf/suite")
+
+
+def _reads(suite: DictConfig, key: str) -> bool:
+    """Whether a suite takes a value from a key outside of it, as in `${dataset}`."""
+    return re.search(rf"\$\{{{key}[.}}]", OmegaConf.to_yaml(suite, resolve=False)) is not None

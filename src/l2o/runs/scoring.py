@@ -1,0 +1,158 @@
+"""A run of evaluate.py on a suite: the optimizers that it scores, and the scoreboard that it leaves."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from l2o.deploy.hub import from_pretrained
+from l2o.evaluation import scoreboard_files
+from l2o.evaluation.cells import Cell, measure, needs_each_horizon
+from l2o.evaluation.scoreboard import REFERENCE, Outcome, Scoreboard, Task, outcome
+from l2o.evaluation.scoreboard_tables import page, tables
+from l2o.figures.scoreboard import plot_profile
+from l2o.files import write_text
+from l2o.runs import cell_store
+from l2o.runs.cell_jobs import Answers, Job, run_jobs
+from l2o.runs.loggers import log_scoreboard
+from l2o.runs.shipped_baselines import record, shipped_outcomes
+from l2o.runs.suites import Suite, built, open_baselines, open_learned, open_tasks
+
+log = logging.getLogger(__name__)
+
+
+def open_suite(cfg: DictConfig) -> Suite:
+    """Build the tasks and the optimizers. Raises ValueError where something is missing or makes no sense."""
+    device = cfg.suite.get("device", "cpu") if cfg.device == "auto" else cfg.device
+    given = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
+    baselines = open_baselines(cfg)
+    if both := given.keys() & baselines.keys():
+        raise ValueError(f"learned.{min(both)} has the name of a baseline: give it another one")
+    if cfg.workers < 1 or cfg.scoreboard.seeds < 1:
+        raise ValueError(f"workers and scoreboard.seeds must be at least 1, got {cfg.workers}, {cfg.scoreboard.seeds}")
+    envelopes = read_envelopes(cfg.adam_envelopes) if cfg.adam_envelopes else {}
+    name = str(cfg.suite.get("name", "suite"))
+    return Suite(cfg, name, open_tasks(cfg, device), open_learned(cfg, given) | baselines, envelopes, device)
+
+
+def read_envelopes(path: str | Path) -> dict[str, Any]:
+    """Return published envelopes of tuned Adam by task, each two lists: steps, and losses. Raises ValueError."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"adam_envelopes='{path}' is no JSON: {error}") from error
+    fits = isinstance(found, dict) and all(
+        isinstance(curve, list) and len(curve) == 2 and len(curve[0]) == len(curve[1]) > 0 for curve in found.values()
+    )
+    if not fits:
+        raise ValueError(f"adam_envelopes='{path}' must map names of tasks to [[steps, …], [losses, …]]")
+    return found
+
+
+def score(suite: Suite) -> Scoreboard:
+    """Run what is not known yet, and return the scoreboard."""
+    tasks = [task for task, _ in suite.tasks.values()]
+    baselines = [name for name, one in suite.contestants.items() if one.baseline]
+    board = Scoreboard(suite.name, tasks, baselines, envelopes=suite.envelopes)
+    known = shipped_outcomes(suite)
+    jobs = [
+        job
+        for task in tasks
+        for job in jobs_of(suite, task, [n for n in suite.contestants if (task.name, n) not in known])
+    ]
+    runtime = HydraConfig.get().runtime.cwd if HydraConfig.initialized() else "."
+    imports = suite.cfg.get("imports") or []
+    answers = run_jobs(jobs, suite.cfg.workers, [imports] if isinstance(imports, str) else imports, runtime)
+    for task in tasks:
+        _add_outcomes(board, suite, task, known, answers)
+        _warn_at_ends(board, task)
+    _measure(board, suite)
+    return board
+
+
+def jobs_of(suite: Suite, task: Task, names: Sequence[str]) -> list[Job]:
+    """Return the unrolls of some optimizers on a task: one for each seed and, where a rule's steps depend on it, for
+    each horizon; else one to the longest horizon serves them all."""
+    found = []
+    for name in names:
+        rule, rates, _ = suite.contestants[name]
+        key = cell_store.key_of(task, rule, suite.device) if suite.cfg.scoreboard.cache else None
+        for horizon in _runs(task, rule):
+            for seed in range(suite.cfg.scoreboard.seeds):
+                paths = tuple(cell_store.place(key, rate, horizon, seed) for rate in rates)
+                config = suite.tasks[task.name][1]
+                found.append(Job(task.name, config, name, rule, rates, paths, horizon, seed, suite.device))
+    return found
+
+
+def _runs(task: Task, rule: Any) -> Sequence[int]:
+    return task.horizons if needs_each_horizon(rule) else (max(task.horizons),)
+
+
+def _add_outcomes(
+    board: Scoreboard,
+    suite: Suite,
+    task: Task,
+    known: Mapping[tuple[str, str], Mapping[int, Outcome]],
+    answers: Answers,
+) -> None:
+    """Put a task's outcomes into the scoreboard, Adam's first: its final losses are the targets of the others."""
+    names = [REFERENCE, *(name for name in suite.contestants if name != REFERENCE)]
+    for horizon in task.horizons:
+        target = None
+        for name in names:
+            case = task.name, horizon
+            if (task.name, name) in known:
+                board.outcomes[case, name] = known[task.name, name][horizon]
+            else:
+                board.outcomes[case, name] = outcome(_cells(suite, task, name, horizon, answers), horizon, target)
+            if name == REFERENCE:
+                target = float(board.outcomes[case, name].finals.mean(1).min())
+
+
+def _cells(suite: Suite, task: Task, name: str, horizon: int, answers: Answers) -> dict[float, list[Cell]]:
+    """Return the cells of an optimizer that serve a horizon: for every rate, one for each seed."""
+    rule, rates, _ = suite.contestants[name]
+    run = horizon if needs_each_horizon(rule) else max(task.horizons)
+    seeds = range(suite.cfg.scoreboard.seeds)
+    return {rate: [answers[task.name, name, run, seed, rate] for seed in seeds] for rate in rates}
+
+
+def _warn_at_ends(board: Scoreboard, task: Task) -> None:
+    """Say where the best rate of a baseline is the first or the last of its grid, beyond which it may do better."""
+    for name in board.baselines:
+        ends = {}
+        for horizon in task.horizons:
+            found = board.outcomes[(task.name, horizon), name]
+            if len(found.rates) > 1 and found.best in (0, len(found.rates) - 1):
+                ends[horizon] = f"{found.rates[found.best]:.3g} at {horizon} steps"
+        if ends:
+            advice = "%s: the best learning rate of %s is an end of its grid (%s): move scoreboard.baselines.%s.centre"
+            log.warning(advice, task.name, name, ", ".join(ends.values()), name)
+
+
+def _measure(board: Scoreboard, suite: Suite) -> None:
+    """Time a step of every optimizer on every task, one after the other, while nothing else of this run works."""
+    for task, config in suite.tasks.values():
+        for name, one in suite.contestants.items():
+            cost = measure(one.rule.to(suite.device), built(config, suite.device), suite.device)
+            board.costs[task.name, name] = cost
+
+
+def report(suite: Suite, board: Scoreboard) -> None:
+    """Write scoreboard.json, its page and its figure into the output folder, and print the tables."""
+    output = Path(suite.cfg.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    scoreboard_files.save(board, output / "scoreboard.json", record(suite))
+    figure = plot_profile(board, output / "profile.png")
+    write_text(output / "scoreboard.md", page(board, figure.name))
+    log_scoreboard(instantiate(suite.cfg.get("logger") or {}).values(), board, figure)
+    for table in tables(board):
+        Console().print(table)
+    print(f"figure: {figure}", f"page: {output / 'scoreboard.md'}", sep="\n")

@@ -1,0 +1,125 @@
+"""The tasks of a suite and the optimizers that meet there, from a configuration."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from l2o.evaluation.scoreboard import REFERENCE, Task
+from l2o.optimizees import Optimizee
+from l2o.optimizers import HandDesigned, UpdateRule
+from l2o.runs.contents import hash_of, problem_contents
+
+
+class Contestant(NamedTuple):
+    """Hold an optimizer of the scoreboard with the learning rates, or scales of its updates, that it is run at."""
+
+    rule: UpdateRule
+    rates: tuple[float, ...]
+    baseline: bool
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Hold everything that a run on a suite has built: tasks with their configurations as text, and optimizers."""
+
+    cfg: DictConfig
+    name: str
+    tasks: dict[str, tuple[Task, str]]
+    contestants: dict[str, Contestant]
+    envelopes: dict[str, Any]
+    device: str
+
+
+def rates_around(centre: float, count: int) -> tuple[float, ...]:
+    """Return learning rates half decades apart: …, 1e-3, 10^-2.5, 1e-2, …, of which `centre` is in the middle.
+
+    They lie on one lattice for all baselines, so that `centre` may be rounded: 0.0316 means 10^-1.5.
+    """
+    if not centre > 0 or count < 1:
+        raise ValueError(f"a grid of learning rates needs a positive centre and a count, got {centre} and {count}")
+    middle = round(2 * math.log10(centre))
+    return tuple(10 ** ((middle + k - count // 2) / 2) for k in range(count))
+
+
+def open_tasks(cfg: DictConfig, device: str) -> dict[str, tuple[Task, str]]:
+    """Return the tasks of `cfg.suite` by name, each with its optimizee's configuration as JSON text, for `built`.
+
+    Raises ValueError where a task lacks something, names the key, and says what is wanted.
+    """
+    tasks = cfg.suite.get("tasks")
+    if not tasks:
+        raise ValueError(f"suite '{cfg.suite.get('name', '?')}' has no tasks to score on")
+    found = {}
+    for name, node in tasks.items():
+        if node is None:  # left out on the command line: suite.tasks.NAME=null
+            continue
+        for key in ("optimizee", "horizons", "related"):
+            if node.get(key) is None:
+                raise ValueError(f"suite.tasks.{name}.{key} is missing: a task has an optimizee, horizons and related")
+        horizons = tuple(sorted(set(node.horizons)))
+        if not horizons or not all(isinstance(h, int) and h >= 1 for h in horizons):
+            raise ValueError(f"suite.tasks.{name}.horizons must be numbers of steps, at least 1, got {node.horizons}")
+        text = OmegaConf.to_yaml(node.optimizee, resolve=True)
+        content = problem_contents(_without_paths(node.optimizee), built(text, device))
+        described = str(node.get("description") or "")
+        published = node.get("published")
+        digest = None if content is None else hash_of(content)
+        found[str(name)] = (Task(str(name), horizons, bool(node.related), described, published, digest), text)
+    return found
+
+
+@lru_cache(maxsize=2)
+def built(text: str, device: str) -> Optimizee:
+    """Return the optimizee of a configuration, moved to a device, with the tasks of its split "test".
+
+    It is built under a fixed seed, so that two processes build it alike whatever a network draws for itself.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        optimizee = instantiate(OmegaConf.create(text))
+    if not isinstance(optimizee, Optimizee):
+        raise ValueError(f"suite.tasks: an optimizee must be an l2o Optimizee, got {type(optimizee).__name__}")
+    return optimizee.to(device).split("test")
+
+
+def open_baselines(cfg: DictConfig) -> dict[str, Contestant]:
+    """Return the baselines of `cfg.scoreboard`. Raises ValueError where Adam is missing, or one has no rate."""
+    found = {}
+    for name, node in cfg.scoreboard.baselines.items():
+        if node is None:
+            continue
+        rule = instantiate(node.rule)
+        if not isinstance(rule, HandDesigned):
+            raise ValueError(
+                f"scoreboard.baselines.{name}.rule must be a hand-designed rule, whose learning rate is tuned, got "
+                f"{type(rule).__name__}: give a trained one as learned.{name}=PATH"
+            )
+        found[str(name)] = Contestant(rule, rates_around(node.centre, cfg.scoreboard.rates_count), True)
+    if REFERENCE not in found:
+        raise ValueError(f"scoreboard.baselines needs {REFERENCE}: final losses are shown relative to it")
+    return found
+
+
+def open_learned(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, Contestant]:
+    """Return learned optimizers with the scales of `cfg.scoreboard`. Raises ValueError where 1 is not one of them."""
+    scales = tuple(float(scale) for scale in cfg.scoreboard.scales)
+    if 1.0 not in scales or not all(scale > 0 for scale in scales):
+        raise ValueError(f"scoreboard.scales must be positive and hold 1.0, at which nothing is tuned, got {scales}")
+    return {name: Contestant(rule, scales, False) for name, rule in rules.items()}
+
+
+def _without_paths(node: DictConfig) -> DictConfig:
+    """Return a configuration without where its files lie: their contents are part of the hash, their places are not."""
+    return OmegaConf.create(_pruned(OmegaConf.to_container(node, resolve=True)))
+
+
+def _pruned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _pruned(item) for key, item in value.items() if key not in ("path", "root", "download")}
+    return [_pruned(item) for item in value] if isinstance(value, list) else value
