@@ -16,6 +16,8 @@ from l2o import seeds
 from l2o.data import Dataset
 from l2o.deploy import export
 from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT
+from l2o.meta_gradients.evolution import FullES
+from l2o.meta_gradients.persistent import PersistentES
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizers import LSTM, Adam
 from l2o.seeds import Stream
@@ -233,6 +235,17 @@ def test_a_slot_that_is_not_finite_restarts_alone_and_the_others_gradients_count
     torch.testing.assert_close(change, -0.5 * torch.cat([part.flatten() for part in alone]), rtol=1e-10, atol=1e-14)
 
 
+def test_particles_that_are_not_finite_void_no_update_and_are_counted(float64: None) -> None:
+    """The diagnostics of an estimator are logged, for each family by itself and for all together."""
+    both = {"good": Family(Quadratic(2)), "bad": Family(NanIn(range(2, 10_000)))}
+    module = learner(families=both, meta_gradient=PersistentES())
+    run = trainer(1, limit_train_batches=1, limit_val_batches=0, log_every_n_steps=1)
+    run.fit(module)
+    logged = {name: value.item() for name, value in run.callback_metrics.items() if "not_finite" in name}
+    assert logged == {"train/not_finite": 0.5, "train/not_finite/bad": 1.0, "train/not_finite/good": 0.0}
+    assert (module.state.updates, module.state.skipped) == (1, 0) and "train/snr/good" in run.callback_metrics
+
+
 def test_a_family_that_is_never_finite_ends_the_run_and_is_named() -> None:
     both = {"good": Family(Quadratic(2)), "bad": Family(NanIn(range(1, 10_000)))}
     with pytest.raises(Diverged, match=r"family bad: 3 windows in a row"):
@@ -260,7 +273,20 @@ def test_going_back_to_the_best_phi_restarts_every_slot_out_of_step(dataset: Dat
 ESTIMATORS: dict[str, Callable[[], MetaGradient]] = {
     "truncated": lambda: TruncatedBPTT(objective=Normalised()),
     "imitation": lambda: Imitation(Adam(lr=0.01), cooldown=0.5),
+    "pes": lambda: PersistentES(objective=Normalised()),
+    "nres": lambda: PersistentES("episode", telescoping=True),
+    "gpes": lambda: PersistentES(6),
 }
+
+
+def test_inner_steps_are_those_that_an_estimator_does() -> None:
+    """FullES does a whole episode in one window: of 12 and 12 steps, or first of 4, 8 and 12 where there are slots."""
+    module = learner(meta_gradient=FullES(), families={"a": Family(Quadratic(2), num_slots=3)})
+    trainer(1, limit_train_batches=2).fit(module)
+    assert (module.state.windows, module.state.inner_steps) == (2, 4 + 8 + 12 + 3 * 12)
+    module = learner()
+    trainer(1, limit_train_batches=2).fit(module)
+    assert module.state.inner_steps == 8
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -110,8 +110,10 @@ class MetaLearner(Validating):
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         state, strategy = self.state, self.trainer.strategy
-        found, started = meta_step(self.slots, self.rule, self.meta_gradient, self.window, self.progress(), strategy)
-        state.windows, state.episodes = state.windows + 1, state.episodes + started
+        found = meta_step(self.slots, self.rule, self.meta_gradient, self.window, self.progress(), strategy)
+        state.windows += 1
+        state.episodes += found.episodes
+        state.inner_steps += found.steps
         if found.gradient is not None:
             self._update(found.gradient)
         skip(state, self.slots, self.max_skipped)
@@ -169,6 +171,8 @@ class MetaLearner(Validating):
     def take_over(self, checkpoint: dict[str, Any]) -> None:
         """Take over where a checkpoint stands, but for its episodes."""
         self.state.load_state_dict(checkpoint["l2o"], self.rule)
+        if "inner_steps" not in checkpoint["l2o"]:  # an older checkpoint's run had one slot
+            self.state.inner_steps = self.state.windows * self.window
         self.state.scheduler = checkpoint["lr_schedulers"][0]
         if self.average is not None and "average" in checkpoint["l2o"]:
             self.average.load_state_dict(checkpoint["l2o"]["average"], self.device)

@@ -23,6 +23,8 @@ class Outcome(NamedTuple):
     finite: list[bool]  # of each slot: whether objective and meta-gradient are finite on every rank
     gradient: Tensor | None  # (|φ|,)  weighted sum over the slots that are finite; None where none is
     logs: dict[str, Tensor]  # means over the finite slots, for the loggers
+    episodes: int  # how many were started
+    steps: int  # inner steps of all slots; an estimator may do more of them than a window has
 
 
 def meta_step(
@@ -32,8 +34,8 @@ def meta_step(
     window: int,
     progress: Progress,
     strategy: Strategy,
-) -> tuple[Outcome, int]:
-    """Move every slot on by one window. Return what all ranks have found, and how many episodes were started.
+) -> Outcome:
+    """Move every slot on by one window, and return what all ranks have found.
 
     The ranks meet once, in one all-reduce, which is the same for every estimator. A slot that is not finite on one rank
     counts for none of them, and starts anew on all; the other slots' gradients still count.
@@ -53,7 +55,8 @@ def meta_step(
         slot.settle(result, good)
     shares = [(slot.weight, row) for slot, row, good in zip(slots, means, finite, strict=True) if good]
     gradient = sum(weight * row[2 + len(names) :] for weight, row in shares) if shares else None
-    return Outcome(finite, gradient, _logs(slots, means, finite, names)), started  # type: ignore[arg-type]
+    steps = sum(len(result.losses) for result in found)
+    return Outcome(finite, gradient, _logs(slots, means, finite, names), started, steps)  # type: ignore[arg-type]
 
 
 def _row(found: WindowResult) -> Tensor:

@@ -28,6 +28,7 @@ COUNTED = (
     "windows_before",
     "updates",
     "episodes",
+    "inner_steps",
     "skipped",
     "skipped_in_a_row",
     "validated_at",
@@ -52,6 +53,8 @@ class TrainingState:
     """Meta-updates of φ."""
     episodes: int = 0
     """Episodes started, of all slots."""
+    inner_steps: int = 0
+    """Inner steps of all slots."""
     skipped: int = 0
     """Windows of single slots that were skipped because their objective or meta-gradient was not finite."""
     skipped_in_a_row: int = 0
