@@ -46,20 +46,18 @@ def warm_up(
 
     The first meta-update has 1/steps of the rate, number `steps` has all of it. `then` gets the meta-updates that are
     left, and with None the rate stays constant. As `learner.meta_scheduler` it needs `steps` alone; `total_iters` and
-    `eta_min` are filled in by `make`. Raises ValueError where the run is not longer than its warm-up.
+    `eta_min` are filled in by `make`. A run that is shorter than its warm-up ends while the rate rises. Raises
+    ValueError for a warm-up without a meta-update, and for a `then` that follows validations.
     """
-    if not 1 <= steps < total_iters:
-        raise ValueError(
-            f"a warm-up of {steps} meta-updates needs at least one, and fewer than the run's {total_iters}: "
-            "set learner.meta_scheduler.steps"
-        )
+    if steps < 1:
+        raise ValueError(f"a warm-up needs at least one meta-update, got learner.meta_scheduler.steps={steps}")
     fraction = eta_min / float(optimizer.param_groups[0]["lr"] or 1.0)
     for group in optimizer.param_groups:  # what each of the two schedulers counts as the rate at the start
         group["initial_lr"] = group["lr"]
     rising = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
     for group in optimizer.param_groups:
         group["lr"] = group["initial_lr"]
-    falling = make(then, optimizer, total_iters - steps, fraction)
+    falling = make(then, optimizer, max(1, total_iters - steps), fraction)
     if isinstance(falling, ReduceLROnPlateau):
         raise ValueError("a warm-up cannot go on with ReduceLROnPlateau, which follows validations: use another `then`")
     return SequentialLR(optimizer, [rising, falling], milestones=[steps])
