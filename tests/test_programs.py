@@ -452,7 +452,7 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["optimizer.hidden_size=0"], "hidden_size must be >= 1"),
         (["optimizee.batch_size=0"], "batch_size must be >= 1"),
         (["optimizee.network.hidden=[-5]"], "at least one unit"),
-        (["optimizee.network.activation=gelu"], "sigmoid, relu, tanh"),
+        (["optimizee.network.activation=step"], "sigmoid, relu, tanh"),
         (["evaluation.num_steps=0"], "num_steps must be at least 1"),
         (["evaluation.rates_range=[0,1]"], "two positive learning rates"),
         (["evaluation.select_by=luck"], "final or sum"),
