@@ -86,6 +86,8 @@ def test_the_loss_of_a_text_is_the_mean_over_all_letters():
         (lambda data: LanguageModel(CharGRU(3, 2), ALPHABET, length=40), "below the 40 letters of a split, got 40"),
         (lambda data: LanguageModel(CharGRU(3, 2), ALPHABET, length=0), "at least 1"),
         (lambda data: LanguageModel(CharTransformer(4, 1, 2, 4), ALPHABET, length=5), "has 4 positions, got 5 letters"),
+        (lambda data: LanguageModel(CharGRU(3, 2), data), "learns a text, got Dataset: choose dataset=text"),
+        (lambda data: Autoencoder(mlp(16, [3], 16), ALPHABET), "learns a Dataset, got Text: choose dataset=digits"),
         (lambda data: LanguageModel(CharGRU(3, 2), ALPHABET, batch_size=0), "batch_size must be >= 1"),
     ],
 )
