@@ -130,19 +130,17 @@ class Flat:
             if param.shape != shape:
                 refuse_shape(name, shape, param.shape)
 
-    @property
-    def may_have_nonfinite(self) -> bool:
-        """Whether to ask for the counts of gradients that are not finite: always known on a CPU, else now and then."""
-        return self.nonfinite.found or (self.device.type != "cpu" and is_due(self.steps))
-
-    def step(self, told: Told, numbers: Numbers) -> State:
-        """Move the parameters by one call of the rule for every chunk; give the next state of what all share."""
-        params = [local_part(param) for param in self.params]
-        copy_all(self.theta_parts, params)
+    def take_gradients(self, maximize: bool) -> None:
+        """Take up the parameters' gradients, negated to maximise, and count those that are not finite."""
         copy_all(self.grad_parts, [local_part(param.grad) for param in self.params])  # type: ignore[arg-type]
-        if numbers.maximize:
+        if maximize:
             self.grad.neg_()
         self.nonfinite.add(self.grad)
+
+    def step(self, told: Told, numbers: Numbers) -> State:
+        """After `take_gradients`, move the parameters chunk by chunk; give the next state of what all share."""
+        params = [local_part(param) for param in self.params]
+        copy_all(self.theta_parts, params)
         # What a step begins with: pieces of one tensor, in several chunks, all read the tensor's state from before.
         before = {key: value.clone() for key, value in self.state.items() if self._is_read_by_chunks(key)}
         after: State = {}

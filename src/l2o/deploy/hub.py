@@ -15,9 +15,21 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 """One folder for each rule in the package; its README.md says how a rule is added."""
 
 
-def list_pretrained() -> list[str]:
-    """Return the names of the trained rules in the package."""
-    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{export.CONFIG}"))
+class Names(list[str]):
+    """A list of names of trained rules, which is shown as a table of what is known of them."""
+
+    def __repr__(self) -> str:
+        from l2o.deploy.listing import shipped, table
+
+        return table(shipped(self))
+
+
+def list_pretrained() -> Names:
+    """Return the names of the trained rules in the package.
+
+    The list shows itself as a table: what each was trained on, from which start, and for how many steps.
+    """
+    return Names(sorted(path.parent.name for path in PRETRAINED.glob(f"*/{export.CONFIG}")))
 
 
 def from_pretrained(name: str | Path, revision: str | None = None) -> UpdateRule:
