@@ -10,7 +10,8 @@ import pytest
 import l2o
 from l2o.__main__ import main
 from l2o.deploy import export
-from l2o.deploy.listing import Shipped, shipped, table
+from l2o.deploy.hub import shipped
+from l2o.deploy.listing import Shipped, table
 from l2o.optimizers import SGD
 from l2o.optimizers.card import trained_on
 

@@ -15,7 +15,7 @@ import l2o
 from l2o import LearnedOptimizer
 from l2o.deploy import hub
 from l2o.deploy.divergence import Diverged
-from l2o.deploy.listing import HEADINGS, shipped, table
+from l2o.deploy.listing import HEADINGS, table
 from l2o.optimizers import LSTM, SGD, Celo, LogAndSign, RNNProp
 from l2o.optimizers.card import horizon_of, in_words, initialisation_of, task_of
 
@@ -233,7 +233,7 @@ def test_every_shipped_rule_knows_its_name_task_horizon_and_initialisation(name)
 def test_the_names_are_a_list_that_shows_itself_as_a_table():
     names = l2o.list_pretrained()
     assert isinstance(names, list) and names == [*names] and json.loads(json.dumps(names)) == names
-    assert repr(names) == str(names) == table(shipped()) and repr(names).startswith(HEADINGS.name)
+    assert repr(names) == str(names) == table(hub.shipped()) and repr(names).startswith(HEADINGS.name)
     assert names == sorted(path.parent.name for path in hub.PRETRAINED.glob("*/config.json"))
 
 

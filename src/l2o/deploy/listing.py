@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from l2o.deploy import hub
+from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.card import UNKNOWN, horizon_of, initialisation_of, task_of
 
 
@@ -20,11 +20,6 @@ class Shipped(NamedTuple):
 HEADINGS = Shipped("name", "rule", "trained on", "θ_0", "horizon (steps)")
 
 
-def shipped(names: Sequence[str] | None = None) -> list[Shipped]:
-    """Return what is known of the rules of these names, by default of all that the package holds."""
-    return [_shipped(name) for name in (hub.list_pretrained() if names is None else names)]
-
-
 def table(rows: Sequence[Shipped]) -> str:
     """Return the rows under their headings, in columns."""
     lines = [HEADINGS, *rows]
@@ -32,8 +27,8 @@ def table(rows: Sequence[Shipped]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _shipped(name: str) -> Shipped:
-    rule = hub.from_pretrained(hub.PRETRAINED / name)
+def described(name: str, rule: UpdateRule) -> Shipped:
+    """Return what a rule's card says of it."""
     horizon = horizon_of(rule.card)
     return Shipped(
         name,

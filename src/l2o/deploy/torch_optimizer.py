@@ -69,9 +69,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ):
         self.on_divergence = divergence.checked(on_divergence)
         self.rules: list[UpdateRule] = []
-        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size}
-        defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting, "horizon": horizon}
-        defaults |= {"axes": axes, "step": 0}
+        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size, "step": 0}
+        defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting, "horizon": horizon, "axes": axes}
         groups.adopt(defaults, self.rules)
         self._forget()
         super().__init__(params, defaults)
@@ -119,7 +118,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Rules that read the loss are given the closure's, or `loss`: a number, or a tensor of one. It is the loss before
         a scaler scales it, and where gradients are accumulated the mean of the batches' losses. Where a process group
-        exists, its mean over the ranks is what such rules read. Where no rule needs it, a closure may return anything.
+        exists, its mean over the ranks is taken, so that all ranks have to give one. Where no rule needs a loss, a
+        closure may return anything.
         Raises ValueError where a rule needs a loss and there is none, for a sparse gradient, and for a parameter whose
         shape has changed since the last step.
         """
