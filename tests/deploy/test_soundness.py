@@ -89,7 +89,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, tmp_pat
     with pytest.raises(ValueError, match=r"rule' is damaged: 'head.bias' holds numbers that are nan or infinite; use "):
         l2o.load(folder)
     rule.head.bias.data.fill_(value)
-    with pytest.raises(ValueError, match="this LSTM is not saved, .*: 'head.bias' holds numbers that are nan or inf"):
+    with pytest.raises(ValueError, match=r"this LSTM is not saved, .*: 'head.bias' holds numbers that are nan or inf"):
         l2o.save(rule, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -98,7 +98,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(value, tmp_pat
 def test_a_path_that_is_called_like_a_shipped_rule_gets_the_hint(given, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("l2o.deploy.hub._download", lambda *_: (_ for _ in ()).throw(ValueError("no network")))
-    with pytest.raises(ValueError, match="the one that comes with l2o is called 'mnist', without a folder$"):
+    with pytest.raises(ValueError, match=r"the one that comes with l2o is called 'mnist', without a folder$"):
         l2o.from_pretrained(given)
 
 
@@ -106,5 +106,5 @@ def test_a_data_folder_of_that_name_gets_the_hint(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     monkeypatch.chdir(tmp_path)
     assert l2o.from_pretrained("mnist").card["name"] == "mnist"
-    with pytest.raises(ValueError, match="no trained optimizer at 'mnist': .*; the one that comes with l2o is called"):
+    with pytest.raises(ValueError, match=r"no trained optimizer at 'mnist': .*; the one that comes with l2o is called"):
         l2o.from_pretrained("./mnist")

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o.deploy.arrangement import Arrangement, Axes, beside, local_part
+from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_part
 from l2o.deploy.chunks import CHUNK_SIZE, cuts
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.resting import KEY, Resting, is_due
 from l2o.deploy.told import Numbers, Told
-from l2o.optimizees.layout import Axis, Cut, Layout
+from l2o.optimizees.layout import Axis, Cut
 from l2o.optimizers.base import Scope, State, UpdateRule
 from l2o.optimizers.kernels.dispatch import donated_state
 
@@ -52,7 +52,7 @@ class Flat:
         self.rule = prepared(rule, self.device)
         axes = "as_given" if rule.scope is Scope.COORDINATE else axes  # any order of coordinates will do
         self.arrangements = [Arrangement.of(tuple(part.shape), axes) for part in parts]
-        self.layout = Layout({name: own.seen for name, own in zip(names, self.arrangements, strict=True)})
+        self.layout = layout_of(names, self.arrangements)
         dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts), torch.float32)
         self.dtype = next((weight.dtype for weight in self.rule.parameters()), dtype)  # the rule's own arithmetic
         self.theta = torch.empty(1, self.layout.size, dtype=dtype, device=self.device)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o.deploy.arrangement import Arrangement, Axes, beside, local_part
+from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_part
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.resting import KEY, Resting, is_due
 from l2o.deploy.told import Numbers, Told
-from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import State, UpdateRule
 
 
@@ -40,7 +40,7 @@ class Gathered:
         self.shape, self.device, self.param_dtype = param.shape, local_part(param).device, param.dtype
         self.rule, self.shared = prepared(rule, self.device), shared
         self.arrangement = Arrangement.of(tuple(param.shape), axes)
-        self.layout = Layout({name: self.arrangement.seen})
+        self.layout = layout_of([name], [self.arrangement])
         dtype = torch.promote_types(param.dtype, torch.float32)
         self.dtype = next((weight.dtype for weight in self.rule.parameters()), dtype)
         fresh = self.rule.init_state(self._seen(param), self.layout)
