@@ -136,10 +136,10 @@ BAD = {
     ),
     "without θ": ({"loss": lambda self, theta, batch: batch["a"].clone().requires_grad_()}, "without a gradient"),
     "branch": ({"loss": branch}, "works for one task and not for two at once; wanted is .*torch.where"),
-    "in place": ({"loss": in_place}, "loss changes 'a' in place; wanted is a loss that leaves"),
+    "in place": ({"loss": in_place}, "loss changes 'a' in place; wanted is one that leaves"),
     "θ in place": (
         {"loss": loss_of(lambda t: t.sub_(1).square().sum())},
-        "loss changes 'θ' in place; wanted is a loss",
+        "loss changes 'θ' in place; wanted",
     ),
     "a part of θ in place": (
         {"loss": loss_of(lambda t: t.clone().square().sum() + t[1:].clamp_(0.99).sum())},

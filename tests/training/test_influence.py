@@ -18,9 +18,7 @@ LEARNED = [name for name in RULES if any(parameter.requires_grad for parameter i
 @pytest.mark.parametrize("name", [name for name in LEARNED if not name.startswith("partitioned")])
 def test_every_learned_rule_has_influence_but_celo2_on_vectors(name, layout):
     if name == "celo2" and layout is VECTORS:
-        with pytest.raises(
-            ValueError, match=r"φ of Celo2 has no influence .* theta \(10,\), x \(\): .*adam_vectors=false"
-        ):
+        with pytest.raises(ValueError, match=r"φ of Celo2 has no .* theta \(10,\), x \(\): .*adam_vectors=false"):
             refuse_no_influence(RULES[name](), layout)
     else:
         refuse_no_influence(RULES[name](), layout)

@@ -109,9 +109,7 @@ class _Check:
             own = copied.pop("θ").requires_grad_() + 0
             self.optimizee.loss(own, _Given(self.name, copied))
         if name := changed({"θ": theta, **batch}, {"θ": own, **copied}):
-            self._refuse(
-                "loss", f"changes '{name}' in place", "a loss that leaves what it is given alone: .clone() it first"
-            )
+            self._refuse("loss", f"changes '{name}' in place", "one that leaves what it is given alone: .clone() it")
         theta = theta.clone().requires_grad_()
         given = _Given(self.name, batch)
         loss = self._repeatable("loss", lambda: self.optimizee.loss(theta, given))
