@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str | None:
     """One line on an error that Hydra raised over a command line; None for any other error."""
     if isinstance(error, OverrideParseException):
         return not_in_the_grammar(error.override)
-    if not isinstance(error, ConfigCompositionException):
+    if not isinstance(error, HydraException):
         return None
     several = re.match(r"\s*(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
     if several:
