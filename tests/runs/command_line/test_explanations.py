@@ -61,7 +61,6 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
         ("evaluate.py =3 seed=1", "'=3' names no key: write KEY=VALUE, or GROUP=OPTION"),
         ("train.py optimizer=3", "there is no optimizer=3: the options are adafac_mlp, adam,"),
         ("train.py dataset=true", "there is no dataset=true: "),
-        ("train.py 'trainer={max_epochs:3}'", "there is no trainer={max_epochs:3}: the options are cpu"),
         ("train.py experiment=mnits", "did you mean experiment=mnist?"),
         ("train.py optimizer=nothing_like_it", "the options are adafac_mlp, adam, adamw,"),
         ("train.py ++learner.horizn=3", "did you mean learner.horizon?"),

@@ -30,14 +30,14 @@ def explain(error: BaseException) -> str | None:
     """One line on an error that Hydra raised over a command line; None for any other error."""
     if isinstance(error, OverrideParseException):
         return not_in_the_grammar(error.override)
-    if not isinstance(error, HydraException):
+    failed = _failed_composition(error.__traceback__)
+    if failed and (said := _no_key_or_no_option(failed)):
+        return said
+    if not isinstance(error, ConfigCompositionException):
         return None
     several = re.match(r"\s*(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
     if several:
         return _several_values(several[1])
-    failed = _failed_composition(error.__traceback__)
-    if failed and (said := _no_key_or_no_option(failed)):
-        return said
     if failed and isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(failed, str(error.missing_cfg_file))
     unknown = re.match(r"Could not (?:override|delete from config\.|delete) '([^']+)'", str(error))
@@ -99,8 +99,9 @@ def _no_key_or_no_option(failed: Composition) -> str | None:
         group = key.partition("@")[0]
         if not group:
             return f"'{word}' names no key: write KEY=VALUE, or GROUP=OPTION"
-        is_group = "." not in group and bool(failed.loader.get_group_options(group))
-        if is_group and option and not isinstance(OverridesParser.create().parse_override(word).value(), str | list):
+        given = OverridesParser.create().parse_override(word)
+        chooses = "." not in group and option and not given.is_sweep_override()
+        if chooses and failed.loader.get_group_options(group) and not isinstance(given.value(), str | list | None):
             return _missing_option(failed, f"{group}/{option}")
     return None
 
