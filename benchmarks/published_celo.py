@@ -6,10 +6,10 @@ of the last 20 training losses, and its standard error over tasks, each with its
 
 One seed of the authors' code gave Celo 0.180 at 1000 steps, Adam 0.276 at a rate of 0.01 and 0.233 at 0.03; at 300
 steps Celo 0.389, Adam 0.382 and 0.317. One task differs from the next by a standard deviation of 0.02 to 0.03, which is
-common to all three rules, because the same last minibatches are hard for all: that seed lies 0.5 to 1.5 deviations
+common to all three rules, because the same last minibatches are hard for all: that seed lies about one deviation
 below the means found here. Other starts (He's, Glorot's, torch's, not truncated), 80 % of the images and drawing with
-replacement move the means by less than 0.015; He's start, with which Celo comes to 0.197, is ruled out by 300 steps,
-where Celo would come to 0.35; standardised images by Adam, whose better rate would then be 0.01.
+replacement move the means by less than 0.015. He's start, with which Celo comes to 0.20, is ruled out by 300 steps,
+where Celo would come to 0.34; standardised images by Adam, whose better rate would then be 0.01.
 
     python benchmarks/published_celo.py --mnist mnist.npz --celo celo.npz [--steps 1000] [--tasks 32]
 """

@@ -19,15 +19,16 @@ def trained(**options) -> Celo:
 
 def test_every_step_is_the_formula_s_at_the_scheduler_s_rate():
     celo, layout = trained(), Layout({"w": (2, 3), "b": (2,)})
-    rule = celo_adam(celo).double()
+    rule = celo_adam(celo)
+    assert {parameter.dtype for parameter in rule.parameters()} == {torch.float64}
     theta = torch.randn(2, 8, dtype=torch.float64)
     state, alone = rule.init_state(theta, layout), celo.scheduler.init_state(theta)
     m = v = torch.zeros_like(theta)
     for step in range(6):
         grad = torch.randn_like(theta) * 10.0 ** (step - 3)
         loss = torch.rand(2, dtype=torch.float64)
-        full = lambda value, theta=theta: theta.new_full((2,), float(value))
-        seen = Observation(grad, theta, loss, full(step), full(20))
+        number, horizon = (theta.new_full((2,), float(value)) for value in (step, 20))
+        seen = Observation(grad, theta, loss, number, horizon)
         update, state = rule(seen, state, layout)
         rate, alone = celo.scheduler(seen, alone)
         m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2

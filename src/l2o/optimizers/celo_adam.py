@@ -64,4 +64,4 @@ def celo_adam(celo: Celo) -> CeloAdam:
         raise ValueError(f"Celo-Adam takes the scheduler of a Celo of phase 2, got {celo.label}")
     rule = CeloAdam(celo.scheduler_size, celo.step_mult, celo.weight_decay, celo.warmup, celo.schedule, celo.final)
     rule.scheduler.load_state_dict(celo.scheduler.state_dict())
-    return rule.train(celo.training)
+    return rule.to(celo.scheduler.initial_hidden).train(celo.training)
