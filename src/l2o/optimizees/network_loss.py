@@ -63,7 +63,7 @@ class NetworkLoss(Optimizee):
         return self.batch_size
 
     def _output(self, theta: Tensor, x: Tensor) -> Tensor:
-        return functional_call(self.network, self.layout.unravel(theta), (x,))
+        return functional_call(self.network, self.layout.parameters(theta), (x,))
 
     def _try(self, x: Tensor, does_not_fit: str, remedy: str) -> Tensor:
         """Return what the network gives for a small minibatch x.

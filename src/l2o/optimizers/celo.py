@@ -109,4 +109,4 @@ def second_phase(first: Celo) -> Celo:
     options = (first.step_mult, first.exp_mult, first.weight_decay, first.warmup, first.schedule, first.final)
     second = Celo(2, first.hidden_size, first.num_layers, 64, *options)
     second.mlp.load_state_dict(first.mlp.state_dict())
-    return second
+    return second.to(next(first.mlp.parameters()))
