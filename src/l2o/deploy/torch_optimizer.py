@@ -67,7 +67,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         resting: bool = True,
         on_divergence: OnDivergence = "warn",
     ):
-        self.on_divergence = divergence.checked(on_divergence)
+        self.on_divergence: OnDivergence = divergence.checked(on_divergence)
         self.rules: list[UpdateRule] = []
         defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size, "step": 0}
         defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting, "horizon": horizon, "axes": axes}
