@@ -63,5 +63,6 @@ def celo_adam(celo: Celo) -> CeloAdam:
     if not isinstance(celo, Celo) or celo.phase != 2:
         raise ValueError(f"Celo-Adam takes the scheduler of a Celo of phase 2, got {celo.label}")
     rule = CeloAdam(celo.scheduler_size, celo.step_mult, celo.weight_decay, celo.warmup, celo.schedule, celo.final)
+    rule = rule.to(celo.scheduler.initial_hidden)  # first its dtype, so that no number is rounded
     rule.scheduler.load_state_dict(celo.scheduler.state_dict())
-    return rule.to(celo.scheduler.initial_hidden).train(celo.training)
+    return rule.train(celo.training)
