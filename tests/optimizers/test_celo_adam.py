@@ -33,7 +33,7 @@ def test_every_step_is_the_formula_s_at_the_scheduler_s_rate():
         rate, alone = celo.scheduler(seen, alone)
         m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
         assert_close(update, -0.01 * rate * m / (1e-8 + (v + 1e-10).sqrt()), rtol=1e-12, atol=0)
-        assert rate.std() > 0  # each task has its own losses
+    assert rate.std() > 0  # after some steps each task has a rate of its own, by its losses
 
 
 def test_options_are_the_celo_s():
