@@ -15,11 +15,12 @@ from training_runs import SaveAlways, learner, phi, trainer
 from l2o import seeds
 from l2o.data import Dataset
 from l2o.deploy import export
-from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT
+from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT, WindowResult
 from l2o.meta_gradients.evolution import FullES
 from l2o.meta_gradients.persistent import PersistentES
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizers import LSTM, Adam
+from l2o.runs.progress import Progress as Reporter
 from l2o.seeds import Stream
 from l2o.training.families import Choices, Drawn, Family, named, number_of
 from l2o.training.horizons import LogUniform, Progress, Uniform
@@ -577,3 +578,29 @@ def test_a_checkpoint_of_other_ranks_names_the_way_to_start_from_it(tmp_path: Pa
     module = learner(warm_start=str(path))
     trainer(1).fit(module)
     assert (module.state.windows, module.state.windows_before) == (8, 2)
+
+
+class Noisy(PersistentES):
+    """An estimator that finds the signal-to-noise ratio that it was told."""
+
+    def __init__(self, snr: float):
+        super().__init__()
+        self.snr = snr
+
+    def __call__(self, *arguments: Any) -> WindowResult:
+        return super().__call__(*arguments)._replace(diagnostics={"snr": self.snr})
+
+
+@pytest.mark.parametrize(
+    ("snr", "says"), [(0.2, "0.6, over 3 pairs; noise outweighs it"), (0.5, "noise is not what"), (math.nan, None)]
+)
+def test_a_run_that_stalls_is_told_its_noise_once(
+    caplog: pytest.LogCaptureFixture, snr: float, says: str | None
+) -> None:
+    """φ does not move, so that no validation is better than the first."""
+    still = {"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "meta_gradient": Noisy(snr), "num_tasks": 3}
+    trainer(13, Reporter(), log_every_n_steps=1).fit(learner(episodes_per_epoch=1, horizon=4, **still))
+    lines = [r.getMessage() for r in caplog.records if "signal-to-noise" in r.getMessage()]
+    assert len(lines) == (says is not None)
+    for line in lines:
+        assert line.startswith("10 validations have found no better φ") and says is not None and says in line

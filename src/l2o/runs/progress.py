@@ -68,6 +68,8 @@ class Progress(Callback):
         if not trainer.sanity_checking and self.may_warn and 0.25 <= _fraction(trainer) < 1:
             self.may_warn = False
             _warn_at_chance(trainer, pl_module)
+        if not trainer.sanity_checking:
+            _tell_where_it_stalls(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
@@ -84,6 +86,32 @@ class Progress(Callback):
     def _speed(self, learner: MetaLearner) -> float:
         """Return the inner steps of all slots per second since the clock was started."""
         return (learner.state.inner_steps - self.steps) / (self.trained - self.started)
+
+
+STALLED = 10
+"""Validations without a better φ, after which a run with a noisy estimator is told what its noise is."""
+
+
+def _tell_where_it_stalls(trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    """Say in one line what the meta-gradient's noise is where a run has stalled, if its estimator measures that."""
+    assert isinstance(learner, MetaLearner)
+    one = trainer.callback_metrics.get("train/snr")
+    if one is None or one.isnan() or learner.state.validations_since_best != STALLED or not trainer.is_global_zero:
+        return
+    pairs = trainer.world_size * sum(slot.family.num_tasks or 1 for slot in learner.slots)
+    ratio = one.item() * pairs
+    noisy = (
+        "noise outweighs it: try more learner.num_tasks, more slots, a larger meta_gradient.sigma, learner.ema_decay"
+    )
+    steady = "noise is not what holds it up: try another learner.meta_optimizer.lr, longer horizons, another objective"
+    log.warning(
+        "%d validations have found no better φ. The signal-to-noise ratio of the meta-gradient is about %.2g, over %d "
+        "pairs; %s",
+        STALLED,
+        ratio,
+        pairs,
+        noisy if ratio < 1 else steady,
+    )
 
 
 def _fraction(trainer: pl.Trainer) -> float:
