@@ -6,6 +6,7 @@ Shapes: M estimates, D meta-parameters.
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from linear_dynamics import influence_balancing, small
@@ -113,7 +114,10 @@ def test_the_advice_names_what_holds_training_up(given, found):
 
 
 def test_the_command_writes_a_table_a_file_and_a_figure(tmp_path, capsys):
-    sizes = ["--horizons", "4", "8", "--windows", "2", "4", "--tasks", "2", "--estimates", "2", "--hidden", "3"]
+    images, labels = np.arange(40 * 16, dtype=np.uint8).reshape(40, 4, 4), np.arange(40) % 3
+    np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
+    sizes = ["--images", str(tmp_path / "images.npz"), "--side", "3"]
+    sizes += ["--horizons", "4", "8", "--windows", "2", "4", "--tasks", "2", "--estimates", "2", "--hidden", "3"]
     main(["diagnose", "adafac_mlp", str(tmp_path), *sizes, "--batch", "4", "--estimators", "pes", "gpes:3", "tbptt"])
     rows = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [(row["horizon"], row["estimator"], row["window"]) for row in rows] == [

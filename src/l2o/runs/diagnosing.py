@@ -103,7 +103,8 @@ def _plain(row: Diagnosis) -> dict[str, str | int | float | None]:
 def _line(row: Diagnosis, num_parameters: int) -> str | None:
     """Return what `advice` says of an evolution strategy at a horizon, if it says anything."""
     found = None if row.estimator.endswith("bptt") else advice(row.snr / row.tasks, num_parameters)
-    return f"{row.estimator} at horizon {row.horizon}: {found}" if found else None
+    where = f"{row.estimator}, horizon {row.horizon}, window {row.window}"
+    return f"{where}: {found}" if found else None
 
 
 def table(rows: Iterable[Diagnosis]) -> "Table":
