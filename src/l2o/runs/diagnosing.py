@@ -3,7 +3,7 @@
 import json
 import math
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,22 +76,18 @@ def diagnosed(given: Namespace) -> list[Diagnosis]:
     optimizee = Classifier(network, images, batch_size=given.batch, init_std=0.1)
     sizes = given.tasks, given.estimates, 2 * given.estimates, valid_seed(given.seed)
     found = diagnose(rule, optimizee, estimators, FullES(given.sigma), given.horizons, given.windows, *sizes)
-    rows = [*_told(found)]
     given.folder.mkdir(parents=True, exist_ok=True)
+    rows: list[Diagnosis] = []
+    for row in found:  # a long horizon takes its time: what is known so far is told, and kept
+        rows.append(row)
+        print(f"{row.estimator}, horizon {row.horizon}, window {row.window}: SNR {row.snr:.2g}", flush=True)
+        write_text(given.folder / "diagnosis.json", json.dumps([_plain(one) for one in rows], indent=1))
     Console().print(table(rows))
-    write_text(given.folder / "diagnosis.json", json.dumps([_plain(row) for row in rows], indent=1))
     print(f"figure: {plot_diagnosis(rows, given.folder / 'diagnosis.png', rule.label)}")
     size = sum(parameter.numel() for parameter in rule.parameters() if parameter.requires_grad)
     for line in filter(None, (_line(row, size) for row in rows)):
         print(line)
     return rows
-
-
-def _told(rows: Iterable[Diagnosis]) -> Iterator[Diagnosis]:
-    """Say of each row that it is there: a long horizon takes its time."""
-    for row in rows:
-        print(f"{row.estimator}, horizon {row.horizon}, window {row.window}: SNR {row.snr:.2g}", flush=True)
-        yield row
 
 
 def _plain(row: Diagnosis) -> dict[str, str | int | float | None]:
