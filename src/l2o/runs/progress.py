@@ -31,27 +31,27 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
-        self._restart_clock()  # a run resumed mid-epoch starts no epoch
+        self._restart_clock(pl_module)  # a run resumed mid-epoch starts no epoch
         self.validated_before = pl_module.state.validated_at
         self.may_warn = _fraction(trainer) < 0.25  # a resumed run has had this word, if it was due
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restart_clock()  # validation does not count
+        assert isinstance(pl_module, MetaLearner)
+        self._restart_clock(pl_module)  # validation does not count
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, MetaLearner)
         self.trained = time.perf_counter()
-        self.windows += 1
         if not pl_module.logs_now():
             return
         pl_module.log("steps_per_s", self._speed(pl_module), prog_bar=True, batch_size=1)
-        self._restart_clock()
+        self._restart_clock(pl_module)
         state = pl_module.state
         counters = {
             "meta_steps": state.windows,
-            "inner_steps": state.windows * pl_module.window,
+            "inner_steps": state.inner_steps,
             "episodes": state.episodes,
             "train/skipped": state.skipped,
             "train/meta_lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -75,14 +75,15 @@ class Progress(Callback):
         _warn_at_chance(trainer, pl_module)
         state = pl_module.state
         if state.skipped and trainer.is_global_zero:
-            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, state.windows)
+            windows = state.windows * len(pl_module.slots)
+            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, windows)
 
-    def _restart_clock(self) -> None:
-        self.started, self.windows = time.perf_counter(), 0
+    def _restart_clock(self, learner: MetaLearner) -> None:
+        self.started, self.steps = time.perf_counter(), learner.state.inner_steps
 
     def _speed(self, learner: MetaLearner) -> float:
-        """Return the inner steps per second since the clock was started."""
-        return self.windows * learner.window / (self.trained - self.started)
+        """Return the inner steps of all slots per second since the clock was started."""
+        return (learner.state.inner_steps - self.steps) / (self.trained - self.started)
 
 
 def _fraction(trainer: pl.Trainer) -> float:
