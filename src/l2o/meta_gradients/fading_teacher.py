@@ -74,7 +74,7 @@ class FadingTeacher(MetaGradient):
 
     @property
     def weights(self) -> tuple[float, float, float]:
-        """Give the weights of the estimator's gradient, of the direction's and of the size's, at this time of the run."""
+        """Give the weights of the estimator's gradient, of the direction's and of the size's, as they are now."""
         if self.fraction <= self.begin:
             w = 1.0
         else:
