@@ -12,6 +12,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from l2o.data import Dataset
+from l2o.meta_gradients.persistent import PersistentES
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizees.base import Batch
@@ -49,12 +50,14 @@ def families() -> dict[str, Family]:
 def learner(problem: str, second_order: bool) -> MetaLearner:
     """With SGD at meta learning rate 1, φ moves by minus the meta-gradient."""
     torch.manual_seed(0)
-    own = {"families": families(), "episodes_per_epoch": 3} if problem == "families" else {"episodes_per_epoch": 1}
-    problem = "quadratic" if problem == "families" else problem
+    several = problem in ("families", "pes")
+    own = {"families": families(), "episodes_per_epoch": 3} if several else {"episodes_per_epoch": 1}
+    estimator = PersistentES() if problem == "pes" else TruncatedBPTT(second_order)
+    problem = "quadratic" if several else problem
     return MetaLearner(
         LSTM(hidden_size=3, output_scale=0.1),
         optimizee(problem),
-        TruncatedBPTT(second_order),
+        estimator,
         horizon=STEPS,
         window=STEPS,
         num_tasks=TASKS,
@@ -88,7 +91,7 @@ class Report(pl.Callback):
 
 def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
-    for problem, second_order in [*CASES, ("nan", False), ("families", False)]:
+    for problem, second_order in [*CASES, ("nan", False), ("families", False), ("pes", False)]:
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=2,

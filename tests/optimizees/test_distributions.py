@@ -30,7 +30,7 @@ def distribution(name: str, images: Dataset):
     return instantiate(cfg.family.sample_optimizee.make)
 
 
-FAMILIES = sorted(path.stem for path in (CONF / "family").glob("*.yaml"))
+FAMILIES = sorted(path.stem for path in (CONF / "family").glob("*.yaml") if "distributions." in path.read_text())
 
 
 def architecture(optimizee: Optimizee) -> tuple:

@@ -23,6 +23,7 @@ from l2o.optimizees.base import Batch
 from l2o.seeds import Stream
 from l2o.training.families import number_of
 from l2o.training.horizons import Progress
+from l2o.training.slots import slots_of
 from l2o.training.validation import share_of, validate
 from l2o.unroll import start_episode
 
@@ -135,6 +136,33 @@ def test_three_windows_on_families_are_those_of_one_process(reports: Path) -> No
         problems = {name: family.architectures(name, SEED) for name, family in module.families.items()}
         expected = validate(module.rule, problems, VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu")).overall
         assert_close(report["best_loss"], expected.final, rtol=1e-10, atol=0.0)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_particles_of_all_ranks_make_one_estimate(reports: Path) -> None:
+    """PES on families: φ moves by the mean over the pairs of both ranks, in slots that both ranks have alike."""
+    module = learner("pes", False)
+    ranks = [slots_of(module.families, SEED) for _ in range(2)]
+    place, noise = (module.rule, module.meta_gradient, STEPS), ([], [])
+    for _ in range(3):
+        total = [torch.zeros_like(parameter) for parameter in module.rule.parameters()]
+        for rank, slots in enumerate(ranks):
+            for slot in slots:
+                if slot.carry is None:
+                    slot.start(*place, Progress(0, 0.0, 0), rank, torch.device("cpu"))
+                found = slot.window(*place)
+                slot.settle(found, finite=True)
+                noise[rank].append(found.carry.noise)
+                for part, own in zip(total, found.gradient, strict=True):
+                    part += slot.weight * own / 2
+        assert [slot.horizon for slot in ranks[0]] == [slot.horizon for slot in ranks[1]]
+        with torch.no_grad():
+            for parameter, part in zip(module.rule.parameters(), total, strict=True):
+                parameter -= part
+    assert len(noise[0]) == 9 and not any(torch.equal(a, b) for a, b in zip(*noise, strict=True))
+    for rank in range(2):
+        report = torch.load(reports / f"pes-False-{rank}.pt")
+        assert_close(report["phi"], dict(module.rule.state_dict()), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")

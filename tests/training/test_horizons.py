@@ -48,7 +48,7 @@ def test_a_curriculum_of_one_stage_and_one_that_ends_at_once() -> None:
 
 @pytest.mark.parametrize(("steps", "expected"), [(1, 20), (20, 20), (29, 20), (31, 40), (100.4, 100), (1999, 2000)])
 def test_an_episode_is_whole_windows(steps: float, expected: int) -> None:
-    assert in_windows(steps, 20) == expected  # type: ignore[arg-type]
+    assert in_windows(steps, 20) == expected
 
 
 @pytest.mark.parametrize(

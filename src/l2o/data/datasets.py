@@ -69,7 +69,8 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device: itself where it lies there, else the one copy of it that was made there."""
     if device.type == tensor.device.type and device.index in (None, tensor.device.index):
         return tensor
-    copies = _COPIES.setdefault(tensor, {})
+    copies: dict[torch.device, Tensor] = _COPIES.get(tensor) or {}
+    _COPIES[tensor] = copies
     if device not in copies:
         copies[device] = tensor.to(device)
     return copies[device]

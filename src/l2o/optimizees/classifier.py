@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from l2o.data.datasets import Dataset
 from l2o.optimizees.base import Batch
 from l2o.optimizees.initial import Std
-from l2o.optimizees.network_loss import NetworkLoss
+from l2o.optimizees.network_loss import NetworkLoss, refuse_other_data
 from l2o.optimizees.networks import ColoursFirst
 
 TEST_IMAGES = 1000
@@ -39,6 +39,7 @@ class Classifier(NetworkLoss):
         noise: float = 0.0,
     ):
         super().__init__(network, batch_size, init_std, init)
+        refuse_other_data(dataset)
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
         self.dataset, self.noise = dataset, noise

@@ -27,24 +27,28 @@ class CheckpointFiles(CheckpointIO):
     """Reads and writes a run's checkpoints.
 
     A checkpoint is written beside its place, flushed to the disk and renamed. The one that stood there becomes
-    `previous.ckpt` if it is intact. Beside `last.ckpt` the same is written without its episodes, as `warm_start.ckpt`.
+    `previous.ckpt` if it is intact. With `warm_start`, the same without its episodes is written beside `last.ckpt`, as
+    `warm_start.ckpt`.
     A checkpoint that cannot be written, for example because the disk is full, costs
     one line and not the run; the checkpoints before it stay as they are.
     """
+
+    def __init__(self, warm_start: bool = False):
+        self.warm_start = warm_start
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         try:
             with replacing(path) as temporary:
                 torch.save(checkpoint, temporary)
-                if path.exists() and damage(path) is None:
+                if path.name != WARM_START and path.exists() and damage(path) is None:
                     _keep(path)
-            if path.name == LAST:
-                with replacing(path.with_name(WARM_START)) as temporary:
-                    torch.save(without_episodes(checkpoint), temporary)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
             reason = str(error).splitlines()[0]
             log.warning("'%s' could not be written (%s): the run goes on, the one before it stays", path, reason)
+            return
+        if path.name == LAST and self.warm_start:
+            self.save_checkpoint(without_episodes(checkpoint), path.with_name(WARM_START))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)

@@ -118,7 +118,7 @@ def as_horizon(value: Horizon | int) -> Horizon:
     return Fixed(value)
 
 
-def in_windows(steps: int, window: int) -> int:
+def in_windows(steps: float, window: int) -> int:
     """Return the multiple of the window that is nearest to a number of steps; it holds at least one window."""
     return window * max(1, round(steps / window))
 

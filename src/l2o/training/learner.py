@@ -19,6 +19,7 @@ from l2o.training import meta_schedule, resuming, warm_start
 from l2o.training.average import Average
 from l2o.training.families import Family, named, ready
 from l2o.training.horizons import Progress
+from l2o.training.influence import refuse_families
 from l2o.training.meta_step import meta_step
 from l2o.training.safeguards import refuse, set_gradients, skip
 from l2o.training.selection import Selection
@@ -74,6 +75,7 @@ class MetaLearner(Validating):
         at_least_one("learner", episodes_per_epoch=episodes_per_epoch, validation_tasks=validation_tasks)
         self.families = {name: f.filled(num_tasks, horizon) for name, f in named(families, optimizee).items()}
         refuse(rule, self.families, horizon, window, final_lr_fraction, snapshots)
+        refuse_families(rule, self.families, seed)
         self.automatic_optimization = False
         self.rule, self.optimizee = rule, optimizee
         self.meta_gradient = meta_gradient or TruncatedBPTT()

@@ -32,10 +32,11 @@ def read(path: str) -> dict[str, Any]:
 class Learner(Protocol):
     """Name what of a learner takes part in a warm start."""
 
-    trainer: pl.Trainer
     slots: list[Slot]
     state: TrainingState
 
+    @property
+    def trainer(self) -> pl.Trainer: ...
     def take_over(self, checkpoint: dict[str, Any]) -> None: ...
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
 
