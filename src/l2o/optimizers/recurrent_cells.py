@@ -16,7 +16,7 @@ class WrittenOut(TorchFunctionMode):
     """Within this block, `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` are computed by the formulas in this file."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        cell = CELLS[func] if func in CELLS else func
+        cell: Any = CELLS.get(func, func)
         return cell(*args, **(kwargs or {}))
 
 
