@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from l2o.meta_gradients import (
     EvolutionStrategies,
+    FadingTeacher,
     FullBPTT,
     FullES,
     Imitation,
@@ -40,6 +41,7 @@ ESTIMATORS = {
     "pes": PersistentES,
     "gpes": lambda: PersistentES(2),
     "nres": lambda: PersistentES("episode", objective=Normalised()),
+    "pes with a teacher": lambda: FadingTeacher(PersistentES(), Adam(0.1), direction=0.3),
     "pes, telescoping, test losses": lambda: PersistentES(telescoping=True, loss_on="test", clip=0.1),
 }
 RULES = {
@@ -171,6 +173,9 @@ def test_ranks_average_to_one_process(estimator, rule):
 
         return pytree.tree_map(choose, carry)
 
+    if isinstance(estimator, FadingTeacher):
+        estimator = estimator.estimator  # a gradient that is divided by its norm is no mean
+        carry = carry.estimator
     # Within the first period nothing is drawn: later ones would be drawn from each rank's own stream.
     steps = 2 if getattr(estimator, "period", None) == 2 else K
     whole = estimator(rule, optimizee, carry, steps, generator)

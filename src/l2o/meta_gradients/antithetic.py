@@ -72,7 +72,8 @@ class AntitheticPairs(MetaGradient, ABC):
             raise ValueError(f"cap is how many times its first loss a loss may count, more than 1 or null, got {cap}")
         refuse_unknown(loss_on)
         self.sigma, self.objective, self.telescoping = sigma, objective or Mean(), telescoping
-        self.sign, self.clip, self.cap, self.loss_on = sign, clip, cap, loss_on
+        self.sign, self.clip, self.cap = sign, clip, cap
+        self.loss_on: LossOn = loss_on
 
     @torch.no_grad()
     def start(
@@ -122,7 +123,8 @@ class AntitheticPairs(MetaGradient, ABC):
             "capped": (capped_losses != losses).to(losses.dtype).mean(),
         }
         gradient, carry = in_order(rule, each.mean(0)), pairs._replace(before=before)
-        return WindowResult(capped_losses, value, gradient, carry, episode.step >= episode.horizon, diagnostics)
+        done = pairs.episode.step >= pairs.episode.horizon
+        return WindowResult(capped_losses, value, gradient, carry, done, diagnostics)
 
     def _unrolled(
         self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator

@@ -37,7 +37,8 @@ class FullBPTT(MetaGradient):
                 f"stretch is how many steps are differentiated at a time, at least 1 or null, got {stretch}"
             )
         refuse_unknown(loss_on)
-        self.objective, self.loss_on, self.stretch = objective or Sum(), loss_on, stretch
+        self.objective, self.stretch = objective or Sum(), stretch
+        self.loss_on: LossOn = loss_on
 
     def __call__(
         self, rule: UpdateRule, optimizee: Optimizee, carry: Episode, num_steps: int, generator: Generator

@@ -131,7 +131,9 @@ class AdafacMLP(ScheduledRule):
         starts = self._decays_at_start
         if not self.learned_decays:
             return Decays(*(constant(decays, like) for decays in starts))
-        offsets = torch.cat((self.momentum_offsets, self.square_offsets, self.factor_offsets), -1)
+        parts = (self.momentum_offsets, self.square_offsets, self.factor_offsets)
+        tasks = max((part.shape[:-1] for part in parts), key=len)  # some may be the same for all tasks
+        offsets = torch.cat([part.expand(*tasks, -1) for part in parts], -1)
         decays = learned_decays(starts[0] + starts[1] + starts[2], offsets)
         return Decays(*decays.split([*map(len, starts)], -1))
 

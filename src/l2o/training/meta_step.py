@@ -42,6 +42,7 @@ def meta_step(
     """
     device, rank = strategy.root_device, strategy.global_rank  # type: ignore[attr-defined]
     rows, found, started = [], [], 0
+    estimator.told(progress.fraction)
     for slot in slots:
         if slot.carry is None:
             slot.start(rule, estimator, window, progress, rank, device)
