@@ -80,6 +80,7 @@ struct Call {
 };
 
 constexpr int64_t NV = 4;                  // vectors in a block
+constexpr int64_t AHEAD = 3 * NV;          // vectors that are fetched ahead
 constexpr int64_t CHUNK = 1 << 14;         // coordinates in a unit of passes 1 to 3,
 constexpr int64_t LARGE = 1 << 16;         // and in an item that is shared out among threads
 constexpr int64_t SLAB = 128;              // columns in a unit of pass 0
@@ -330,7 +331,10 @@ private:
     }
     template <int N> static INLINE void fetch(V* to, const T* from, int64_t count) {
         if (count == N * L) {
-            for (int v = 0; v < N; ++v) to[v] = load(from + v * L);
+            for (int v = 0; v < N; ++v) {
+                __builtin_prefetch(from + (AHEAD + v) * L);  // past an array: no effect
+                to[v] = load(from + v * L);
+            }
         } else {
             for (int v = 0; v < N; ++v) to[v] = V{};
             std::memcpy(to, from, count * sizeof(T));
@@ -583,10 +587,13 @@ private:
             update_moments<N>(item, work, start, count);
             if (!item.shape.served) return;
             make_features<N>(item, work, start, count);
-            for (int64_t f = 0; f < num_features; ++f) {
-                V* x = work.features + f * STRIDE;
+            const int64_t features = num_features;
+            V *const sums = work.sums, *x = work.features;
+            for (int64_t f = 0; f < features; ++f, x += STRIDE) {
                 if (count < N * L) std::fill(reinterpret_cast<T*>(x) + count, reinterpret_cast<T*>(x) + N * L, T(0));
-                for (int v = 0; v < N; ++v) work.sums[f] += x[v] * x[v];
+                V sum = x[0] * x[0];
+                for (int v = 1; v < N; ++v) sum += x[v] * x[v];
+                sums[f] += sum;
             }
         });
         if (item.shape.served)
