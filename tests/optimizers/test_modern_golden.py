@@ -1,9 +1,9 @@
 """The modern rules against trajectories of the authors' own code: every step of every tensor.
 
 `tests/golden/peers` holds float32 trajectories of learned_optimization's, Celo's and PyLO's code over recorded
-gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows. A compiled kernel adds in
-another order than the authors' code does, so that a rounding may fall the other way: there a last digit of θ is allowed,
-too, which is more than 1e-5 of the change where θ has moved little.
+gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows. A compiled kernel adds
+in another order than the authors' code does, so that a rounding may fall the other way: there a last digit of θ is
+allowed, too, which is more than 1e-5 of the change where θ has moved little.
 """
 
 import modern_rules
