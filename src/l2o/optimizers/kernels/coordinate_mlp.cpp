@@ -83,6 +83,7 @@ constexpr int64_t NV = 4;                  // vectors in a block
 constexpr int64_t AHEAD = 3 * NV;          // vectors that are fetched ahead
 constexpr int64_t CHUNK = 1 << 14;         // coordinates in a unit of passes 1 to 3,
 constexpr int64_t LARGE = 1 << 16;         // and in an item that is shared out among threads
+constexpr int64_t NOWHERE = -(int64_t(1) << 62);
 constexpr int64_t SLAB = 128;              // columns in a unit of pass 0
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t MAX_TILE = 4;            // 4 x 4 accumulators: 32 vector registers
@@ -124,6 +125,7 @@ template <class T> struct Work {
     Aligned<T> memory;
     Vec<T> *g, *p, *m, *v, *scale, *momentum_scale, *features, *even, *odd, *sums;
     std::vector<T> pack, bias;
+    int64_t run_begin, run_row, run_column;  // of the factors, where the last block ended
     Scratch<T> scratch;
 };
 
@@ -247,7 +249,7 @@ private:
                 V x[TILE];
                 for (int v = 0; v < TILE; ++v) x[v] = loaded(row[v]);
                 for (int q = 0; q < ROWS; ++q) {
-                    const V w = V{} + pack[k * ROWS + q];
+                    const V w = splat<T>(pack[k * ROWS + q]);
                     for (int v = 0; v < TILE; ++v) sum[q][v] += w * x[v];
                 }
             }
@@ -483,42 +485,62 @@ private:
 
     // -------------------------------------------------------------------------------------- features of one block
 
+    // A run of coordinates that share a row's numbers (C = 1), or along which rows and columns go on together.
+    struct Run {
+        int64_t begin, row, column;
+        Run(const Geometry& s, int64_t at) {
+            const int64_t run = length(s), number = at / run, y = s.C == 1 ? 0 : number % s.Y, line = s.C == 1 ? number : number / s.Y;
+            const int64_t a = line / (s.X * s.M), m = line % s.M;
+            begin = number * run, row = line * s.C, column = ((a * s.M + m) * s.Y + y) * s.C;
+        }
+        static int64_t length(const Geometry& s) { return s.C == 1 ? s.Y : s.C; }
+    };
+
     // Spread rows' and columns' numbers over the coordinates start, ..., start + count - 1. Vectors are written whole:
     // what is too much is overwritten by the next run, or lies behind the block.
-    void spread(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
+    template <int N> void spread(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
         const Geometry& s = item.shape;
-        const int64_t run = s.C == 1 ? s.Y : s.C, M = recipe.factors, nr = padded(rows(s)), nc = padded(columns(s));
+        const int64_t length = Run::length(s), stop = start + count;
+        if (start < work.run_begin || start >= work.run_begin + length) find_run(item, work, start);
+        for (int64_t at = start;;) {
+            const int64_t inside = at - work.run_begin, own = std::min(length - inside, stop - at);
+            if (s.C == 1 && own == N * L) spread_run<true>(item, work, inside, 0, std::integral_constant<int64_t, N * L>());
+            else if (s.C == 1) spread_run<true>(item, work, inside, at - start, own);
+            else spread_run<false>(item, work, inside, at - start, own);
+            at += own;
+            if (at >= stop) return;
+            find_run(item, work, at);
+        }
+    }
+    static void find_run(const Item<T>& item, Work<T>& work, int64_t at) {
+        const Run run(item.shape, at);
+        work.run_begin = run.begin, work.run_row = run.row, work.run_column = run.column;
+    }
+    template <bool ONE_ROW, class Count>
+    INLINE void spread_run(const Item<T>& item, Work<T>& work, int64_t inside, int64_t done, Count count) const {
+        const Geometry& s = item.shape;
         const auto& tables = item.scratch.tables;
         T* const features = reinterpret_cast<T*>(work.features);
-        T* const scale = reinterpret_cast<T*>(work.scale);
-        const auto at = [&](Group group) { return row_of[group] < 0 ? nullptr : features + row_of[group] * STRIDE * L; };
+        const auto at = [&](Group group) { return features + row_of[group] * STRIDE * L + done; };
         const bool r = s.rows_are_major;
-        T *const value_row = at(r ? ROWS : COLUMNS), *const value_column = at(r ? COLUMNS : ROWS);
-        T *const root_row = at(r ? RSQRT_ROWS : RSQRT_COLUMNS), *const root_column = at(r ? RSQRT_COLUMNS : RSQRT_ROWS);
-        for (int64_t done = 0; done < count;) {
-            const int64_t segment = (start + done) / run, inside = (start + done) % run, length = std::min(run - inside, count - done);
-            const int64_t y = s.C == 1 ? 0 : segment % s.Y, line = s.C == 1 ? segment : segment / s.Y;
-            const int64_t a = line / (s.X * s.M), m = line % s.M;
-            const int64_t row = s.C == 1 ? line : line * s.C + inside, column = ((a * s.M + m) * s.Y + y) * s.C + inside;
-            for (int64_t k = 0; k < M; ++k) {
-                const T* from_row[3] = {tables[0][0].data() + k * nr + row, tables[0][1].data() + k * nr + row, tables[0][2].data() + k * nr + row};
-                const T* from_column[3] = {tables[1][0].data() + k * nc + column, tables[1][1].data() + k * nc + column, tables[1][2].data() + k * nc + column};
-                const auto copy = [&](T* to, const T* from) { for (int64_t i = 0; i < length; i += L) store(to + i, load(from + i)); };
-                const auto fill = [&](T* to, T value) { for (int64_t i = 0; i < length; i += L) store(to + i, V{} + value); };
-                const int64_t to = k * STRIDE * L + done;
-                if (s.C == 1) {
-                    for (int64_t i = 0; i < length; i += L) store(scale + to + i, load(from_column[0] + i) * *from_row[0]);
-                    fill(value_row + to, *from_row[1]);
-                    fill(root_row + to, *from_row[2]);
-                } else {
-                    for (int64_t i = 0; i < length; i += L) store(scale + to + i, load(from_column[0] + i) * load(from_row[0] + i));
-                    copy(value_row + to, from_row[1]);
-                    copy(root_row + to, from_row[2]);
-                }
-                copy(value_column + to, from_column[1]);
-                copy(root_column + to, from_column[2]);
+        const int64_t row = work.run_row + (ONE_ROW ? 0 : inside), column = work.run_column + inside, M = recipe.factors;
+        T *scale = reinterpret_cast<T*>(work.scale) + done, *value_row = at(r ? ROWS : COLUMNS), *value_column = at(r ? COLUMNS : ROWS);
+        T *root_row = at(r ? RSQRT_ROWS : RSQRT_COLUMNS), *root_column = at(r ? RSQRT_COLUMNS : RSQRT_ROWS);
+        const T *row_scale = tables[0][0].data() + row, *row_value = tables[0][1].data() + row, *row_root = tables[0][2].data() + row;
+        const T *column_scale = tables[1][0].data() + column, *column_value = tables[1][1].data() + column, *column_root = tables[1][2].data() + column;
+        const int64_t next_row = padded(rows(s)), next_column = padded(columns(s)), next = STRIDE * L;
+        for (int64_t k = 0; k < M; ++k) {
+            const auto each = [&](const T* from, int64_t i) { return ONE_ROW ? splat<T>(*from) : load(from + i); };
+            for (int64_t i = 0; i < count; i += L) {
+                store(scale + i, load(column_scale + i) * each(row_scale, i));
+                store(value_row + i, each(row_value, i));
+                store(root_row + i, each(row_root, i));
+                store(value_column + i, load(column_value + i));
+                store(root_column + i, load(column_root + i));
             }
-            done += length;
+            scale += next, value_row += next, root_row += next, value_column += next, root_column += next;
+            row_scale += next_row, row_value += next_row, row_root += next_row;
+            column_scale += next_column, column_value += next_column, column_root += next_column;
         }
     }
 
@@ -541,7 +563,7 @@ private:
     template <int N> void make_features(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
         const bool is_vector = !item.shape.factored;
         if (recipe.factors && is_vector) spread_vector<N>(item, work, start, count);
-        else if (recipe.factors) spread(item, work, start, count);
+        else if (recipe.factors) spread<N>(item, work, start, count);
         const V *g = work.g, *m = work.m, *scale = work.scale, *momentum_scale = is_vector ? work.momentum_scale : scale;
         V root_[N];
         if (recipe.squares)
@@ -581,6 +603,7 @@ private:
 
     void first(const Item<T>& item, Work<T>& work, int64_t matrix, int64_t chunk, int64_t begin, int64_t end) const {
         std::fill(work.sums, work.sums + num_features, V{});
+        work.run_begin = NOWHERE;
         for_blocks(begin, end, [&](auto n, int64_t start, int64_t count) {
             constexpr int N = decltype(n)::value;
             fetch_gradient<N>(item, work, start, count);
@@ -625,6 +648,7 @@ private:
         const T scale = output_scale(item);
         V norm = {};
         fold(item, matrix, work);
+        work.run_begin = NOWHERE;
         for_blocks(begin, end, [&](auto n, int64_t start, int64_t count) {
             constexpr int N = decltype(n)::value;
             fetch_gradient<N>(item, work, start, count);
