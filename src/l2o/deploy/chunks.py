@@ -21,7 +21,8 @@ def cuts(layout: Layout, scope: Scope, chunk_size: int | None, apart: bool = Fal
     """Cut a layout into chunks of about `chunk_size` coordinates, as far as the rule's scope allows it.
 
     A coordinatewise rule takes any coordinates, a rule that sees tensors at least one whole tensor, any other rule all.
-    With `apart`, large tensors are given to a rule that sees tensors one by one. The cuts are kept, because an optimizer asks for the same ones at every step.
+    With `apart`, a rule that sees tensors is given the large ones one by one. The cuts are kept, because an optimizer
+    asks for the same ones at every step.
     """
     return list(_cuts(layout, scope, chunk_size, apart))
 

@@ -83,6 +83,7 @@ constexpr int64_t NV = 4;                  // vectors in a block
 constexpr int64_t AHEAD = 3 * NV;          // vectors that are fetched ahead
 constexpr int64_t CHUNK = 1 << 14;         // coordinates in a unit of passes 1 to 3,
 constexpr int64_t LARGE = 1 << 16;         // and in an item that is shared out among threads
+constexpr int64_t SMALL = 512;             // coordinates in an item that is rounded as the authors' code rounds
 constexpr int64_t NOWHERE = -(int64_t(1) << 62);
 constexpr int64_t SLAB = 128;              // columns in a unit of pass 0
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -124,8 +125,8 @@ template <class T> struct Scratch {
 // What belongs to one thread: rows of a block, and the first layer of one task and matrix.
 template <class T> struct Work {
     Aligned<T> memory;
-    Vec<T> *g, *p, *m, *v, *scale, *momentum_scale, *features, *even, *odd, *base, *sums;
-    std::vector<T> pack, bias;
+    Vec<T> *g, *p, *m, *v, *scale, *momentum_scale, *features, *even, *odd, *base, *ordered, *sums;
+    std::vector<T> pack, bias, factors_of_features;
     bool asks;                               // the network, in pass 2
     int64_t run_begin, run_row, run_column;  // of the factors, where the last block ended
     Scratch<T> scratch;
@@ -203,9 +204,10 @@ private:
     // Whether what rows' and columns' features add to the first layer is computed once for each row and column, and not
     // for every coordinate: where it is less work.
     bool is_separable(const Geometry& s) const {
-        return recipe.factors && s.factored && s.C == 1 && s.M == 1 && std::min(s.X, s.Y) >= 16 && 2 * std::min(s.X, s.Y) >= outputs(0) &&
+        return s.size > SMALL && recipe.factors && s.factored && s.C == 1 && s.M == 1 && std::min(s.X, s.Y) >= 16 && 2 * std::min(s.X, s.Y) >= outputs(0) &&
                (s.num_matrices == 1 || s.num_matrices == s.A);
     }
+    static bool is_small(const Geometry& s) { return s.size <= SMALL; }
     int64_t rows_of_features(const Geometry& s) const { return is_separable(s) ? num_own : num_features; }
     int64_t width(int64_t group) const {
         switch (group) {
@@ -243,8 +245,7 @@ private:
         }
         for (int64_t task = 0; task < call.num_tasks; ++task) {
             T times[MAX_TIMES];
-            for (int64_t k = 0; k < recipe.num_times; ++k)
-                times[k] = std::tanh(static_cast<const T*>(call.step)[task] / T(recipe.times[k]) - T(1));
+            for (int64_t k = 0; k < recipe.num_times; ++k) times[k] = time(task, k);
             for (int64_t r = 0; r < outputs(0); ++r) {
                 T sum = 0;
                 for (int64_t k = 0; k < recipe.num_times; ++k)
@@ -297,12 +298,13 @@ private:
             layer_tile<decltype(tile)::value, N, STARTED>(pack + at, bias + r, in, n, out + r * STRIDE, relu, start, r);
         });
     }
-    template <int N> V* network(const Work<T>& work, int64_t task, const Start* start) const {
+    template <int N> V* network(const Work<T>& work, int64_t task, bool is_small, const Start* start) const {
         const int64_t last = recipe.num_layers - 1;
         const T* pack = packs.data() + (pack_tasks > 1 ? task : 0) * pack_size;
         V *in = work.even, *out = work.odd;
         const T *first = work.pack.data(), *bias = work.bias.data();
-        if (start) layer<N, true>(first, bias, work.features, num_own, outputs(0), in, last != 0, *start);
+        if (is_small) layer<N>(first, bias, work.ordered, recipe.sizes[0], outputs(0), in, last != 0);
+        else if (start) layer<N, true>(first, bias, work.features, num_own, outputs(0), in, last != 0, *start);
         else layer<N>(first, bias, work.features, num_features, outputs(0), in, last != 0);
         for (int64_t l = 1; l <= last; ++l, std::swap(in, out)) {
             const int64_t n = recipe.sizes[l], rows = outputs(l);
@@ -314,12 +316,29 @@ private:
 
     // Fold the normalisation of one matrix into the first layer.
     void fold(const Item<T>& item, int64_t matrix, Work<T>& work) const {
-        T scale[MAX_FEATURES];
+        T* const scale = work.factors_of_features.data();
         find_scales(item, matrix, scale);
+        if (is_small(item.shape)) return fold_nothing(item, work);
         const auto column = [&](int64_t k) { return column_of[k]; };
         pack(weights(0, item.task), recipe.sizes[0], outputs(0), rows_of_features(item.shape), column, [&](int64_t k) { return scale[k]; }, work.pack.data());
         std::copy_n(first_bias.data() + item.task * outputs(0), outputs(0), work.bias.data());
     }
+    // A small item's features are normalised one by one, and those of the time stand beside them: so the sums are rounded
+    // as in the authors' code, whose published trajectories can be met to the last digit.
+    void fold_nothing(const Item<T>& item, Work<T>& work) const {
+        const auto column = [](int64_t k) { return k; };
+        const auto one = [](int64_t) { return T(1); };
+        pack(weights(0, item.task), recipe.sizes[0], outputs(0), recipe.sizes[0], column, one, work.pack.data());
+        std::copy_n(weights(1, item.task), outputs(0), work.bias.data());
+        for (int64_t k = 0; k < recipe.num_times; ++k)
+            std::fill_n(work.ordered + (num_features + k) * STRIDE, NV, splat<T>(time(item.task, k)));
+    }
+    template <int N> void normalise(Work<T>& work) const {
+        for (int64_t f = 0; f < num_features; ++f)
+            for (int v = 0; v < N; ++v)
+                work.ordered[column_of[f] * STRIDE + v] = loaded(work.features[f * STRIDE + v] * work.factors_of_features[f]);
+    }
+    T time(int64_t task, int64_t k) const { return std::tanh(static_cast<const T*>(call.step)[task] / T(recipe.times[k]) - T(1)); }
     void find_scales(const Item<T>& item, int64_t matrix, T* scale) const {
         const double* sums = item.scratch.sums.data() + matrix * item.chunks() * num_features;
         for (int64_t f = 0; f < num_features; ++f)
@@ -334,7 +353,7 @@ private:
     // ---------------------------------------------------------------------------------------------------- memory
 
     void allocate(Work<T>& work) const {
-        const int64_t M = recipe.momenta, R = recipe.factors, rows = 2 + M + 1 + 2 * R + num_features + 2 * widest + outputs(0);
+        const int64_t M = recipe.momenta, R = recipe.factors, rows = 2 + M + 1 + 2 * R + num_features + 2 * widest + outputs(0) + recipe.sizes[0];
         work.memory.allocate(rows * STRIDE + num_features);
         V* at = work.memory.data;
         const auto take = [&](int64_t count) { V* own = at; at += count * STRIDE; return own; };
@@ -344,9 +363,10 @@ private:
         };
         work.g = own(GRAD, 1), work.p = own(THETA, 1), work.m = own(MOMENTA, M), work.v = own(SQUARES, 1);
         work.scale = take(R), work.momentum_scale = take(R), work.even = take(widest), work.odd = take(widest);
-        work.base = take(outputs(0));
+        work.base = take(outputs(0)), work.ordered = take(recipe.sizes[0]);
         work.sums = at;
-        work.pack.resize(num_features * outputs(0));
+        work.pack.resize(recipe.sizes[0] * outputs(0));
+        work.factors_of_features.resize(num_features);
         work.bias.resize(outputs(0));
     }
     static int64_t padded(int64_t size) { return parts(size, L) * L + L; }
@@ -495,12 +515,22 @@ private:
                 const int64_t n = by_rows ? rows(s) : columns(s);
                 const T *mean = (by_rows ? own.rows : own.columns).data(), *old = before(moment, m, item.task, at);
                 T *now = after(moment, m, item.task, at), *value = own.tables[by_rows ? 0 : 1][1].data() + m * padded(n);
-                for (int64_t i = 0; i < n; ++i) now[i] = value[i] = beta * old[i] + (1 - beta) * mean[i];
+                for (int64_t i = 0; i < n; i += L) {
+                    const V next = loaded(beta * load_some(old + i, n - i)) + (1 - beta) * load_some(mean + i, n - i);
+                    store(value + i, next);
+                    std::memcpy(now + i, &next, std::min(L, n - i) * sizeof(T));
+                }
             };
             update(call.major, s.major, s.rows_are_major);
             update(call.minor, s.minor, !s.rows_are_major);
             if (s.served) fill_tables(s, own, m);
         }
+    }
+    static V load_some(const T* from, int64_t count) {
+        if (count >= L) return load(from);
+        V some = {};
+        std::memcpy(&some, from, count * sizeof(T));
+        return some;
     }
     static void mean(std::vector<T>& sums, int64_t n, int64_t count, int64_t over) {
         for (int64_t i = 0; i < n; ++i) {
@@ -750,7 +780,7 @@ private:
         const auto update = [&](const Moment& moment, int kind, int64_t k, int64_t at, V* own, const auto& news) {
             const T beta = decay(kind, item.task, k), rest = 1 - beta;
             fetch<N>(own, before(moment, k, item.task, at + start), count);
-            for (int v = 0; v < N; ++v) own[v] = beta * own[v] + rest * news(v);
+            for (int v = 0; v < N; ++v) own[v] = loaded(beta * own[v]) + rest * loaded(news(v));  // rounded as torch rounds
             put<N>(after(moment, k, item.task, at + start), own, count);
         };
         const int64_t at = item.shape.coordinate;
@@ -779,7 +809,8 @@ private:
             if (recipe.squares) fetch<N>(work.v, after(call.squares, 0, item.task, at + start), count);
             make_features<N, false>(item, work, start, count);
             const Start begins = start_of(item, work, start, count);
-            V* o = network<N>(work, item.task, separable ? &begins : nullptr);
+            if (is_small(item.shape)) normalise<N>(work);
+            V* o = network<N>(work, item.task, is_small(item.shape), separable ? &begins : nullptr);
             if (recipe.exp_mult != 0)
                 for (int v = 0; v < N; ++v) o[v] *= exponential<T>(T(recipe.exp_mult) * o[STRIDE + v]);
             for (int v = 0; v < N; ++v) o[v] *= scale;
