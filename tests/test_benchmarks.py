@@ -111,6 +111,15 @@ def test_a_quick_benchmark_reports_every_job(tmp_path):
     assert report["jobs"]["M1"]["reference_peak_mb"] > graph > report["jobs"]["M1"]["peak_mb"]
 
 
+def test_the_modern_rules_benchmark_reports_every_rule():
+    command = [sys.executable, str(BENCHMARKS / "modern_rules.py"), "--rounds", "1", "--processor-time"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for name in runpy.run_path(str(BENCHMARKS / "modern_rules.py"))["RULES"]:
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith(name)]
+        assert float(re.findall(r"([\d.]+) bytes", line)[0]) <= (32 if "MLPLOpt" in name else 24)
+
+
 @pytest.mark.slow
 def test_a_quick_scaling_draws_its_figure(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "scaling.py"), "--quick", "--figure", str(tmp_path / "scaling.png")]

@@ -1,9 +1,8 @@
 """The modern rules against trajectories of the authors' own code: every step of every tensor.
 
 `tests/golden/peers` holds float32 trajectories of learned_optimization's, Celo's and PyLO's code over recorded
-gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows. A compiled kernel adds in
-another order than the authors' code does, so that a rounding may fall the other way: there a last digit of θ is allowed,
-too, which is more than 1e-5 of the change where θ has moved little.
+gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows. Some of that is less than
+a last digit of θ, so that the compiled kernel has to round as plain torch does; it does for small tensors.
 """
 
 import modern_rules
@@ -31,10 +30,8 @@ def test_every_step_equals_the_authors(monkeypatch, name: str, kernel: str) -> N
     for t, theta in enumerate(modern_rules.replayed(rule, arrays, [order])):
         for part, value in layout.unravel(theta[0]).items():
             change = np.abs(arrays[f"after|{part}"] - arrays[f"p0|{part}"]).max()
-            after = arrays[f"after|{part}"][t]
-            allowed = 1e-5 * change + (0 if kernel == "plain torch" else np.spacing(np.abs(after)))
-            error = np.abs(value.numpy() - after)
-            assert (error <= allowed).all(), (part, t, (error / change).max())
+            error = np.abs(value.numpy() - arrays[f"after|{part}"][t]).max()
+            assert error <= 1e-5 * change, (part, t, error / change)
 
 
 @pytest.mark.parametrize("name", FILES)
