@@ -121,7 +121,7 @@ def paired_ratio(losses: ArrayLike, others: ArrayLike) -> tuple[float, float | N
     ours, theirs = np.asarray(losses, float), np.asarray(others, float)
     mean, base = float(ours.mean()), float(theirs.mean())
     ratio = _ratio(mean, base)
-    if len(ours) < 2 or not math.isfinite(ratio) or not base:
+    if len(ours) < 2 or not (math.isfinite(ratio) and math.isfinite(base)) or not base:
         return ratio, None
     residuals = ours - ratio * theirs
     return ratio, float(residuals.std(ddof=1) / math.sqrt(len(ours)) / abs(base))
