@@ -140,15 +140,18 @@ def test_how_many_tasks_go_at_once_does_not_matter(optimizee, at_once, monkeypat
     assert_close(results(), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_convolutions_go_task_by_task_on_a_cpu(optimizee):
+def test_convolutions_over_many_pixels_go_task_by_task_on_a_cpu(optimizee, monkeypatch):
     theta = torch.zeros(3, optimizee.layout.size)
     convolves = any(parameter.ndim == 4 for parameter in optimizee.network.parameters())
+    assert optimizee.tasks_at_once(theta) == 3
+    monkeypatch.setattr("l2o.optimizees.network_loss.FEW_PIXELS", 7 * 4 * 4 - 1)  # a batch of 7 images of 4×4
     assert optimizee.tasks_at_once(theta) == (1 if convolves else 3)
     assert optimizee.tasks_at_once(theta.to("meta")) == 3
 
 
 def test_task_by_task_first_order_holds_the_graph_of_one_task(dataset, monkeypatch):
     """What a task keeps for its backward is gone before the next one's forward."""
+    monkeypatch.setattr("l2o.optimizees.network_loss.FEW_PIXELS", 0)
     optimizee = Classifier(conv_net(), dataset, batch_size=7)
     alive, most = 0, 0
 
@@ -373,9 +376,20 @@ def test_more_outputs_than_classes_are_taken(dataset):
     assert Classifier(mlp(16, [5], 7), dataset).layout.size == 16 * 5 + 5 + 5 * 7 + 7
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 0}, {"init_std": -1.0}], ids=str)
-def test_bad_sizes_are_refused(dataset, arguments):
-    with pytest.raises(ValueError, match="batch_size must be >= 1 and init_std >= 0"):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"init_std": -1.0}, "init_std must be >= 0, .* got -1.0"),
+        ({"init_std": [0.1, 0.01]}, r"needs 0 < low <= high, got \[0.1, 0.01\]"),
+        ({"init_std": [0.0, 0.01]}, r"needs 0 < low <= high, got \[0.0, 0.01\]"),
+        ({"init_std": [0.1, 0.2, 0.3]}, "must be a number or a range"),
+        ({"init": "xavier"}, "init must be one of normal, torch, truncated_normal, orthogonal, got 'xavier'"),
+    ],
+    ids=str,
+)
+def test_bad_sizes_and_starts_are_refused(dataset, arguments, says):
+    with pytest.raises(ValueError, match=says):
         Classifier(mlp(16, [5], 3), dataset, **arguments)
 
 

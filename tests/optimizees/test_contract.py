@@ -12,8 +12,29 @@ import torch
 from torch import Generator, nn
 from torch.testing import assert_close
 
-from l2o.data import Dataset
-from l2o.optimizees import Classifier, Layout, NeuralArt, Optimizee, Quadratic, Repeated, Subset, conv_net, mlp
+from l2o.data import Dataset, Text
+from l2o.optimizees import (
+    Autoencoder,
+    CharGRU,
+    CharTransformer,
+    Classifier,
+    LanguageModel,
+    Layout,
+    LeastSquares,
+    LogisticRegression,
+    MatrixFactorisation,
+    Mixer,
+    NeuralArt,
+    NoisyQuadratic,
+    Optimizee,
+    Quadratic,
+    Repeated,
+    Subset,
+    VisionTransformer,
+    conv_net,
+    mlp,
+    res_net,
+)
 from l2o.optimizees.checks import check
 from l2o.optimizees.views import View
 
@@ -42,6 +63,15 @@ class Valleys(Optimizee):
         return (batch["a"] - x) ** 2 + 3 * (y - x**2) ** 2
 
 
+def words() -> Text:
+    letters = torch.randint(0, 9, (60,), generator=Generator().manual_seed(5))
+    return Text(letters[:40], letters[40:])
+
+
+def classifier(network: nn.Module) -> Classifier:
+    return Classifier(network, data((4, 4)), batch_size=5, init="torch")
+
+
 LAYERS = {"content_layers": ["fire2"], "style_layers": ["conv1_1"]}
 OPTIMIZEES = {
     "quadratic": lambda: Quadratic(5, init_std=1.0),
@@ -50,6 +80,17 @@ OPTIMIZEES = {
         nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), data((4, 4)), batch_size=6, init_std=0.5
     ),
     "convolutions": lambda: Classifier(conv_net(4, 1, [2], [3], 3), data((4, 4)), batch_size=6, init_std=0.5),
+    "residual": lambda: classifier(res_net(1, [2, 3], 3)),
+    "vision transformer": lambda: classifier(VisionTransformer(4, 2, 1, width=4, layers=1, heads=2, out_features=3)),
+    "mixer": lambda: classifier(Mixer(4, 2, 1, width=4, layers=1, out_features=3)),
+    "autoencoder": lambda: Autoencoder(mlp(16, [3], 16, "relu"), data((4, 4)), batch_size=5, init="truncated_normal"),
+    "recurrent": lambda: LanguageModel(CharGRU(4, 3, letters=9), words(), batch_size=3, length=4),
+    "transformer": lambda: LanguageModel(CharTransformer(4, 1, 2, 4, letters=9), words(), batch_size=3, length=4),
+    "noisy quadratic": lambda: NoisyQuadratic(5, condition=[1.0, 100.0], noise=[0.1, 1.0]),
+    "quadratic without noise": lambda: NoisyQuadratic(5),
+    "least squares": lambda: LeastSquares(5, condition=10.0, batch_size=4),
+    "logistic regression": lambda: LogisticRegression(4, 3, num_points=12, batch_size=5),
+    "matrix factorisation": lambda: MatrixFactorisation(5, 4, 2),
     "neural art": lambda: NeuralArt(**LAYERS, size=12, content_side=24, style_side=16),
     "a user's": Valleys,
 }

@@ -7,10 +7,16 @@ therefore imported when one of the two names is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from l2o.optimizees.autoencoder import Autoencoder
 from l2o.optimizees.base import Batch, Optimizee, Split
 from l2o.optimizees.classifier import Classifier
+from l2o.optimizees.language_model import LanguageModel
 from l2o.optimizees.layout import Layout
-from l2o.optimizees.networks import conv_net, mlp
+from l2o.optimizees.least_squares import LeastSquares
+from l2o.optimizees.logistic_regression import LogisticRegression
+from l2o.optimizees.matrix_factorisation import MatrixFactorisation
+from l2o.optimizees.networks import CharGRU, CharTransformer, Mixer, VisionTransformer, conv_net, mlp, res_net
+from l2o.optimizees.noisy_quadratic import NoisyQuadratic
 from l2o.optimizees.quadratic import Quadratic
 from l2o.optimizees.views import Repeated, Subset
 
@@ -19,18 +25,29 @@ if TYPE_CHECKING:
     from l2o.optimizees.neural_art import NeuralArt
 
 __all__ = [
+    "Autoencoder",
     "Batch",
+    "CharGRU",
+    "CharTransformer",
     "Classifier",
     "Features",
+    "LanguageModel",
     "Layout",
+    "LeastSquares",
+    "LogisticRegression",
+    "MatrixFactorisation",
+    "Mixer",
     "NeuralArt",
+    "NoisyQuadratic",
     "Optimizee",
     "Quadratic",
     "Repeated",
     "Split",
     "Subset",
+    "VisionTransformer",
     "conv_net",
     "mlp",
+    "res_net",
 ]
 
 _IMPORTED_WHEN_USED = {"Features": "l2o.optimizees.features", "NeuralArt": "l2o.optimizees.neural_art"}

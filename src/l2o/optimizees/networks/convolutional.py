@@ -1,4 +1,4 @@
-"""The networks of the paper's problems, as plain modules. Their shapes are all that a `Classifier` uses of them.
+"""The paper's network for CIFAR, and what convolutional networks here share.
 
 Shapes: N images of a minibatch, C channels.
 """
@@ -11,20 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "tanh": nn.Tanh}
-
-
-def mlp(in_features: int, hidden: Sequence[int], out_features: int, activation: str = "sigmoid") -> nn.Sequential:
-    """Make an MLP from images (N, …) to logits (N, out_features), with a hidden layer for each size in `hidden`."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
-    sizes = [in_features, *hidden]
-    if min(*sizes, out_features) < 1:
-        raise ValueError(f"every layer needs at least one unit, got {sizes} -> {out_features}")
-    layers: list[nn.Module] = [nn.Flatten()]
-    for fan_in, fan_out in pairwise(sizes):
-        layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], out_features))
+from l2o.optimizees.networks.mlp import ACTIVATIONS
 
 
 def conv_net(
@@ -63,6 +50,32 @@ def conv_net(
         layers[f"relu_{len(channels) + i}"] = nn.ReLU()
     layers[f"linear_{len(sizes)}"] = nn.Linear(sizes[-1], out_features)
     return nn.Sequential(layers)
+
+
+def plain_conv_net(
+    side: int,
+    channels: Sequence[int] = (8, 8),
+    out_features: int = 10,
+    activation: str = "relu",
+    in_channels: int = 1,
+) -> nn.Sequential:
+    """Make a convolutional network without norms, from images of `side` × `side` pixels to logits (N, out_features).
+
+    For each of `channels` there is a 3×3 convolution of stride 2 and an activation; a linear layer stands at the end.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
+    if min(side, in_channels, *channels, out_features) < 1:
+        raise ValueError(
+            f"every layer needs at least one unit, got images of {side}×{side}×{in_channels}, {[*channels]}, "
+            f"{out_features}"
+        )
+    layers: list[nn.Module] = [ColoursFirst(in_channels)]
+    for fan_in, fan_out in pairwise([in_channels, *channels]):
+        layers += [nn.Conv2d(fan_in, fan_out, 3, stride=2, padding=1), ACTIVATIONS[activation]()]
+        side = (side + 1) // 2
+    features = [in_channels, *channels][-1] * side**2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, out_features))
 
 
 class ColoursFirst(nn.Module):
