@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_figure6(commands)
     _add_list(commands)
+    _add_scoreboard(commands)
     return top
 
 
@@ -88,6 +89,26 @@ def _list(given: argparse.Namespace) -> None:
     from l2o.deploy.listing import shipped, table
 
     print(table(shipped()))
+
+
+def _add_scoreboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "scoreboard",
+        help="write the page and the figure of a scoreboard",
+        description="Write the page of a scoreboard in Markdown, and its figure beside it, from the results that "
+        "evaluate.py suite=NAME has left, without running anything.",
+    )
+    command.add_argument("results", type=Path, help="a scoreboard.json, or the folder that it lies in")
+    command.add_argument("page", type=Path, help="the page to write, as docs/scoreboard.md; the figure is PAGE.png")
+    command.set_defaults(run=_scoreboard)
+
+
+def _scoreboard(given: argparse.Namespace) -> None:
+    from l2o.figures.scoreboard import write_page
+
+    path = given.results / "scoreboard.json" if given.results.is_dir() else given.results
+    for written in write_page(path, given.page):
+        print(written)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def interquartile_mean(values: ArrayLike) -> float:
     """
     from scipy.stats import trim_mean
 
-    return float(trim_mean(np.asarray(values, float), 0.25, axis=None))
+    return float(trim_mean(np.asarray(values, float).ravel(), 0.25))
 
 
 def interval(ratios: Sequence[ArrayLike], seed: int = 0) -> Interval:
