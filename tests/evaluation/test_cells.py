@@ -12,24 +12,25 @@ from l2o.unroll import start_episode, step
 
 
 def test_every_rate_is_a_run_by_itself_on_the_same_problem(optimizee):
-    together = run_cells(Adam(), optimizee, [1e-3, 1e-2, 0.1], 6, seed=4)
-    for rate, cell in zip([1e-3, 1e-2, 0.1], together, strict=True):
-        (alone,) = run_cells(Adam(), optimizee, [rate], 6, seed=4)
-        assert cell.start == pytest.approx(alone.start)
-        np.testing.assert_allclose(cell.losses, alone.losses, rtol=2e-4)
-    assert len({cell.start for cell in together}) == 1
+    together = run_cells(Adam(), optimizee, [1e-3, 1e-2, 0.1], 6, [4, 5])
+    for seed, cells in zip([4, 5], together, strict=True):
+        for rate, cell in zip([1e-3, 1e-2, 0.1], cells, strict=True):
+            alone = run_cells(Adam(), optimizee, [rate], 6, [seed])[0][0]
+            assert cell.start == pytest.approx(alone.start)
+            np.testing.assert_allclose(cell.losses, alone.losses, rtol=2e-4)
+    assert [len({cell.start for cell in cells}) for cells in together] == [1, 1]
 
 
 def test_all_optimizers_meet_the_same_problem_and_another_seed_another_one(optimizee):
-    starts = [run_cells(rule, optimizee, [1.0], 2, seed)[0].start for rule in (SGD(), LSTM()) for seed in (0, 1)]
+    starts = [run_cells(rule, optimizee, [1.0], 2, [seed])[0][0].start for rule in (SGD(), LSTM()) for seed in (0, 1)]
     assert starts[0] == starts[2] and starts[1] == starts[3] and starts[0] != starts[1]
 
 
 def test_a_longer_run_begins_like_a_shorter_one_unless_the_rule_reads_the_horizon():
-    short, long = (run_cells(Adam(), Quadratic(3), [0.1], steps, 0)[0] for steps in (5, 9))
+    short, long = (run_cells(Adam(), Quadratic(3), [0.1], steps, [0])[0][0] for steps in (5, 9))
     np.testing.assert_array_equal(short.losses, long.losses[:5])
     cosine = AdamW(schedule="cosine")
-    short, long = (run_cells(cosine, Quadratic(3), [0.1], steps, 0)[0] for steps in (5, 9))
+    short, long = (run_cells(cosine, Quadratic(3), [0.1], steps, [0])[0][0] for steps in (5, 9))
     assert not np.array_equal(short.losses, long.losses[:5])
     assert needs_each_horizon(cosine) and not needs_each_horizon(Adam())
 

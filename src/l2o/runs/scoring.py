@@ -77,17 +77,18 @@ def score(suite: Suite) -> Scoreboard:
 
 
 def jobs_of(suite: Suite, task: Task, names: Sequence[str]) -> list[Job]:
-    """Return the unrolls of some optimizers on a task: one for each seed and, where a rule's steps depend on it, for
-    each horizon; else one to the longest horizon serves them all."""
+    """Return the unrolls of some optimizers on a task.
+
+    There is one for each horizon where a rule's steps depend on it; else one to the longest horizon serves them all.
+    """
     found = []
     for name in names:
         rule, rates, _ = suite.contestants[name]
         key = cell_store.key_of(task, rule, suite.device) if suite.cfg.scoreboard.cache else None
+        seeds, config = tuple(range(suite.cfg.scoreboard.seeds)), suite.tasks[task.name][1]
         for horizon in _runs(task, rule):
-            for seed in range(suite.cfg.scoreboard.seeds):
-                paths = tuple(cell_store.place(key, rate, horizon, seed) for rate in rates)
-                config = suite.tasks[task.name][1]
-                found.append(Job(task.name, config, name, rule, rates, paths, horizon, seed, suite.device))
+            paths = {(s, rate): cell_store.place(key, rate, horizon, s) for s in seeds for rate in rates}
+            found.append(Job(task.name, config, name, rule, rates, seeds, paths, horizon, suite.device))
     return found
 
 
