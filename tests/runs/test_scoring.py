@@ -254,10 +254,10 @@ def test_two_processes_find_what_one_finds(tmp_path):
 
 
 REFUSED = [
-    (["suite=tiny", "experiment=quadratic"], "has no effect on a suite"),
-    (["suite=tiny", "seed=1"], "has no effect on a suite"),
-    (["workers=2"], "has no effect without a suite"),
-    (["scoreboard.seeds=1"], "has no effect without a suite"),
+    (["suite=tiny", "experiment=quadratic"], "has no effect on a suite or a map"),
+    (["suite=tiny", "seed=1"], "has no effect on a suite or a map"),
+    (["workers=2"], "has no effect without a suite or a map"),
+    (["scoreboard.seeds=1"], "has no effect without a suite or a map"),
     (["suite=tiny", "workers=0"], "workers must be at least 1"),
     (["suite=tiny", "scoreboard.scales=[0.5]"], "hold 1.0"),
     (["suite=tiny", "scoreboard.baselines.Adam=null"], "needs Adam"),

@@ -51,7 +51,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
             f"{program}.py needs '{missing}', which this command line or config leaves out or sets to null"
         )
     other = _other(program, loader)
-    read.add({"train": "sweep", "evaluate": "suite"}[program])  # groups that are null at first
+    read |= {"train": {"sweep"}, "evaluate": {"suite", "map"}}[program]  # groups that are null at first
     known = [key for key in keys_of(base) if key.split(".")[0] in read]
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(cfg.hydra.overrides.task)):
         _refuse_override(override, cfg, program, read, other, known)
@@ -64,7 +64,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
 def _other(program: str, loader: Any) -> set[str]:
     """The keys that the other program reads."""
     other = "evaluate" if program == "train" else "train"
-    return {str(key) for key in compose(loader, other, [])} | {"sweep", "suite"}
+    return {str(key) for key in compose(loader, other, [])} | {"sweep", "suite", "map"}
 
 
 def _refuse_override(
@@ -97,7 +97,7 @@ def _place(override: Override) -> str | None:
     return key
 
 
-_GLOBAL = {"experiment", "figure", "launcher", "suite"}
+_GLOBAL = {"experiment", "figure", "launcher", "suite", "map"}
 
 
 def _may_be_added(cfg: DictConfig, place: str, known: list[str]) -> bool:
