@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -128,3 +129,12 @@ def test_every_part_of_the_paper_is_a_command_that_composes(name: str) -> None:
     assert cfg.optimizee._target_.startswith("l2o.")
     before = list(PARTS)[: list(PARTS).index(name)]
     assert set(re.findall(r"{out}/(\w+)/", PARTS[name])) <= set(before)
+
+
+def test_a_published_envelope_is_smoothed_lowest_and_never_rises() -> None:
+    """Two seeds, three steps, two rates: by hand. A rate that breaks down leaves the envelope alone."""
+    envelope = runpy.run_path(str(BENCHMARKS / "published_envelope.py"))["envelope"]
+    curves = np.array([[[1.0, 2.0], [3.0, 1.0], [np.nan, 0.0]], [[3.0, 2.0], [1.0, 1.0], [1.0, 0.0]]])
+    # means: (2, 2), (2, 1), (inf, 0); smoothed: (2, 2), (2, 1.95), (inf, 1.8525)
+    np.testing.assert_allclose(envelope(curves), [2.0, 1.95, 1.8525])
+    np.testing.assert_allclose(envelope(np.array([[[1.0], [2.0]]])), [1.0, 1.0])

@@ -96,19 +96,24 @@ def _add_scoreboard(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "scoreboard",
         help="write the page and the figure of a scoreboard",
         description="Write the page of a scoreboard in Markdown, and its figure beside it, from the results that "
-        "evaluate.py suite=NAME has left, without running anything.",
+        "evaluate.py suite=NAME has left, without running anything. --baselines keeps its baselines for later runs.",
     )
     command.add_argument("results", type=Path, help="a scoreboard.json, or the folder that it lies in")
-    command.add_argument("page", type=Path, help="the page to write, as docs/scoreboard.md; the figure is PAGE.png")
+    command.add_argument("page", type=Path, help="the page to write, as docs/scoreboard.md")
+    command.add_argument("--baselines", type=Path, metavar="FILE", help="also write the outcomes of the baselines alone, "
+                         "as src/l2o/evaluation/baselines/SUITE.json holds them: a suite does not run these again")  # fmt: skip
     command.set_defaults(run=_scoreboard)
 
 
 def _scoreboard(given: argparse.Namespace) -> None:
+    from l2o.evaluation.scoreboard_files import save_baselines
     from l2o.figures.scoreboard import write_page
 
     path = given.results / "scoreboard.json" if given.results.is_dir() else given.results
-    for written in write_page(path, given.page):
-        print(written)
+    print(*write_page(path, given.page), sep="\n")
+    if given.baselines:
+        save_baselines(path, given.baselines)
+        print(given.baselines)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,15 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
 
 
 def write_page(results: str | Path, page: str | Path) -> tuple[Path, Path]:
-    """Write the page of a scoreboard.json, and its figure beside it under the page's name; return both paths."""
+    """Write the page of a scoreboard.json and its figure, and return both paths.
+
+    The figure is PAGE_profile.png, in the folder `figures` beside the page if there is one, else beside the page.
+    """
     board, _ = scoreboard_files.load(results)
     page = Path(page)
-    figure = plot_profile(board, page.with_suffix(".png"))
-    write_text(page, scoreboard_tables.page(board, figure.name))
+    folder = page.parent / "figures" if (page.parent / "figures").is_dir() else page.parent
+    figure = plot_profile(board, folder / f"{page.stem}_profile.png")
+    write_text(page, scoreboard_tables.page(board, figure.relative_to(page.parent).as_posix()))
     return page, figure
 
 
