@@ -60,7 +60,8 @@ def eager(
             episode = episode._replace(theta=theta.detach(), loss=loss, grad=grad, step=episode.step + 1)
             losses.append(loss)
         gradient = gradients(surrogate, list(rule.parameters()))
-    return torch.stack(losses), gradient, episode._replace(state={key: value.detach() for key, value in state.items()})
+    after = episode._replace(state={key: value.detach() for key, value in state.items()})
+    return WindowResult(torch.stack(losses), surrogate.detach(), gradient, after, done=False)
 
 
 @contextmanager
@@ -104,7 +105,7 @@ def measured(way: Way, rule: UpdateRule, optimizee: Optimizee, num_tasks: int) -
         for _ in range(WARM_UP + WINDOWS):
             torch.cuda.synchronize()
             start = time.perf_counter()
-            _, _, episode = way(rule, optimizee, episode, STEPS, generator)
+            episode = way(rule, optimizee, episode, STEPS, generator).carry
             torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
     except torch.OutOfMemoryError:

@@ -100,7 +100,7 @@ def ours(optimizee: Optimizee, p: float | None, num_tasks: int, num_steps: int) 
     episode = start_episode(rule, optimizee, num_tasks, generator)
 
     def window() -> None:
-        losses, gradient, _ = estimator(rule, optimizee, episode, num_steps, generator)
+        losses, _, gradient, *_ = estimator(rule, optimizee, episode, num_steps, generator)
         for parameter, part in zip(rule.parameters(), gradient, strict=True):
             parameter.grad = part
         adam.step()

@@ -48,7 +48,7 @@ CASES: dict[str, Case] = {
     "first order, in small chunks": (lstm, classifier, lambda: TruncatedBPTT(max_replay_bytes=2**14)),
     "second order": (lstm, quadratic, lambda: TruncatedBPTT(second_order=True)),
     "last step only": (lambda: lstm(max_timescale=20), quadratic, lambda: TruncatedBPTT(last_step_only=True)),
-    "imitation": (lstm, classifier, lambda: Imitation(Adam(lr=0.03), cooldown=0.5, horizon=HORIZON)),
+    "imitation": (lstm, classifier, lambda: Imitation(Adam(lr=0.03), cooldown=0.5)),
     "partitioned": (partitioned, classifier, TruncatedBPTT),
     "averaging cells": (lambda: GAC(LogAndSign(10.0), hidden_size=5, averaging_cells=2), quadratic, TruncatedBPTT),
 }

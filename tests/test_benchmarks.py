@@ -39,7 +39,7 @@ def test_the_eager_reference_is_the_same_window(float64, path, monkeypatch, p):
         theirs.data.copy_(ours)
     optimizee = Quadratic(4, init_std=1.0)
     episode = start_episode(rule, optimizee, 3, seeds.generator(0))
-    losses, gradient, after = TruncatedBPTT()(rule, optimizee, episode, 5, seeds.generator(1))
+    losses, _, gradient, after, *_ = TruncatedBPTT()(rule, optimizee, episode, 5, seeds.generator(1))
     evaluate = lambda theta: optimizee.loss_and_grad(theta, episode.task)  # noqa: E731
     start = reference.start(episode.theta)
     expected, theta, grad, _ = eager.window(reference, evaluate, episode.theta, episode.grad, start, 5)

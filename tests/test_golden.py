@@ -32,7 +32,7 @@ def test_deepmind_s_simple_problem(num_tasks, path):
     optimizer = torch.optim.Adam(rule.parameters(), lr=0.01)
     episode = start_episode(rule, optimizee, num_tasks, Generator())
     for _ in range(2):
-        losses, gradient, episode = estimator(rule, optimizee, episode, 5, Generator())
+        losses, _, gradient, episode, *_ = estimator(rule, optimizee, episode, 5, Generator())
         for parameter, grad in zip(rule.parameters(), gradient, strict=True):
             parameter.grad = grad
         optimizer.step()

@@ -30,7 +30,7 @@ def train(num_windows: int, windows_per_episode: int = 5, num_steps: int = 8) ->
     for index in range(num_windows):
         if episode is None or index % windows_per_episode == 0:
             episode = start_episode(rule, optimizee, 4, generator)
-        losses, gradient, episode = estimator(rule, optimizee, episode, num_steps, generator)
+        losses, _, gradient, episode, *_ = estimator(rule, optimizee, episode, num_steps, generator)
         for parameter, part in zip(rule.parameters(), gradient, strict=True):
             parameter.grad = part
         adam.step()

@@ -22,7 +22,6 @@ from l2o import load
 from l2o.__main__ import main as commands
 from l2o.data import images
 from l2o.figures import layers_by_units
-from l2o.unroll import start_episode
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -226,9 +225,9 @@ def test_every_modern_optimizer_learns_on_every_kind_of_optimizee(
     )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        episode = start_episode(rule, problem, 2, generator, horizon=4.0)
+        episode = estimator.start(rule, problem, 2, 4.0, generator)
         for _ in range(2):
-            losses, gradient, episode = estimator(rule, problem, episode, 2, generator)
+            losses, _, gradient, episode, *_ = estimator(rule, problem, episode, 2, generator)
             assert losses.isfinite().all()
             found = {name: part for (name, _), part in zip(rule.named_parameters(), gradient, strict=True)}
             assert all(part.isfinite().all() for part in found.values())

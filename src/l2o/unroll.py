@@ -28,6 +28,7 @@ class Episode(NamedTuple):
     state: State
     step: int
     horizon: float = math.inf  # steps of the whole episode
+    start_loss: Tensor | None = None  # (B,), f(θ_0); None in an episode that an older checkpoint holds
 
     @property
     def seen(self) -> Observation:
@@ -39,7 +40,8 @@ class Episode(NamedTuple):
         """Give the same episode on another device."""
         task, state = ({key: value.to(device) for key, value in part.items()} for part in (self.task, self.state))
         theta, loss, grad = (part.to(device) for part in (self.theta, self.loss, self.grad))
-        return self._replace(task=task, theta=theta, loss=loss, grad=grad, state=state)
+        start_loss = None if self.start_loss is None else self.start_loss.to(device)
+        return self._replace(task=task, theta=theta, loss=loss, grad=grad, state=state, start_loss=start_loss)
 
 
 def start_episode(
@@ -48,7 +50,7 @@ def start_episode(
     """Draw B tasks and evaluate f at θ_0. `horizon` tells the rule how many steps the episode will have."""
     theta, task = optimizee.sample(num_tasks, generator)
     loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, num_tasks, generator))
-    return Episode(task, theta, loss, grad, rule.init_state(theta, optimizee.layout), 0, horizon)
+    return Episode(task, theta, loss, grad, rule.init_state(theta, optimizee.layout), 0, horizon, loss)
 
 
 def step(
@@ -64,7 +66,8 @@ def step(
     theta = episode.theta + update
     batch = optimizee.sample_batch(episode.task, len(theta), generator)
     loss, grad = optimizee.loss_and_grad(theta, batch)
-    return update, Episode(episode.task, theta, loss, grad, state, episode.step + 1, episode.horizon)
+    after = episode._replace(theta=theta, loss=loss, grad=grad, state=state, step=episode.step + 1)
+    return update, after
 
 
 @torch.no_grad()

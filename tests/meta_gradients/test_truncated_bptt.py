@@ -132,7 +132,9 @@ class Window:
         return generator
 
     def run(self, estimator, num_steps=K):
-        return estimator(self.rule, self.optimizee, self.episode, num_steps, self.generator())
+        """The losses, the gradient and the episode after the window."""
+        found = estimator(self.rule, self.optimizee, self.episode, num_steps, self.generator())
+        return found.losses, found.gradient, found.carry
 
     def unroll(self, num_steps=K):
         return unroll(self.rule, self.optimizee, self.episode, num_steps, self.generator())

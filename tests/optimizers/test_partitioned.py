@@ -179,7 +179,7 @@ def test_a_window_on_the_conv_net_equals_autograd(second_order, size, path):
     episode = start_episode(rule, optimizee, 2, generator)
     stream = generator.get_state()
     estimator = TruncatedBPTT(second_order, max_replay_bytes=size)
-    losses, gradient, _ = estimator(rule, optimizee, episode, 4, generator)
+    losses, _, gradient, *_ = estimator(rule, optimizee, episode, 4, generator)
 
     generator.set_state(stream)
     _, theta, _, grad, state, *_ = episode

@@ -68,7 +68,7 @@ def test_a_window_is_one_step_of_adam_on_the_clipped_meta_gradient() -> None:
     generator = seeds.generator(0, Stream.TRAINING, 0, 0)
     episode = start_episode(rule, module.optimizee, 2, generator)
     for _ in range(3):
-        _, gradient, episode = TruncatedBPTT()(rule, module.optimizee, episode, 4, generator)
+        _, _, gradient, episode, *_ = TruncatedBPTT()(rule, module.optimizee, episode, 4, generator)
         for parameter, part in zip(rule.parameters(), gradient, strict=True):
             parameter.grad = part
         torch.nn.utils.clip_grad_norm_(rule.parameters(), 0.5)
@@ -92,7 +92,7 @@ def test_the_best_phi_is_that_of_the_lowest_final_validation_loss() -> None:
     assert torch.equal(best, torch.cat([p.detach().flatten() for p in module.best_rule().parameters()]))
 
 
-@pytest.mark.parametrize("meta_gradient", [None, Imitation(Adam(lr=0.01), cooldown=0.5, horizon=12)])
+@pytest.mark.parametrize("meta_gradient", [None, Imitation(Adam(lr=0.01), cooldown=0.5)])
 def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, meta_gradient: MetaGradient | None) -> None:
     undisturbed = learner(meta_gradient=meta_gradient)
     first = trainer(3, SaveAlways(tmp_path))
@@ -117,8 +117,8 @@ def test_a_window_that_is_not_finite_is_skipped_whole_and_its_episode_restarted(
     assert module.state.skipped_in_a_row == 0
     assert run.global_step == 2  # of three windows
     assert module.state.episodes == 2
-    assert module.state.episode is not None
-    assert module.state.episode.step == 8
+    assert module.state.carry is not None
+    assert module.state.carry.step == 8
     assert phi(module).isfinite().all()
 
 

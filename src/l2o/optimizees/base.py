@@ -44,6 +44,14 @@ class Optimizee(ABC):
         """Draw the data of one evaluation of f for each of B tasks. By default nothing is drawn; f reads the task."""
         return task
 
+    def sample_test_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        """Draw the data of one evaluation of f on data that `sample_batch` never gives, for each of B tasks.
+
+        By default all data come from one distribution, of which any draw is as new as a test batch. An optimizee that
+        trains on finitely many examples overrides it.
+        """
+        return self.sample_batch(task, num_tasks, generator)
+
     def losses(self, theta: Tensor, batch: Batch) -> Tensor:
         """Give f of every task: θ (B, P) -> (B,). Override it where a native batch is faster than vmap."""
         if len(theta) == 1:  # vmap over one task costs time and gains nothing

@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates of one optimizee, R copies.
 """
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
@@ -31,6 +32,9 @@ class View(Optimizee):
 
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
         return self.inner.sample_batch(task, num_tasks, generator)
+
+    def sample_test_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        return self.inner.sample_test_batch(task, num_tasks, generator)
 
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
         return self.inner.loss(theta, batch)
@@ -85,6 +89,9 @@ class Subset(View):
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
         return self._of_chosen(self.inner.sample_batch(self._all_tasks, self._num_tasks, generator))
 
+    def sample_test_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        return self._of_chosen(self.inner.sample_test_batch(self._all_tasks, self._num_tasks, generator))
+
     def of(self, inner: Optimizee) -> "Subset":
         return type(self)(inner, self.chosen)
 
@@ -110,8 +117,17 @@ class Repeated(View):
         return self._repeat(theta), {key: self._repeat(value) for key, value in task.items()}
 
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        return self._batch(self.inner.sample_batch, task, num_tasks, generator)
+
+    def sample_test_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        return self._batch(self.inner.sample_test_batch, task, num_tasks, generator)
+
+    def _batch(
+        self, draw: Callable[[Batch, int, Generator], Batch], task: Batch, num_tasks: int, generator: Generator
+    ) -> Batch:
+        """Draw the minibatches of the first copy's tasks, and repeat them for every copy."""
         count = self._originals(num_tasks)
-        batch = self.inner.sample_batch({key: value[:count] for key, value in task.items()}, count, generator)
+        batch = draw({key: value[:count] for key, value in task.items()}, count, generator)
         return {key: self._repeat(value) for key, value in batch.items()}
 
     def of(self, inner: Optimizee) -> "Repeated":

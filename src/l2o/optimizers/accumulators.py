@@ -63,10 +63,14 @@ def init_moments(theta: Tensor, layout: Layout, momenta: int, squares: int, fact
 
 
 def update_moments(grad: Tensor, state: State, layout: Layout, decays: Decays) -> Moments:
-    """Take up a gradient (B, P). The decays of second moments are first clipped to [0, 1]."""
-    momenta, squares, major, minor = (state[key].movedim(-1, 0) for key in AXES)
-    rows, columns = _factor_means(grad.square() + 1e-30, layout)
+    """Take up a gradient (B, P). The decays of second moments are first clipped to [0, 1].
+
+    Accumulators without a decay need not be in the state.
+    """
+    none = grad.new_zeros(*grad.shape, 0)
+    momenta, squares, major, minor = (state.get(key, none).movedim(-1, 0) for key in AXES)
     of_squares, of_factors = decays.squares.clamp(0, 1), decays.factors.clamp(0, 1)
+    rows, columns = _factor_means(grad.square() + 1e-30, layout) if of_factors.numel() else (grad, grad)
     return Moments(
         mixed(decays.momenta, momenta, grad),
         mixed(of_squares, squares, grad.square()),

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from l2o.checks import at_least_one
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.accumulators import AXES, Decays, constant, factored, init_moments, normalised, update_moments
+from l2o.optimizers.accumulators import AXES, Decays, constant, init_moments
 from l2o.optimizers.base import Observation, Scope, State
+from l2o.optimizers.kernels.coordinate_mlp import step
+from l2o.optimizers.kernels.recipe import Feature, Recipe
 from l2o.optimizers.mlp import MLP
 from l2o.optimizers.schedules import ScheduledRule
 
@@ -21,6 +23,28 @@ TIMESCALES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 """τ of the time features tanh(t/τ − 1)."""
 
 DECAYS = (0.9, 0.99, 0.999)
+
+RECIPE = Recipe(
+    (
+        Feature.GRAD,
+        Feature.THETA,
+        Feature.MOMENTA,
+        Feature.SQUARES,
+        Feature.SCALED_MOMENTA,
+        Feature.ROOT,
+        Feature.FACTORED_GRAD,
+        Feature.ROWS,
+        Feature.COLUMNS,
+        Feature.RSQRT_ROWS,
+        Feature.RSQRT_COLUMNS,
+        Feature.FACTORED_MOMENTA,
+    ),
+    norm_eps=1e-5,
+    square_eps=1e-6,
+    vector_eps=1e-6,
+    timescales=TIMESCALES,
+)
+"""What the network sees, in the order of the authors' weights."""
 
 
 class AdafacMLP(ScheduledRule):
@@ -94,19 +118,12 @@ class AdafacMLP(ScheduledRule):
         return dict(AXES)
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        moments = update_moments(seen.grad, state, layout, self.decays(seen.grad))
-        by_factors = factored(moments, layout, vector_eps=1e-6)
-        m, v = moments.momenta, moments.squares
-        s = (v + 1e-6).rsqrt()
-        grad, theta = seen.grad[None], seen.theta[None]
-        scaled, scaled_m, *factors = by_factors
-        time = time_features(seen.step, layout)
-        features = torch.cat((grad, theta, m, v, m * s, s, grad * scaled, *factors, m * scaled_m, time))
-        direction, exponent = self.mlp(normalised(features, layout, eps=1e-5, kept=len(time)))
-        direction = direction * torch.exp(self.exp_mult * exponent)
+        recipe = RECIPE._replace(exp_mult=self.exp_mult)
+        scale = -1.0 * self.rate_at(seen, self.step_mult)
         if self.step_scale is not None:
-            direction = direction * layout.spread(constant(self._scales(layout), direction)[None])
-        return self.descent(seen, direction, self.step_mult), moments.state
+            scale = scale * constant(self._scales(layout), seen.grad)[None]
+        update, after = step(recipe, self.mlp.weights, self.decays(seen.grad), seen, state, layout, scale)
+        return self.decayed(seen, update, self.step_mult), after
 
     def decays(self, like: Tensor) -> Decays:
         """Give β of every accumulator as φ has it now: (M,), or (B, M) where φ has a leading task axis."""
@@ -134,9 +151,3 @@ class AdafacMLP(ScheduledRule):
 def learned_decay(start: Tensor, offset: Tensor) -> Tensor:
     """Give β = 1 − exp(10 (ln(1 − β_0)/10 + δ)), so that δ moves the logarithm of an average's length."""
     return 1 - torch.exp(10 * (torch.log(1 - start) / 10 + offset))
-
-
-def time_features(step: Tensor, layout: Layout) -> Tensor:
-    """Give tanh(t/τ − 1) for eleven τ from 1 to 10⁵: (B,) -> (11, B, P), the same for all coordinates."""
-    features = torch.tanh(step / constant(TIMESCALES, step)[:, None] - 1)
-    return features[..., None].expand(-1, -1, layout.size)

@@ -93,6 +93,9 @@ class UpdateRule(nn.Module, ABC):
     needs: frozenset[str] = frozenset()
     """Which of "loss" and "horizon" the rule cannot do without."""
 
+    batched_phi: bool = False
+    """Whether `init_state` and `forward` deal with parameters that have a leading axis of B tasks (`with_phi`)."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Make the class known by its name, so that exported files can name it."""
         super().__init_subclass__(**keywords)

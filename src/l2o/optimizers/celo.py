@@ -3,26 +3,35 @@
 Shapes: B tasks, P coordinates, F features.
 """
 
-import torch
 from torch import Tensor
 
 from l2o.checks import at_least_one
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.accumulators import (
-    AXES,
-    Decays,
-    Moments,
-    constant,
-    factored,
-    init_moments,
-    mean_square,
-    normalised,
-    update_moments,
-)
+from l2o.optimizers.accumulators import AXES, Decays, constant, init_moments
 from l2o.optimizers.base import Observation, Scope, State
 from l2o.optimizers.celo_scheduler import CeloScheduler
+from l2o.optimizers.kernels.coordinate_mlp import step
+from l2o.optimizers.kernels.recipe import Feature, Recipe
 from l2o.optimizers.mlp import MLP
 from l2o.optimizers.schedules import ScheduledRule
+
+FEATURES = (
+    Feature.GRAD,
+    Feature.CLIPPED_GRAD,
+    Feature.THETA,
+    Feature.MOMENTA,
+    Feature.SQUARES,
+    Feature.SCALED_MOMENTA,
+    Feature.ROOT,
+    Feature.FACTORED_GRAD,
+    Feature.SCALED_GRAD,
+    Feature.ROWS,
+    Feature.COLUMNS,
+    Feature.RSQRT_ROWS,
+    Feature.RSQRT_COLUMNS,
+    Feature.FACTORED_MOMENTA,
+)
+"""What the network sees, in the order of the authors' fourteen groups of weights."""
 
 NUM_FEATURES = 30
 
@@ -31,6 +40,8 @@ LARGEST = 1000.0
 
 DECAYS = ((0.9, 0.99, 0.999), (0.999,), (0.9, 0.99, 0.999))
 """β of the momenta, of the second moment, and of the factored second moments."""
+
+RECIPE = Recipe(FEATURES, norm_eps=1e-5, square_eps=1e-6, limit=LARGEST, relative=True)
 
 
 class Celo(ScheduledRule):
@@ -81,17 +92,14 @@ class Celo(ScheduledRule):
         return AXES | self.scheduler.state_axes() if self.phase == 2 else dict(AXES)
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        grad = seen.grad.clamp(-LARGEST, LARGEST)
-        moments = update_moments(grad, state, layout, Decays(*(constant(part, grad) for part in DECAYS)))
-        features = celo_features(grad, seen.theta, moments, layout, square_eps=1e-6)
-        out = self.mlp(normalised(features, layout, eps=1e-5))
-        size = layout.spread((mean_square(seen.theta, layout) + 1e-9).sqrt())  # ρ
-        direction = out[0] * size * torch.exp(self.exp_mult * out[1])
-        after = moments.state
+        scale, shared = -1.0 * self.rate_at(seen, self.step_mult), {}
         if self.phase == 2:
             rate, shared = self.scheduler(seen, state)
-            direction, after = rate * direction, after | shared
-        return self.descent(seen, direction, self.step_mult), after
+            scale = scale * rate
+        recipe, moments = RECIPE._replace(exp_mult=self.exp_mult), {key: state[key] for key in AXES}
+        decays = Decays(*(constant(part, seen.grad) for part in DECAYS))
+        update, after = step(recipe, self.mlp.weights, decays, seen, moments, layout, scale)
+        return self.decayed(seen, update, self.step_mult), after | shared
 
 
 def second_phase(first: Celo) -> Celo:
@@ -102,21 +110,3 @@ def second_phase(first: Celo) -> Celo:
     second = Celo(2, first.hidden_size, first.num_layers, 64, *options)
     second.mlp.load_state_dict(first.mlp.state_dict())
     return second
-
-
-def celo_features(
-    grad: Tensor, theta: Tensor, moments: Moments, layout: Layout, square_eps: float, vectors: bool = True
-) -> Tensor:
-    """Give the 30 features of every coordinate (30, B, P), not normalised, for a clipped gradient.
-
-    In the order of Celo's fourteen groups of weights. Without `vectors` the last five groups are 0 for tensors with
-    fewer than two axes, as Celo2 has it.
-    """
-    m, v = moments.momenta, moments.squares
-    s = (v + square_eps).rsqrt()
-    by_factors = factored(moments, layout, vector_eps=0.0)
-    last = torch.cat((*by_factors[2:], m * by_factors.momentum_scale))
-    if not vectors:
-        last = last * layout.spread(constant((float(len(shape) > 1) for shape in layout.shapes.values()), grad)[None])
-    g, theta = grad[None], theta[None]
-    return torch.cat((g, g.clamp(-0.1, 0.1), theta, m, v, m * s, s, g * by_factors.scale, g * s, last))

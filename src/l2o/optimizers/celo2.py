@@ -4,9 +4,9 @@ Shapes: B tasks, P coordinates, G of them in the tensors that the MLP serves.
 """
 
 import functools
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
+from math import prod
 from typing import NamedTuple
 
 import torch
@@ -14,18 +14,12 @@ from torch import Tensor
 
 from l2o.checks import at_least_one
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.accumulators import (
-    AXES,
-    Decays,
-    Moments,
-    constant,
-    init_moments,
-    normalised,
-    update_moments,
-)
+from l2o.optimizers.accumulators import AXES, Decays, constant, init_moments, normalised
 from l2o.optimizers.adam_averages import bias_correction
 from l2o.optimizers.base import Observation, Scope, State, take
-from l2o.optimizers.celo import LARGEST, NUM_FEATURES, celo_features
+from l2o.optimizers.celo import FEATURES, LARGEST, NUM_FEATURES
+from l2o.optimizers.kernels.coordinate_mlp import step
+from l2o.optimizers.kernels.recipe import Recipe, served_layout
 from l2o.optimizers.mlp import MLP
 from l2o.optimizers.newton_schulz import newton_schulz
 from l2o.optimizers.schedules import ScheduledRule
@@ -34,6 +28,11 @@ DECAYS = ((0.9, 0.99, 0.999), (0.95,), (0.9, 0.99, 0.999))
 """β of the momenta, of the second moment, and of the factored second moments."""
 
 EPS = 1e-8
+
+OUTPUT_EPS = 1e-9
+"""ε of the mean square that the direction is normalised by."""
+
+RECIPE = Recipe(FEATURES, norm_eps=1e-9, square_eps=EPS, limit=LARGEST, matrices=True, vectors=False)
 
 
 class Celo2(ScheduledRule):
@@ -87,42 +86,30 @@ class Celo2(ScheduledRule):
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         routes = _routes(layout, self.adam_vectors, self.adam_pattern)
-        limit = routes.for_each(layout, seen.grad, learned=LARGEST, adam=math.inf)
-        grad = torch.clamp(seen.grad, -limit, limit)
-        moments = update_moments(grad, state, layout, Decays(*(constant(part, grad) for part in DECAYS)))
-        step = state["step"] + 1
-        pieces: dict[str, Tensor] = {}
-        if routes.learned:
-            pieces |= self._learned(grad, seen.theta, moments, layout, routes.learned)
-        if routes.adam:
-            pieces |= self._adam(moments, step, layout, routes.adam)
-        direction = torch.cat([pieces[name] for name in layout.shapes], 1) if pieces else grad
-        lr = self.step_mult * routes.for_each(layout, grad, learned=1.0, adam=self.mult_1d)
-        return self.descent(seen, direction, lr), moments.state | {"step": step}
-
-    def _learned(
-        self, grad: Tensor, theta: Tensor, moments: Moments, layout: Layout, names: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """Give N(NS(d)) of each tensor that the MLP serves, flat."""
-        own, spans = Layout({name: layout.shapes[name] for name in names}), [layout.slices[name] for name in names]
-        moments = moments.of(layout, names)
-        features = celo_features(take(grad, spans), take(theta, spans), moments, own, square_eps=EPS, vectors=False)
-        direction = self.mlp(normalised(features, own, eps=1e-9, matrices=True))[0]
+        decays, moments = Decays(*(constant(part, seen.grad) for part in DECAYS)), {key: state[key] for key in AXES}
+        number, rate = state["step"] + 1, self.rate_at(seen, self.step_mult)
+        recipe, scale = (RECIPE, 1.0) if self.orthogonal else (RECIPE._replace(output_eps=OUTPUT_EPS), -1.0 * rate)
+        update, after = step(recipe, self.mlp.weights, decays, seen, moments, layout, scale, routes.learned)
         if self.orthogonal:
-            parts = own.unravel(direction)
-            direction = own.ravel({name: _orthogonal(part) for name, part in parts.items()})
-        return _pieces(normalised(direction, own, eps=1e-9, matrices=True), own)
+            update = -rate * _orthogonalised(update, served_layout(layout, routes.learned))
+        if routes.adam:
+            of_adam = -rate * self.mult_1d * self._adam(after, number, layout, routes.adam)
+            update = _joined(layout, {routes.learned: update, routes.adam: of_adam})
+        lr = self.step_mult
+        if self.weight_decay:
+            lr = lr * routes.for_each(layout, seen.grad, learned=1.0, adam=self.mult_1d)
+        return self.decayed(seen, update, lr), after | {"step": number}
 
-    def _adam(self, moments: Moments, step: Tensor, layout: Layout, names: Sequence[str]) -> dict[str, Tensor]:
-        """Give Adam's direction for each tensor that Adam serves, flat."""
-        mean, square = moments.momenta[0], moments.squares[-1]
+    def _adam(self, moments: State, step: Tensor, layout: Layout, names: tuple[str, ...]) -> Tensor:
+        """Give Adam's direction for the tensors that Adam serves (B, G)."""
+        spans, own = [layout.slices[name] for name in names], served_layout(layout, names)
+        mean, square = take(moments["momenta"][..., 0], spans), take(moments["squares"][..., -1], spans)
         if not self.bias_correction:
-            direction = mean * (square + EPS).rsqrt()
-        else:
-            of_mean, of_square = (layout.spread(bias_correction(decays[0], step)) for decays in DECAYS[:2])
-            direction = mean / of_mean / ((square / of_square).sqrt() + EPS)
-        pieces = _pieces(direction, layout)
-        return {name: pieces[name] for name in names}
+            return mean * (square + EPS).rsqrt()
+        places = [place for place, name in enumerate(layout.shapes) if name in names]
+        step = step[:, places]
+        of_mean, of_square = (own.spread(bias_correction(decays[0], step)) for decays in DECAYS[:2])
+        return mean / of_mean / ((square / of_square).sqrt() + EPS)
 
 
 class Routes(NamedTuple):
@@ -147,11 +134,18 @@ def _routes(layout: Layout, adam_vectors: bool, adam_pattern: str | None) -> Rou
     return Routes(tuple(name for name in layout.shapes if name not in adam), adam)
 
 
-def _orthogonal(part: Tensor) -> Tensor:
-    """Give NS of a tensor (B, *shape) of two axes or more. Others, and those without elements, stay as they are."""
-    return newton_schulz(part) if part.ndim > 2 and part.numel() else part
+def _orthogonalised(direction: Tensor, layout: Layout) -> Tensor:
+    """Give N(NS(d)) of every tensor of two axes or more, and N(d) of all others: (B, G) -> (B, G)."""
+    parts = layout.unravel(direction)
+    has_matrices = lambda part: part.ndim > 2 and part.numel()  # noqa: E731
+    parts = {name: newton_schulz(part) if has_matrices(part) else part for name, part in parts.items()}
+    return normalised(layout.ravel(parts), layout, OUTPUT_EPS, matrices=True) if parts else direction
 
 
-def _pieces(flat: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """(B, P) -> name: (B, n)."""
-    return {name: flat[:, span] for name, span in layout.slices.items()}
+def _joined(layout: Layout, shares: Mapping[tuple[str, ...], Tensor]) -> Tensor:
+    """Join what belongs to some of the tensors with what belongs to the others, in the layout's order: (B, P)."""
+    pieces: dict[str, Tensor] = {}
+    for names, flat in shares.items():
+        sizes = [prod(layout.shapes[name]) for name in names]
+        pieces |= zip(names, flat.split(sizes, 1), strict=True)
+    return torch.cat([pieces[name] for name in layout.shapes], 1)

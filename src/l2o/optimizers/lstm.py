@@ -26,6 +26,7 @@ class LSTM(UpdateRule):
     """
 
     scope = Scope.COORDINATE
+    batched_phi = True
 
     def __init__(
         self,

@@ -26,6 +26,11 @@ class MLP(nn.Module):
             self.register_parameter(f"weight_{i}", nn.Parameter(truncated_normal(outputs, inputs)))
             self.register_parameter(f"bias_{i}", nn.Parameter(torch.zeros(outputs)))
 
+    @property
+    def weights(self) -> list[Tensor]:
+        """Give W and b of every layer, one after another, as φ has them now: with a task axis, or without."""
+        return [getattr(self, f"{kind}_{i}") for i in range(self.num_layers) for kind in ("weight", "bias")]
+
     def forward(self, x: Tensor) -> Tensor:
         """(I, B, P) -> (O, B, P)."""
         for i in range(self.num_layers):

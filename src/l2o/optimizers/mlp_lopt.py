@@ -3,18 +3,22 @@
 Shapes: B tasks, P coordinates.
 """
 
-import torch
 from torch import Tensor
 
 from l2o.checks import at_least_one
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.accumulators import constant, mixed, normalised
-from l2o.optimizers.adafac_mlp import time_features
+from l2o.optimizers.accumulators import Decays, constant
+from l2o.optimizers.adafac_mlp import TIMESCALES
 from l2o.optimizers.base import Observation, Scope, State
+from l2o.optimizers.kernels.coordinate_mlp import step
+from l2o.optimizers.kernels.recipe import Feature, Recipe
 from l2o.optimizers.mlp import MLP
 from l2o.optimizers.schedules import ScheduledRule
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+
+RECIPE = Recipe((Feature.GRAD, Feature.THETA, Feature.MOMENTA), norm_eps=1e-5, timescales=TIMESCALES)
+"""What the network sees, in the order of the authors' weights."""
 
 
 class MLPLOpt(ScheduledRule):
@@ -51,9 +55,8 @@ class MLPLOpt(ScheduledRule):
         return {"momenta": Axis.COORDINATES}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        momenta = mixed(constant(DECAYS, seen.grad), state["momenta"].movedim(-1, 0), seen.grad)
-        time = time_features(seen.step, layout)
-        features = torch.cat((seen.grad[None], seen.theta[None], momenta, time))
-        direction, exponent = self.mlp(normalised(features, layout, eps=1e-5, kept=len(time)))
-        direction = direction * torch.exp(self.exp_mult * exponent)
-        return self.descent(seen, direction, self.step_mult), {"momenta": momenta.movedim(0, -1)}
+        none = constant((), seen.grad)
+        decays = Decays(constant(DECAYS, seen.grad), squares=none, factors=none)
+        recipe, scale = RECIPE._replace(exp_mult=self.exp_mult), -1.0 * self.rate_at(seen, self.step_mult)
+        update, after = step(recipe, self.mlp.weights, decays, seen, state, layout, scale)
+        return self.decayed(seen, update, self.step_mult), after

@@ -33,6 +33,8 @@ class Partitioned(UpdateRule):
     group's rule is kept under "group.key"; its axis 1 belongs to the group's G coordinates.
     """
 
+    batched_phi = True  # it has no parameters beside those of its rules
+
     def __init__(self, rules: Mapping[str, UpdateRule], patterns: Mapping[str, str]):
         super().__init__()
         if set(rules) != set(patterns) or "class" in rules:  # an exported rule's own word

@@ -15,6 +15,9 @@ class Preprocessing(nn.Module, ABC):
 
     num_features: int
 
+    batched_phi: bool = False
+    """Whether `forward` deals with parameters that have a leading axis of B tasks, as does the gradient then."""
+
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Make the class known by its name, so that exported files can name it."""
         super().__init_subclass__(**keywords)

@@ -24,6 +24,7 @@ class RNNProp(UpdateRule):
     """
 
     scope = Scope.COORDINATE
+    batched_phi = True
 
     def __init__(
         self,
@@ -62,7 +63,9 @@ class RNNProp(UpdateRule):
 
 
 class InputLayer(Preprocessing):
-    """ELU(W x + b) of a pair x: (..., 2) -> (..., F)."""
+    """ELU(W x + b) of a pair x: (..., 2) -> (..., F). Where W is (B, F, 2), one for each task, x is (B, P, 2)."""
+
+    batched_phi = True
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -70,4 +73,7 @@ class InputLayer(Preprocessing):
         self.linear = nn.Linear(2, num_features)
 
     def forward(self, grad: Tensor) -> Tensor:
-        return F.elu(self.linear(grad))
+        weight, bias = self.linear.weight, self.linear.bias
+        if weight.ndim == bias.ndim + 1 == 2:
+            return F.elu(F.linear(grad, weight, bias))
+        return F.elu(grad @ weight.mT + (bias if bias.ndim == 1 else bias[:, None]))

@@ -40,6 +40,10 @@ class ScheduledRule(UpdateRule):
             direction = direction + self.weight_decay * seen.theta
         return -self.rate_at(seen, lr) * direction
 
+    def decayed(self, seen: Observation, update: Tensor, lr: float | Tensor) -> Tensor:
+        """Give g (B, P) for an update that is multiplied by the rate already, but without the weight decay."""
+        return update - self.rate_at(seen, lr) * self.weight_decay * seen.theta if self.weight_decay else update
+
     def rate_at(self, seen: Observation, lr: float | Tensor) -> float | Tensor:
         """Give the learning rate lr · s_t of this step."""
         return lr * self.scheduled(seen) if self.warmup > 0 or self.schedule != "constant" else lr

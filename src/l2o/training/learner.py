@@ -15,17 +15,18 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from l2o import seeds
 from l2o.checks import at_least_one
 from l2o.deploy import export
-from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
+from l2o.meta_gradients.base import Carry, MetaGradient
+from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees.base import Optimizee
 from l2o.optimizees.checks import check
 from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.training import meta_schedule
-from l2o.training.safeguards import CHANCE, fall_back, refuse, set_gradients, shown, skip
+from l2o.training.carries import Leaves, filled
+from l2o.training.safeguards import CHANCE, fall_back, refuse, set_gradients, shown, skip, warn
 from l2o.training.training_state import TrainingState, phi_of
 from l2o.training.validation import validate
 from l2o.training.windows import Windows
-from l2o.unroll import Episode, start_episode
 
 
 class MetaLearner(pl.LightningModule):
@@ -82,25 +83,34 @@ class MetaLearner(pl.LightningModule):
         self.generator = torch.Generator(self.device)
         if self.state.generator_state is not None:  # resumed
             self.generator.set_state(self.state.generator_state)
-        if self.state.episode is not None:  # an older checkpoint's does not know its horizon
-            self.state.episode = self.state.episode.to(self.device)._replace(horizon=self.horizon)
+        if self.state.saved_carry:
+            self.state.carry, self.state.saved_carry = self._resumed_carry(self.state.saved_carry), []
+
+    def _resumed_carry(self, saved: list[Leaves]) -> Carry | None:
+        """Return the carry of a checkpoint, or None, with a word, where the estimator carries something else."""
+        unused = torch.Generator(self.device)
+        like = self.meta_gradient.start(self.rule, self.optimizee, self.num_tasks, self.horizon, unused)
+        found = next((carry for carry in (filled(like, leaves) for leaves in saved) if carry is not None), None)
+        if found is None:
+            warn("the checkpoint's episode is one of another meta_gradient or problem: a new episode starts")
+        return found
 
     def on_train_start(self) -> None:
         meta_schedule.resume(self.trainer, self.state, self.meta_scheduler, *self._schedule())
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         state = self.state
-        episode = state.episode or self._start_episode()
-        losses, gradient, episode = self.meta_gradient(self.rule, self.optimizee, episode, self.window, self.generator)
+        carry = state.carry if state.carry is not None else self._start_episode()
+        found = self.meta_gradient(self.rule, self.optimizee, carry, self.window, self.generator)
         # One all-reduce, the same for every estimator; a rank that is not finite makes the mean so on every rank.
-        flat = torch.cat([losses.mean().view(1), *(part.flatten() for part in gradient)])
+        flat = torch.cat([found.losses.mean().view(1), *(part.flatten() for part in found.gradient)])
         flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
         finite = math.isfinite(flat.sum().item())  # the window's only synchronisation
         state.windows += 1
         if finite:
             self._update(flat[1:])
             state.skipped_in_a_row = 0
-            state.episode = episode if episode.step < self.horizon else None
+            state.carry = None if found.done else found.carry
         else:
             skip(state, self.max_skipped)
         if finite and self.logs_now():
@@ -111,10 +121,10 @@ class MetaLearner(pl.LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in its logger connector
         return self.state.windows % max(1, every) == 0
 
-    def _start_episode(self) -> Episode:
+    def _start_episode(self) -> Carry:
         self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.state.episodes))
         self.state.episodes += 1
-        return start_episode(self.rule, self.optimizee, self.num_tasks, self.generator, self.horizon)
+        return self.meta_gradient.start(self.rule, self.optimizee, self.num_tasks, self.horizon, self.generator)
 
     def _update(self, flat: Tensor) -> None:
         set_gradients(list(self.rule.parameters()), flat, self.clip_norm)
@@ -194,6 +204,8 @@ class MetaLearner(pl.LightningModule):
         checkpoint["l2o"] = self.state.state_dict(self.rule, self.generator)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.state.load_state_dict(checkpoint["l2o"], self.rule, self.global_rank, self.trainer.world_size)
+        self.state.load_state_dict(
+            checkpoint["l2o"], self.rule, self.global_rank, self.trainer.world_size, self.horizon
+        )
         # Lightning would restore it before anybody knows whether it is of the kind that this run has.
         self.state.scheduler, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"][0], []

@@ -80,7 +80,7 @@ def fall_back(state: TrainingState, rule: UpdateRule, optimizer: Optimizer, sche
     optimizer.state.clear()
     meta_schedule.scale(optimizer, scheduler, 0.5)
     state.lr_factor /= 2
-    state.episode = None
+    state.carry = None
 
 
 def shown(value: float) -> float:

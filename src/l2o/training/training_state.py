@@ -8,16 +8,17 @@ Shapes: B tasks, P coordinates of one optimizee.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.distributed as dist
 from torch import Generator, Tensor
 
 from l2o.deploy import export
+from l2o.meta_gradients.base import Carry
 from l2o.optimizers.base import UpdateRule
+from l2o.training.carries import Leaves, leaves_of, of_older_checkpoint
 from l2o.training.validation import Validation
-from l2o.unroll import Episode
 
 FOUND = ("best_loss", "best_phi", "initial_loss")
 """What validation has found. Spawned ranks hand these back to the process that waits for them."""
@@ -51,8 +52,10 @@ class TrainingState:
     """φ by name at `best_loss`; None where no validation has come to a finite loss."""
     initial_loss: float = math.inf
     """The loss at θ_0 on validation problems."""
-    episode: Episode | None = None
-    """The rank's own episode, between two of its windows; None between two episodes."""
+    carry: Carry | None = None
+    """What the estimator carries to the next window of the rank's own episode; None between two episodes."""
+    saved_carry: list[Leaves] = field(default_factory=list)
+    """The carry in the checkpoint that the run goes on from: one entry for each way to read it, or none."""
     generator_state: Tensor | None = None
     """The state of the rank's own generator, as a checkpoint holds it."""
 
@@ -65,7 +68,7 @@ class TrainingState:
         """Count a window that is not finite; its episode is given up."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        self.episode = None
+        self.carry = None
 
     def saw(self, validation: Validation, rule: UpdateRule) -> None:
         """Take note of a validation, and keep φ if it is the best so far."""
@@ -79,15 +82,17 @@ class TrainingState:
         All ranks must call it, since it gathers. Where no φ is the best yet, the current one stands in its place, so
         that a checkpoint can always be loaded as a rule.
         """
-        episode = self.episode.to("cpu")._asdict() if self.episode else None
+        carry = leaves_of(self.carry) if self.carry is not None else None
         saved = {name: getattr(self, name) for name in (*COUNTED, *FOUND)}
         return saved | {
             "rule": json.dumps(normalised(rule)),
-            "ranks": gather({"episode": episode, "generator": generator.get_state()}),
+            "ranks": gather({"carry": carry, "generator": generator.get_state()}),
             "best_phi": self.best_phi if self.best_phi is not None else phi_of(rule),
         }
 
-    def load_state_dict(self, saved: Mapping[str, Any], rule: UpdateRule, rank: int, num_ranks: int) -> None:
+    def load_state_dict(
+        self, saved: Mapping[str, Any], rule: UpdateRule, rank: int, num_ranks: int, horizon: int
+    ) -> None:
         """Take over what a checkpoint holds. What an older checkpoint does not know keeps its default.
 
         Raises ValueError where the checkpoint is of another rule or of another number of ranks.
@@ -99,7 +104,10 @@ class TrainingState:
                 "set trainer, trainer.devices and trainer.num_nodes as they were"
             )
         own = saved["ranks"][rank]
-        self.episode = Episode(**own["episode"]) if own["episode"] else None
+        if own.get("carry") is not None:
+            self.saved_carry = [own["carry"]]
+        elif own.get("episode") is not None:
+            self.saved_carry = of_older_checkpoint(own["episode"], horizon)
         self.generator_state = own["generator"]
         for name in COUNTED:
             setattr(self, name, saved.get(name, getattr(TrainingState, name)))

@@ -61,8 +61,9 @@ def _native_flag() -> str:
 
 
 def _fingerprint(source: Path, compiler: list[str]) -> str:
-    """Hash of everything that the library depends on."""
-    parts = [source.read_bytes(), FLAGS.encode(), shlex.join(compiler).encode(), _output([*compiler, "--version"])]
+    """Return a hash of everything that the library depends on, the headers beside the source included."""
+    parts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.hpp")))]
+    parts += [FLAGS.encode(), shlex.join(compiler).encode(), _output([*compiler, "--version"])]
     parts += [processor().encode(), sysconfig.get_platform().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 

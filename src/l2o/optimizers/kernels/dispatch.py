@@ -14,6 +14,7 @@ from torch import Tensor
 from l2o.optimizers.kernels import lstm_cpp, lstm_torch, lstm_triton
 
 _donated: ContextVar[bool] = ContextVar("donated", default=False)
+_compiled: ContextVar[bool] = ContextVar("compiled", default=True)
 
 
 class Kernel(Protocol):
@@ -43,17 +44,51 @@ def donated_state(donate: bool = True) -> Iterator[None]:
         _donated.reset(token)
 
 
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Leave everything to plain torch within this block, as `torch.func.vmap` needs it: a kernel reads bare memory."""
+    token = _compiled.set(False)
+    try:
+        yield
+    finally:
+        _compiled.reset(token)
+
+
+def is_donated() -> bool:
+    """Say whether kernels may overwrite the state that they are given."""
+    return _donated.get()
+
+
 def step(
     weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Do one step of the LSTM and its head: features (N, F), states L × (N, H) -> out (N,), new states."""
+    """Do one step of the LSTM and its head: features (N, F), states L × (N, H) -> out (N,), new states.
+
+    Where any weight has a leading axis of B tasks, every task has weights of its own (`lstm_cpp`).
+    """
     kernel = torch_kernel if torch.is_grad_enabled() else compiled_kernel(features, hidden) or torch_kernel
-    return kernel.step(weights, features, hidden, cell, _donated.get())
+    tasks = _tasks(weights)
+    if tasks is not None:
+        weights = [w if w.ndim == axes + 1 else w.expand(tasks, *w.shape) for w, axes in _with_axes(weights)]
+        kernel = torch_kernel if kernel is lstm_triton else kernel
+    return kernel.step(weights, features, hidden, cell, is_donated())
+
+
+def _tasks(weights: list[Tensor]) -> int | None:
+    """Return for how many tasks there are weights; None where all tasks have the same ones."""
+    return next((len(weight) for weight, axes in _with_axes(weights) if weight.ndim > axes), None)
+
+
+def _with_axes(weights: list[Tensor]) -> Iterator[tuple[Tensor, int]]:
+    """Yield every weight with the number of axes that it has for a single task: a layer's are two matrices, then two
+    biases, and the head has one matrix and one bias."""
+    axes = [2, 2, 1, 1] * (len(weights) // 4) + [2, 1]
+    return zip(weights, axes, strict=True)
 
 
 def compiled_kernel(features: Tensor, hidden: list[Tensor]) -> Kernel | None:
     """The compiled kernel for features (…, F) and states (N, H) of their device and dtype, if there is one."""
-    if not hidden:
+    if not hidden or not _compiled.get():
         return None
     if features.device.type == "cpu":
         served = features.dtype in (torch.float32, torch.float64)

@@ -355,16 +355,22 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
     return layers;
 }
 
+// The coordinates are those of G tasks, one task after another. Each task has weights of its own: `weights` holds the
+// arrays of the first task, then those of the second, and so on. One task with all coordinates is the ordinary case.
 template <class T, int64_t B>
-void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_row, int64_t to_row, int64_t threads,
-          const T* const* weights, const T* features, const T* const* hidden, const T* const* cell, T* out,
-          T* const* new_hidden, T* const* new_cell) {
+void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, int64_t from_row, int64_t to_row,
+          int64_t threads, const T* const* weights, const T* features, const T* const* hidden, const T* const* cell,
+          T* out, T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>;
-    const std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
-    const T *head = weights[4 * L], bias = *weights[4 * L + 1];
-    const auto block_step = [&](int64_t n0, V* work) {
-        const int64_t count = std::min(B, N - n0);
+    const int64_t arrays = 4 * L + 2, of_task = N / G, blocks_of_task = (of_task + B - 1) / B;
+    std::vector<std::vector<Layer<T>>> packed;
+    for (int64_t g = 0; g < G; ++g) packed.push_back(pack_layers(F, H, L, weights + g * arrays));
+    const auto block_step = [&](int64_t number, V* work) {
+        const int64_t g = number / blocks_of_task, n0 = g * of_task + number % blocks_of_task * B;
+        const int64_t count = std::min(B, (g + 1) * of_task - n0);
+        const std::vector<Layer<T>>& layers = packed[g];
+        const T *head = weights[g * arrays + 4 * L], bias = *weights[g * arrays + 4 * L + 1];
         V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv;
         V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
         load<T, B>(x, features + n0, F, row, count);
@@ -386,9 +392,9 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from_
         store<T, B>(out + n0, total, 1, N, count);
     };
     // A thread takes several blocks in a row: what it has fetched ahead another thread would be writing to.
-    const int64_t blocks = (N + B - 1) / B, in_a_row = std::clamp<int64_t>(blocks / (4 * threads), 1, 16);
+    const int64_t blocks = G * blocks_of_task, in_a_row = std::clamp<int64_t>(blocks / (4 * threads), 1, 16);
     parallel<T>((blocks + in_a_row - 1) / in_a_row, threads, (F + 5 * H + 1) * nv, [&](int64_t chunk, V* work) {
-        for (int64_t b = chunk * in_a_row; b < std::min(blocks, (chunk + 1) * in_a_row); ++b) block_step(b * B, work);
+        for (int64_t b = chunk * in_a_row; b < std::min(blocks, (chunk + 1) * in_a_row); ++b) block_step(b, work);
     });
 }
 
@@ -504,10 +510,13 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 // the next one's, a step's features are `step` numbers from the next one's; a unit's row of the state is `from` numbers
 // from the next one's, of the new state `to`.
 #define EXPORT(T, NAME)                                                                                               \
-    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t from, int64_t to, \
-                                   int64_t threads, const T* const* w, const T* const* x, const T* const* h,          \
-                                   const T* const* c, T* const* out, T* const* new_h, T* const* new_c) {              \
-        return guarded([&] { step<T, BLOCK>(N, F, H, L, row, from, to, threads, w, *x, h, c, *out, new_h, new_c); }); \
+    extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t tasks, int64_t row, int64_t from,\
+                                   int64_t to, int64_t threads, const T* const* w, const T* const* x,                 \
+                                   const T* const* h, const T* const* c, T* const* out, T* const* new_h,              \
+                                   T* const* new_c) {                                                                 \
+        return guarded([&] {                                                                                          \
+            step<T, BLOCK>(N, F, H, L, tasks, row, from, to, threads, w, *x, h, c, *out, new_h, new_c);               \
+        });                                                                                                           \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
                                               int64_t from, int64_t K, int64_t threads, const T* const* w,            \

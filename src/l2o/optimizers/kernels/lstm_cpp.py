@@ -8,7 +8,8 @@ All coordinates share the weights, in `torch.nn.LSTMCell`'s conventions (gate ro
     c' = sigmoid(f) c + sigmoid(i) tanh(g),   h' = sigmoid(o) tanh(c'),   out = h'_top . w + b
 
 `weights` is always the flat list: per layer weight_ih (4H, F or H), weight_hh (4H, H), bias_ih (4H,), bias_hh (4H,);
-then the head's weight (1, H) and bias (1,).
+then the head's weight (1, H) and bias (1,). A step also takes weights that all have one more axis in front, B tasks:
+then the first N/B coordinates are those of the first task and have its weights, and so on.
 
 Features (…, N, F) and states (N, H) may have any strides, but the kernel works on rows of coordinates: where they are
 contiguous along N (transposed views of (…, F, N) and (H, N), or of some of their columns), they are used as they are,
@@ -24,6 +25,7 @@ variable `L2O_KERNEL=0` disables the kernel.
 
 import ctypes
 import functools
+import itertools
 import logging
 import os
 from pathlib import Path
@@ -51,7 +53,7 @@ def step(
     """One step of the LSTM and its head.
 
     Args:
-        weights: as in the module's docstring.
+        weights: as in the module's docstring, for all coordinates or for each task.
         features: (N, F).
         hidden: L tensors (N, H).
         cell: L tensors (N, H).
@@ -65,14 +67,16 @@ def step(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    sizes = _sizes(weights, features, features.shape[:1], hidden, cell)
+    of_tasks = _of_tasks(weights, len(features))
+    sizes = _sizes(of_tasks[0], features, features.shape[:1], hidden, cell)
     n, layers = sizes[0], len(hidden)
-    weights, rows, old = _contiguous(weights), _features(features), _states([*hidden, *cell])
+    weights, rows, old = _contiguous([*itertools.chain(*of_tasks)]), _features(features), _states([*hidden, *cell])
     new = old if in_place else [part.new_empty(part.shape) for part in old]
     out = features.new_empty(n)
     arrays = [weights, [rows], old[:layers], old[layers:], [out], new[:layers], new[layers:]]
     strides = rows.stride(1), old[0].stride(0), new[0].stride(0)
-    _call("step", rows.dtype, *sizes, *strides, _threads(weights, n), *map(_pointers, arrays))
+    threads = _threads(of_tasks[0], n)
+    _call("step", rows.dtype, *sizes, len(of_tasks), *strides, threads, *map(_pointers, arrays))
     return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
 
 
@@ -135,6 +139,16 @@ def _sizes(
     }:
         raise ValueError("expected CPU tensors, either all float32 or all float64")
     return n, f, h, layers
+
+
+def _of_tasks(weights: list[Tensor], coordinates: int) -> list[list[Tensor]]:
+    """The weights of each task, of which there is one where all coordinates share them."""
+    if not weights or weights[0].ndim == 2:
+        return [weights]
+    counts = {len(weight) if weight.ndim else 0 for weight in weights}
+    if len(counts) > 1 or 0 in counts or coordinates % max(counts):
+        raise ValueError(f"{coordinates} coordinates do not share the weights of {sorted(counts)} tasks out equally")
+    return [list(of_task) for of_task in zip(*(weight.detach().unbind() for weight in weights), strict=True)]
 
 
 def _contiguous(tensors: list[Tensor]) -> list[Tensor]:

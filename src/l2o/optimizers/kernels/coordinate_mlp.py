@@ -1,0 +1,71 @@
+"""Which implementation of a small network's step for every coordinate serves some tensors: C++ on a CPU, or torch.
+
+Shapes: B tasks, P coordinates, G of them in the tensors that the network serves.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from l2o.optimizees.layout import Layout
+from l2o.optimizers.accumulators import Decays, constant
+from l2o.optimizers.base import Observation, State
+from l2o.optimizers.kernels import coordinate_mlp_cpp, coordinate_mlp_torch
+from l2o.optimizers.kernels.dispatch import is_donated
+from l2o.optimizers.kernels.recipe import Recipe
+
+
+class Kernel(Protocol):
+    """A module with a function whose contract stands in `coordinate_mlp_cpp`. All implementations agree."""
+
+    def step(
+        self,
+        recipe: Recipe,
+        weights: list[Tensor],
+        decays: Decays,
+        seen: Observation,
+        state: State,
+        layout: Layout,
+        served: tuple[str, ...],
+        scale: Tensor,
+        in_place: bool = False,
+    ) -> tuple[Tensor, State]: ...
+
+
+def step(
+    recipe: Recipe,
+    weights: list[Tensor],
+    decays: Decays,
+    seen: Observation,
+    state: State,
+    layout: Layout,
+    scale: float | Tensor = 1.0,
+    served: tuple[str, ...] | None = None,
+) -> tuple[Tensor, State]:
+    """Update the accumulators of every tensor, and give the direction (B, G) of those that the network serves.
+
+    By default these are all tensors. The direction is multiplied by `scale`: a number, or a tensor (B or 1, number of
+    tensors served or 1).
+    """
+    served = tuple(layout.shapes) if served is None else served
+    factor = scale if isinstance(scale, Tensor) else constant((scale,), seen.grad)[None]
+    given = recipe, weights, decays, seen, state, layout, served, factor
+    return kernel_for(recipe, weights, decays, seen, state, factor).step(*given, is_donated())
+
+
+def kernel_for(recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation, state: State, scale: Tensor) -> Kernel:
+    """Give the fastest kernel for tensors of their device and dtype: plain torch where autograd or vmap watches."""
+    tensors = (*weights, *decays, *seen, *state.values(), scale)
+    is_watched = _are_recorded(tensors) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))  # type: ignore[reportAttributeAccessIssue]
+    compiled: Kernel = coordinate_mlp_cpp
+    is_served = not is_watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen)
+    return compiled if is_served else torch_kernel
+
+
+def _are_recorded(tensors: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+torch_kernel: Kernel = coordinate_mlp_torch
