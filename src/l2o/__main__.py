@@ -100,8 +100,8 @@ def _add_scoreboard(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     command.add_argument("results", type=Path, help="a scoreboard.json, or the folder that it lies in")
     command.add_argument("page", type=Path, help="the page to write, as docs/scoreboard.md")
-    command.add_argument("--baselines", type=Path, metavar="FILE", help="also write the outcomes of the baselines alone, "
-                         "as src/l2o/evaluation/baselines/SUITE.json holds them: a suite does not run these again")  # fmt: skip
+    kept = "also write the outcomes of the baselines alone, as src/l2o/evaluation/baselines/SUITE.json holds them"
+    command.add_argument("--baselines", type=Path, metavar="FILE", help=kept)
     command.set_defaults(run=_scoreboard)
 
 

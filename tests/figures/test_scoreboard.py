@@ -61,5 +61,5 @@ def test_one_command_writes_the_page_and_the_baselines(board, tmp_path, capsys):
     baselines, read = scoreboard_files.load(kept)
     assert {name for _, name in baselines.outcomes} == {"Adam", "Muon"} and not baselines.costs
     assert {key: read[key] for key in also} == also
-    with pytest.raises(SystemExit, match="is no scoreboard.json"):
+    with pytest.raises(SystemExit, match=r"is no scoreboard\.json"):
         main(["scoreboard", str(tmp_path / "docs/board.md"), str(tmp_path / "x.md")])

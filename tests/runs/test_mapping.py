@@ -49,7 +49,7 @@ def test_a_map_has_every_point_of_its_panels_and_one_figure(tmp_path):
 
 
 def test_a_map_without_a_learned_rule_or_of_another_property_is_refused():
-    with pytest.raises(ValueError, match="learned.NAME=PATH"):
+    with pytest.raises(ValueError, match=r"learned\.NAME=PATH"):
         mapping.open_map(config("learned.LSTM=null"))
     with pytest.raises(ValueError, match="colour must be one of width"):
         mapping.open_map(config("map.panels=[{x: width, y: colour}]"))

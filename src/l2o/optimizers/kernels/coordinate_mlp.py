@@ -55,7 +55,9 @@ def step(
     return kernel_for(recipe, weights, decays, seen, state, factor).step(*given, is_donated())
 
 
-def kernel_for(recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation, state: State, scale: Tensor) -> Kernel:
+def kernel_for(
+    recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation, state: State, scale: Tensor
+) -> Kernel:
     """Give the fastest kernel for tensors of their device and dtype: plain torch where autograd or vmap watches."""
     tensors = (*weights, *decays, *seen, *state.values(), scale)
     is_watched = _are_recorded(tensors) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))  # type: ignore[reportAttributeAccessIssue]
