@@ -263,7 +263,7 @@ REFUSED = [
     (["suite=tiny", "scoreboard.baselines.Adam=null"], "needs Adam"),
     (["suite=tiny", "suite.tasks.digits.horizons=[0]"], "at least 1"),
     (["suite=tiny", "suite.tasks=null"], "no tasks"),
-    (["suite=tiny", "+learned.X=nowhere"], "no trained optimizer 'nowhere'"),
+    (["suite=tiny", "learned.X=nowhere"], "no trained optimizer 'nowhere'"),
     (["suite=tiny", f"+learned.Adam={PRETRAINED / 'quadratic'}"], "the name of a baseline"),
     (["suite=tiny", "adam_envelopes=none.json"], "none.json"),
 ]
