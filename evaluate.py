@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from l2o.runs.command_line.command_words import leave_out_null_groups
+from l2o.runs.command_line.null_groups import leave_out_null_groups
 from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
 

@@ -9,7 +9,7 @@ listen_while_importing()  # a signal ends the program with its documented status
 import hydra
 from omegaconf import DictConfig
 
-from l2o.runs.command_line.command_words import leave_out_null_groups
+from l2o.runs.command_line.null_groups import leave_out_null_groups
 from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
 

@@ -14,6 +14,7 @@ from l2o.optimizers import (
     AdamW,
     Celo,
     Celo2,
+    CeloAdam,
     LogAndSign,
     MLPLOpt,
     Momentum,
@@ -48,6 +49,7 @@ RULES = {
     "celo, phase 2": lambda: Celo(phase=2, scheduler_size=5),
     "celo2": lambda: Celo2(),
     "celo2 base": lambda: Celo2(orthogonal=False, adam_vectors=False, adam_pattern=None),
+    "celo-adam": lambda: CeloAdam(scheduler_size=5),
     "partitioned": lambda: Partitioned(
         {"a": LSTM(LogAndSign(10.0), hidden_size=3, output_scale=0.1), "b": RNNProp(hidden_size=2)},
         {"a": "matrix|scalar", "b": "(?!matrix|scalar).*"},

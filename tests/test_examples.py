@@ -77,6 +77,7 @@ def test_an_unknown_rule_is_answered_in_one_line(run, example):
 # ------------------------------------------------------------------------------------------------------- the tutorial
 
 
+@pytest.mark.filterwarnings("ignore:the rule 'valleys_momentum' was trained for 4 steps")  # here alone: see SHORT
 def test_the_tutorial_runs_from_beginning_to_end(run, tmp_path, monkeypatch):
     """Its files are written, its commands run, two steps long, and then its last file, on what was trained."""
     blocks = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "docs/tutorial.md").read_text(), re.S)

@@ -85,6 +85,8 @@ def small_data(npz: Callable[..., Path], name: str) -> list[str]:
         return ["dataset=npz", f"dataset.path={npz(side, side, 3)}", *small]
     if name == "neural_art_picture":
         return [f"optimizee.content={images.sample_photograph('china.jpg')}", "optimizee.content_side=40"]
+    if name.startswith("char"):
+        return ["dataset=text"]
     return ["dataset=npz", f"dataset.path={npz(28, 28)}"] if "mnist" in name else []
 
 
@@ -374,6 +376,9 @@ def test_every_dataset_option_names_a_loader(program: Program, npz: Callable[...
     if dataset in ("digits", "npz"):
         path = [f"dataset.path={npz(8, 8)}"] if dataset == "npz" else []
         program("train.py", f"dataset={dataset}", *path)
+    elif dataset == "text":
+        assert "optimizee=char_gru" in refused(lambda: program("train.py", "dataset=text"))
+        program("train.py", "dataset=text", "optimizee=char_gru")
     else:
         offline = ["dataset.download=false", "dataset.root=nowhere", "optimizee=mnist_mlp"]
         assert "dataset=npz" in refused(lambda: program("train.py", f"dataset={dataset}", *offline))
@@ -452,7 +457,7 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["optimizer.hidden_size=0"], "hidden_size must be >= 1"),
         (["optimizee.batch_size=0"], "batch_size must be >= 1"),
         (["optimizee.network.hidden=[-5]"], "at least one unit"),
-        (["optimizee.network.activation=gelu"], "sigmoid, relu, tanh"),
+        (["optimizee.network.activation=step"], "sigmoid, relu, tanh"),
         (["evaluation.num_steps=0"], "num_steps must be at least 1"),
         (["evaluation.rates_range=[0,1]"], "two positive learning rates"),
         (["evaluation.select_by=luck"], "final or sum"),
@@ -465,6 +470,9 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["optimizer=pretrained", "optimizer.name=nowhere"], "no trained optimizer 'nowhere'"),
         (["dataset.labels=[3,10]"], "different ones of [0, 1, 2, 3, 4, 5, 6, 7, 8, 9], got [3, 10]"),
         (["dataset=npz"], "dataset.path"),
+        (["optimizee=char_gru"], "choose dataset=text"),
+        (["dataset=text", "dataset.path=missing.txt"], "no text at 'missing.txt'"),
+        (["optimizee=digits_vit", "optimizee.init=xavier"], "init must be one of normal, torch"),
         (["dataset=npz", "dataset.path=missing.npz"], "no dataset at"),
         (["ckpt_path=missing.ckpt"], "no checkpoint at"),
         (["seed=abc"], "seed"),

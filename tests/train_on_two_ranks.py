@@ -59,6 +59,21 @@ class WholeNorm(UpdateRule):
         return -seen.grad / seen.grad.norm(), state
 
 
+class ReadsLoss(UpdateRule):
+    """g = −0.1 f ∇: it reads the loss where there is one, and declares no need of it."""
+
+    scope = Scope.COORDINATE
+
+    def init_state(self, theta, layout):
+        return {}
+
+    def state_axes(self):
+        return {}
+
+    def forward(self, seen, state, layout):
+        return -0.1 * seen.loss.nan_to_num(1.0)[:, None] * seen.grad, state
+
+
 def sharded(rule: UpdateRule, rows: slice) -> dict[str, torch.Tensor]:
     """Trained on shards, with the whole state saved and loaded half way."""
     model = network()
@@ -104,7 +119,7 @@ def rules() -> list[UpdateRule]:
     """Rules of every scope that shards allow; φ is random, where it would start at 0, too."""
     torch.manual_seed(2)
     lstm = LSTM(LogAndSign(10), hidden_size=3, output_scale=0.1)
-    found = [lstm, Adam(0.01), AdafacMLP(), MLPLOpt(6), Celo(1), Celo(2, scheduler_size=5), Celo2()]
+    found = [lstm, Adam(0.01), AdafacMLP(), MLPLOpt(6), Celo(1), Celo(2, scheduler_size=5), Celo2(), ReadsLoss()]
     for rule in found[2:]:
         for parameter in rule.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)

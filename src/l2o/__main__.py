@@ -80,15 +80,15 @@ def _add_list(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "list",
         help="list the trained optimizers in the package",
         description="List the trained optimizers in the package, which l2o.from_pretrained takes by name: what each "
-        "was trained on, and for how many steps (its horizon).",
+        "was trained on, where its problems started (θ_0), and for how many steps (its horizon).",
     )
     command.set_defaults(run=_list)
 
 
 def _list(given: argparse.Namespace) -> None:
-    from l2o.deploy.listing import shipped, table
+    from l2o.deploy.hub import list_pretrained
 
-    print(table(shipped()))
+    print(list_pretrained())
 
 
 def _add_scoreboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -10,8 +10,10 @@ import pytest
 import l2o
 from l2o.__main__ import main
 from l2o.deploy import export
-from l2o.deploy.listing import Shipped, shipped, table, trained_on
+from l2o.deploy.hub import shipped
+from l2o.deploy.listing import Shipped, table
 from l2o.optimizers import SGD
+from l2o.optimizers.card import trained_on
 
 COMMANDS = ("import", "figure6", "list")
 
@@ -54,13 +56,15 @@ def test_the_list_says_what_each_was_trained_on_and_for_how_long(capsys):
     assert head.split("  ")[0] == "name" and head.endswith("horizon (steps)")
     assert [line.split()[0] for line in lines] == l2o.list_pretrained()
     by_name = {row.name: row for row in shipped()}
-    assert by_name["quadratic"] == Shipped("quadratic", "LSTM", "Quadratic: 10 coordinates", "100")
-    assert by_name["cifar10"] == Shipped("cifar10", "LSTM", "Classifier: conv_net 16–16–16–32, cifar10.npz", "200")
+    assert by_name["quadratic"] == Shipped("quadratic", "LSTM", "Quadratic: 10 coordinates", "N(0, 0.01²)", "100")
+    assert by_name["cifar10"] == Shipped(
+        "cifar10", "LSTM", "Classifier: conv_net 16–16–16–32, cifar10.npz", "N(0, 0.01²)", "200"
+    )
     assert "classes 5, 6, 7, 8, 9" in by_name["cifar_small"].trained_on
 
 
 def test_columns_are_aligned():
-    rows = [Shipped("a", "LSTM", "x", "1"), Shipped("long name", "A", "something longer", "1000")]
+    rows = [Shipped("a", "LSTM", "x", "–", "1"), Shipped("long name", "A", "something longer", "–", "1000")]
     lines = table(rows).splitlines()
     assert len({line.index(word) for line, word in zip(lines, ("trained", "x", "something"), strict=True)}) == 1
 
@@ -123,4 +127,4 @@ def test_a_rule_without_a_card_is_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hub, "PRETRAINED", tmp_path)
     export.save(SGD(0.1), tmp_path / "plain")
-    assert shipped() == [Shipped("plain", "SGD", "–", "–")]
+    assert shipped() == [Shipped("plain", "SGD", "–", "–", "–")]

@@ -574,6 +574,7 @@ def test_unnamed_parameters_move_as_named_ones(rule: UpdateRule) -> None:
     assert_equal(named, unnamed)
 
 
+@pytest.mark.filterwarnings("ignore:this optimizer was told that the training takes 20 steps")
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-6, 1e-3, 1e3, 1e6, 1e18])
 def test_gradients_of_any_size_leave_all_finite(rule: UpdateRule, scale: float) -> None:
     params = odd_parameters(torch.float32)

@@ -136,7 +136,24 @@ BAD = {
     ),
     "without θ": ({"loss": lambda self, theta, batch: batch["a"].clone().requires_grad_()}, "without a gradient"),
     "branch": ({"loss": branch}, "works for one task and not for two at once; wanted is .*torch.where"),
-    "in place": ({"loss": in_place}, "loss gives two results for equal generators and equal data"),
+    "in place": ({"loss": in_place}, "loss changes 'a' in place; wanted is one that leaves"),
+    "θ in place": (
+        {"loss": loss_of(lambda t: t.sub_(1).square().sum())},
+        "loss changes 'θ' in place; wanted",
+    ),
+    "a part of θ in place": (
+        {"loss": loss_of(lambda t: t.clone().square().sum() + t[1:].clamp_(0.99).sum())},
+        "loss changes 'θ' in place",
+    ),
+    "θ's data": ({"loss": loss_of(lambda t: t.square().sum() + 0 * t.data.mul_(2).sum())}, "loss changes 'θ' in place"),
+    "the task in place": (
+        {"sample_batch": lambda self, task, n, generator: {"a": task["a"].add_(1)}},
+        "sample_batch changes the task's 'a' in place",
+    ),
+    "the task's keys": (
+        {"sample_batch": lambda self, task, n, generator: {"a": task.pop("a")}},
+        "sample_batch changes the task's 'a' in place",
+    ),
     "losses": (
         {"losses": lambda self, t, batch: t.square().sum(1)},
         "losses gives .*wanted is what loss",

@@ -281,6 +281,23 @@ def test_every_call_and_every_task_has_its_own_minibatch():
     assert len({tuple(row.tolist()) for row in drawn}) == 12
 
 
+def test_noise_is_drawn_anew_for_every_number_of_every_image():
+    x = torch.full((4, 30), 0.5)
+    noisy = Classifier(nn.Linear(30, 3), Dataset(x, torch.arange(4) % 3, x, torch.arange(4) % 3), 20, noise=0.2)
+    generator = Generator().manual_seed(0)
+    for draw in (noisy.sample_batch, noisy.sample_test_batch):
+        moved = torch.stack([draw({}, 3, generator)["x"] for _ in range(2)]) - 0.5
+        assert abs(moved.std() / 0.2 - 1) < 0.03 and abs(moved.mean()) < 0.02
+        assert len(moved.unique()) == moved.numel()
+    theta = torch.zeros(1, noisy.layout.size)
+    assert_close(noisy.metrics(theta, {})["test_loss"], torch.full((1,), 3.0).log())
+
+
+def test_test_minibatches_come_from_the_test_split_alone():
+    optimizee = Classifier(nn.Linear(1, 3), numbered(12), batch_size=50)
+    assert (optimizee.sample_test_batch({}, 2, Generator().manual_seed(0))["x"] == -1).all()
+
+
 def test_the_generator_alone_decides(optimizee):
     torch.manual_seed(1)
     theta, batch = problem(optimizee, 3, seed=7)
@@ -384,6 +401,7 @@ def test_more_outputs_than_classes_are_taken(dataset):
         ({"init_std": [0.1, 0.01]}, r"needs 0 < low <= high, got \[0.1, 0.01\]"),
         ({"init_std": [0.0, 0.01]}, r"needs 0 < low <= high, got \[0.0, 0.01\]"),
         ({"init_std": [0.1, 0.2, 0.3]}, "must be a number or a range"),
+        ({"noise": -0.1}, "noise must be a standard deviation >= 0, got -0.1"),
         ({"init": "xavier"}, "init must be one of normal, torch, truncated_normal, orthogonal, got 'xavier'"),
     ],
     ids=str,

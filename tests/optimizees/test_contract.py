@@ -22,12 +22,15 @@ from l2o.optimizees import (
     Layout,
     LeastSquares,
     LogisticRegression,
+    LossScaled,
     MatrixFactorisation,
     Mixer,
     NeuralArt,
+    NoisyGradients,
     NoisyQuadratic,
     Optimizee,
     Quadratic,
+    Reparametrised,
     Repeated,
     Subset,
     VisionTransformer,
@@ -76,6 +79,7 @@ LAYERS = {"content_layers": ["fire2"], "style_layers": ["conv1_1"]}
 OPTIMIZEES = {
     "quadratic": lambda: Quadratic(5, init_std=1.0),
     "classifier": lambda: Classifier(mlp(16, [4], 3), data((4, 4)), batch_size=6, init_std=0.5),
+    "noisy images": lambda: Classifier(mlp(16, [4], 3, "relu"), data((4, 4)), 6, [0.1, 1.0], noise=0.3),
     "linear classifier": lambda: Classifier(
         nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), data((4, 4)), batch_size=6, init_std=0.5
     ),
@@ -106,14 +110,43 @@ VIEWS = {
 }
 
 
+AUGMENTATIONS = {
+    "reparametrised": lambda optimizee: Reparametrised(optimizee, [0.1, 10.0]),
+    "by parameter": lambda optimizee: Reparametrised(optimizee, [0.1, 10.0], "tensor"),
+    "by coordinate": lambda optimizee: Reparametrised(optimizee, [0.1, 10.0], "coordinate"),
+    "loss scaled": lambda optimizee: LossScaled(optimizee, [0.1, 10.0]),
+    "all together": lambda optimizee: Repeated(LossScaled(Reparametrised(optimizee, [0.1, 10.0], "tensor")), 2),
+    "of a half": lambda optimizee: LossScaled(Reparametrised(Subset(optimizee, slice(0, 2)), [0.1, 10.0])),
+}
+NOISY = {
+    "noisy gradients": NoisyGradients,
+    "half of noisy": lambda optimizee: Subset(NoisyGradients(Reparametrised(optimizee)), slice(0, 2)),
+}
+AUGMENTED = ("quadratic", "classifier", "noisy quadratic", "recurrent", "a user's")
+"""The optimizees that augmentations are tried on: with and without tasks, minibatches, batched losses, scalars in θ."""
+
+EXACT = [(view, name) for view in VIEWS for name in OPTIMIZEES]
+EXACT += [(view, name) for view in AUGMENTATIONS for name in AUGMENTED]
+
+
+def made(view, name):
+    return (VIEWS | AUGMENTATIONS | NOISY)[view](OPTIMIZEES[name]())
+
+
 @pytest.fixture(params=OPTIMIZEES)
 def optimizee(request):
     return OPTIMIZEES[request.param]()
 
 
-@pytest.fixture(params=VIEWS)
-def seen(request, optimizee):
-    return VIEWS[request.param](optimizee)
+@pytest.fixture(params=[*EXACT, *((view, name) for view in NOISY for name in AUGMENTED)], ids="-".join)
+def seen(request):
+    return made(*request.param)
+
+
+@pytest.fixture(params=EXACT, ids="-".join)
+def exact(request):
+    """A view whose gradient is the derivative of its loss."""
+    return made(*request.param)
 
 
 def problem(optimizee, seed=3, num_tasks=B):
@@ -138,31 +171,31 @@ def test_theta_and_batches_have_a_row_for_each_task(seen):
     assert seen.tasks_at_once(theta) >= 1 and (len(theta) in (1, 2, 4))
 
 
-def test_a_batch_is_the_loop_over_its_tasks(seen):
+def test_a_batch_is_the_loop_over_its_tasks(exact):
     """Loss, gradient and the gradient's derivative: each task alone, by autograd of `loss`."""
-    theta, _, (batch, _) = problem(seen)
-    losses, grads = seen.loss_and_grad(theta, batch)
+    theta, _, (batch, _) = problem(exact)
+    losses, grads = exact.loss_and_grad(theta, batch)
     vector = torch.randn_like(theta)
     leaf = theta.clone().requires_grad_()
-    second_losses, second_grads = seen.loss_and_grad(leaf, batch)
+    second_losses, second_grads = exact.loss_and_grad(leaf, batch)
     (products,) = torch.autograd.grad(second_grads, leaf, vector)
     assert losses.shape == (len(theta),) and grads.shape == theta.shape
-    assert_close(seen.losses(theta, batch), losses, rtol=1e-10, atol=1e-12)
+    assert_close(exact.losses(theta, batch), losses, rtol=1e-10, atol=1e-12)
     assert_close((second_losses, second_grads), (losses, grads), check_device=False, rtol=1e-10, atol=1e-12)
     for b in range(len(theta)):
         point = theta[b].clone().requires_grad_()
-        loss = seen.loss(point, one(batch, b))
+        loss = exact.loss(point, one(batch, b))
         (grad,) = torch.autograd.grad(loss, point, create_graph=True)
         (product,) = torch.autograd.grad(grad, point, vector[b])
         assert_close((losses[b], grads[b]), (loss.detach(), grad.detach()), rtol=1e-9, atol=1e-11)
         assert_close(products[b], product, rtol=1e-8, atol=1e-10)
 
 
-def test_the_gradient_is_that_of_finite_differences(seen):
-    theta, _, (batch, _) = problem(seen)
-    _, grads = seen.loss_and_grad(theta, batch)
+def test_the_gradient_is_that_of_finite_differences(exact):
+    theta, _, (batch, _) = problem(exact)
+    _, grads = exact.loss_and_grad(theta, batch)
     direction = torch.randn_like(theta)
-    up, down = (seen.losses(theta + sign * 1e-6 * direction, batch) for sign in (1, -1))
+    up, down = (exact.losses(theta + sign * 1e-6 * direction, batch) for sign in (1, -1))
     assert_close((grads * direction).sum(1), (up - down) / 2e-6, rtol=1e-4, atol=1e-7)
 
 

@@ -35,7 +35,7 @@ def drawn(network, kind, num_tasks=B, seed=0, **arguments):
     """name -> (B, *shape)"""
     layout = Layout.of_module(network)
     generator = Generator().manual_seed(seed)
-    return layout.unravel(initial_theta(network, layout, num_tasks, generator, kind, **arguments))
+    return layout.parameters(initial_theta(network, layout, num_tasks, generator, kind, **arguments))
 
 
 def built(network, count=B):

@@ -75,9 +75,17 @@ def test_gradients_flow_through_both_ways():
 
 
 def test_module_s_order_is_that_of_named_parameters():
-    module = network()
+    """Kernels (out, in, height, width) are (height, width, in, out) for rules; the module gets its own back."""
+    module = nn.Sequential(network(), nn.Conv1d(2, 3, 5), nn.ConvTranspose3d(2, 3, (1, 2, 4), bias=False))
     layout = Layout.of_module(module)
-    assert list(layout.shapes.items()) == [(name, tuple(p.shape)) for name, p in module.named_parameters()]
-    flat = nn.utils.parameters_to_vector(module.parameters())
-    assert torch.equal(layout.ravel(dict(module.named_parameters())), flat)
-    assert all(torch.equal(part, module.get_parameter(name)) for name, part in layout.unravel(flat).items())
+    own = {name: tuple(p.shape) for name, p in module.named_parameters()}
+    kernels = {"0.0.weight": (3, 3, 1, 2), "1.weight": (5, 2, 3), "2.weight": (1, 2, 4, 3, 2)}
+    assert list(layout.shapes.items()) == [*(own | kernels).items()] and layout.turned == kernels.keys()
+    flat = layout.of_parameters(dict(module.named_parameters()))
+    assert torch.equal(layout.of_module_order(nn.utils.parameters_to_vector(module.parameters())), flat)
+    assert torch.equal(layout.unravel(flat)["0.0.weight"], module.get_parameter("0.0.weight").permute(2, 3, 1, 0))
+    for leading in ((), (2,), (2, 3)):
+        parts = layout.parameters(flat.expand(*leading, -1))
+        assert all(torch.equal(part, module.get_parameter(name).expand_as(part)) for name, part in parts.items())
+        assert torch.equal(layout.of_parameters(parts), flat.expand(*leading, -1))
+    assert layout.of(["1.weight", "1.bias"]).turned == {"1.weight"} == layout.parts(6, 8).layout.turned

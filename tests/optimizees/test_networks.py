@@ -33,8 +33,8 @@ def test_layers_and_activations_in_order(activation):
 
 
 def test_unknown_activation_is_refused():
-    with pytest.raises(ValueError, match="one of sigmoid, relu, tanh, got 'gelu'"):
-        mlp(4, [3], 2, "gelu")
+    with pytest.raises(ValueError, match=r"one of sigmoid, relu, tanh, .*, got 'step'"):
+        mlp(4, [3], 2, "step")
 
 
 @pytest.mark.parametrize("sizes", [(0, [3], 2), (4, [0], 2), (4, [3], 0), (4, [3, -1], 2)], ids=str)

@@ -3,15 +3,16 @@
 Shapes: P coordinates of some parameters together, `...` what a rule remembers of one coordinate.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from l2o.optimizees.layout import Axis, Shape
+from l2o.optimizees.layout import Axis, Layout, Shape, turned_axes
 
 Axes = Literal["torch", "as_given"]
-"""torch: kernels of convolutions are turned to (…, in, out), which published rules were trained on; as_given: not."""
+"""torch: kernels of convolutions are turned to (…, in, out), as in training; as_given: not."""
 
 
 def local_part(tensor: Tensor) -> Tensor:
@@ -34,8 +35,12 @@ class Arrangement(NamedTuple):
     def of(cls, shape: Shape, axes: Axes) -> "Arrangement":
         """Of torch's kernels (out, in, height, width), the rule sees (height, width, in, out); else the same order."""
         straight = tuple(range(len(shape)))
-        turned = (*straight[2:], 1, 0) if axes == "torch" and len(shape) >= 3 else straight
-        return cls(tuple(shape), turned)
+        return cls(tuple(shape), turned_axes(len(shape)) if axes == "torch" and len(shape) >= 3 else straight)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the rule sees the axes in another order than the parameter has them."""
+        return self.order != tuple(range(len(self.shape)))
 
     @property
     def seen(self) -> Shape:
@@ -53,6 +58,12 @@ class Arrangement(NamedTuple):
     def entry_shape(self, axis: Axis, trailing: Shape) -> Shape:
         """The shape of that view."""
         return (self.shape if axis is Axis.COORDINATES else axis.shape(self.seen)) + trailing
+
+
+def layout_of(names: Sequence[str], arrangements: Sequence[Arrangement]) -> Layout:
+    """Return the layout of some parameters as a rule sees them."""
+    own = dict(zip(names, arrangements, strict=True))
+    return Layout({name: one.seen for name, one in own.items()}, [name for name, one in own.items() if one.is_turned])
 
 
 def beside(param: Tensor, part: Tensor) -> Tensor:

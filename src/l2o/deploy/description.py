@@ -107,7 +107,11 @@ def _key(key: Any, what: str) -> str:
 
 def _build(description: dict[str, Any], *kinds: type[nn.Module]) -> nn.Module:
     cls = registry.find(description.get("class"), *kinds)
-    return cls(**{key: _argument(value) for key, value in description.items() if key != "class"})
+    arguments = {key: _argument(value) for key, value in description.items() if key != "class"}
+    for key, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value) and cls.__module__.startswith("l2o."):
+            raise ValueError(f"{cls.__name__}'s argument {key} is {value}: it must be a finite number")
+    return cls(**arguments)
 
 
 def _argument(value: Any) -> Any:

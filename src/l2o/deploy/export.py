@@ -19,6 +19,7 @@ from l2o.deploy import model_card
 from l2o.deploy.description import build, describe
 from l2o.deploy.locations import CONFIG, README, WEIGHTS, locate
 from l2o.deploy.reasons import one_line, refuse_lfs_pointer, why_no_checkpoint, why_no_config
+from l2o.deploy.soundness import refuse_not_finite, refuse_sizes
 from l2o.files import replacing, write_text
 from l2o.optimizers.base import UpdateRule
 
@@ -46,6 +47,10 @@ def save(
         README: model_card.readme(config, rule, folder.absolute().name, address),
     }
     weights = {name: value.detach().cpu().clone().contiguous() for name, value in rule.state_dict().items()}
+    try:
+        refuse_not_finite(weights)
+    except ValueError as error:
+        raise ValueError(f"this {type(rule).__name__} is not saved, as no update could come of it: {error}") from error
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as temporary:
         save_file(weights, temporary)
@@ -99,7 +104,9 @@ def _intact(path: Path) -> Any:
 def _load_checkpoint(path: Path) -> UpdateRule:
     saved = read_checkpoint(path)["l2o"]
     try:
-        rule, weights = build(json.loads(saved["rule"])), saved["best_phi"]
+        description, weights = json.loads(saved["rule"]), saved["best_phi"]
+        refuse_sizes(description, weights, build)
+        rule = build(description)
     except (KeyError, TypeError) as error:
         raise ValueError(f"'{path}' is no checkpoint of l2o's train.py: {error}") from error
     return _with_weights(rule, weights, path)
@@ -114,9 +121,10 @@ def _load_folder(folder: Path) -> UpdateRule:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8-sig"))  # some editors of Windows mark UTF-8
         if reason := why_no_config(config):
             raise ValueError(reason)
+        weights = load_file(folder / WEIGHTS)
+        refuse_sizes(config["rule"], weights, build)
         rule = build(config["rule"])
         rule.card = config.get("card") if isinstance(config.get("card"), dict) else {}
-        weights = load_file(folder / WEIGHTS)
     except SafetensorError as error:
         raise ValueError(
             f"the trained optimizer in '{folder}' cannot be read: {WEIGHTS} is damaged ({error})"
@@ -142,6 +150,10 @@ def _with_weights(rule: UpdateRule, weights: Any, path: Path) -> UpdateRule:
         rule.load_state_dict(copies, assign=True)
     except (AttributeError, RuntimeError, TypeError) as error:
         raise ValueError(f"the weights in '{path}' do not fit its own config: {error}") from error
+    try:
+        refuse_not_finite(copies)
+    except ValueError as error:
+        raise ValueError(f"the trained optimizer in '{path}' is damaged: {error}; use another one") from error
     return rule.eval()
 
 

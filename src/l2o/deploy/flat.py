@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o.deploy.arrangement import Arrangement, Axes, beside, local_part
+from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_part
 from l2o.deploy.chunks import CHUNK_SIZE, cuts
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.resting import KEY, Resting, is_due
 from l2o.deploy.told import Numbers, Told
-from l2o.optimizees.layout import Axis, Cut, Layout
+from l2o.optimizees.layout import Axis, Cut
 from l2o.optimizers.base import Scope, State, UpdateRule
 from l2o.optimizers.kernels.dispatch import donated_state
 
@@ -52,7 +52,7 @@ class Flat:
         self.rule = prepared(rule, self.device)
         axes = "as_given" if rule.scope is Scope.COORDINATE else axes  # any order of coordinates will do
         self.arrangements = [Arrangement.of(tuple(part.shape), axes) for part in parts]
-        self.layout = Layout({name: own.seen for name, own in zip(names, self.arrangements, strict=True)})
+        self.layout = layout_of(names, self.arrangements)
         dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts), torch.float32)
         self.dtype = next((weight.dtype for weight in self.rule.parameters()), dtype)  # the rule's own arithmetic
         self.theta = torch.empty(1, self.layout.size, dtype=dtype, device=self.device)
@@ -130,19 +130,17 @@ class Flat:
             if param.shape != shape:
                 refuse_shape(name, shape, param.shape)
 
-    @property
-    def may_have_nonfinite(self) -> bool:
-        """Whether to ask for the counts of gradients that are not finite: always known on a CPU, else now and then."""
-        return self.nonfinite.found or (self.device.type != "cpu" and is_due(self.steps))
-
-    def step(self, told: Told, numbers: Numbers) -> State:
-        """Move the parameters by one call of the rule for every chunk; give the next state of what all share."""
-        params = [local_part(param) for param in self.params]
-        copy_all(self.theta_parts, params)
+    def take_gradients(self, maximize: bool) -> None:
+        """Take up the parameters' gradients, negated to maximise, and count those that are not finite."""
         copy_all(self.grad_parts, [local_part(param.grad) for param in self.params])  # type: ignore[arg-type]
-        if numbers.maximize:
+        if maximize:
             self.grad.neg_()
         self.nonfinite.add(self.grad)
+
+    def step(self, told: Told, numbers: Numbers) -> State:
+        """After `take_gradients`, move the parameters chunk by chunk; give the next state of what all share."""
+        params = [local_part(param) for param in self.params]
+        copy_all(self.theta_parts, params)
         # What a step begins with: pieces of one tensor, in several chunks, all read the tensor's state from before.
         before = {key: value.clone() for key, value in self.state.items() if self._is_read_by_chunks(key)}
         after: State = {}

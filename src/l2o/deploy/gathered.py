@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o.deploy.arrangement import Arrangement, Axes, beside, local_part
+from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_part
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.resting import KEY, Resting, is_due
 from l2o.deploy.told import Numbers, Told
-from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import State, UpdateRule
 
 
@@ -40,7 +40,7 @@ class Gathered:
         self.shape, self.device, self.param_dtype = param.shape, local_part(param).device, param.dtype
         self.rule, self.shared = prepared(rule, self.device), shared
         self.arrangement = Arrangement.of(tuple(param.shape), axes)
-        self.layout = Layout({name: self.arrangement.seen})
+        self.layout = layout_of([name], [self.arrangement])
         dtype = torch.promote_types(param.dtype, torch.float32)
         self.dtype = next((weight.dtype for weight in self.rule.parameters()), dtype)
         fresh = self.rule.init_state(self._seen(param), self.layout)
@@ -101,20 +101,19 @@ class Gathered:
         if self.param.shape != self.shape:
             refuse_shape(self.name, self.shape, self.param.shape)
 
-    @property
-    def may_have_nonfinite(self) -> bool:
-        """Whether to ask for the counts of gradients that are not finite."""
-        return self.nonfinite.found or (self.device.type != "cpu" and is_due(self.steps))
+    def take_gradients(self, maximize: bool) -> None:
+        """Take up this rank's shard of the gradient, and count it where it is not finite."""
+        assert self.param.grad is not None
+        self.grad.copy_(local_part(self.param.grad).reshape(1, -1))
+        self.nonfinite.add(self.grad)
 
     def step(self, told: Told, numbers: Numbers) -> State:
         """Move this rank's shard; give the next state of what all parameters share."""
         assert self.param.grad is not None
-        entry, shard, own_grad = self.entries[0], local_part(self.param), local_part(self.param.grad)
+        entry, shard = self.entries[0], local_part(self.param)
         grad, theta = self._seen(self.param.grad), self._seen(self.param)
         if numbers.maximize:
             grad = -grad
-        self.grad.copy_(own_grad.reshape(1, -1))
-        self.nonfinite.add(self.grad)
         state = {
             key: self._seen(entry[key]) if axis is Axis.COORDINATES else self.state[key].clone()
             for key, axis in self.axes.items()

@@ -2,17 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from l2o.deploy.arrangement import is_sharded
-from l2o.deploy.routing import check_patterns, rule_for
+from l2o.deploy.routing import check_patterns, deciding, rule_for
 from l2o.optimizers.base import Scope, UpdateRule
 
 Group = dict[str, Any]
+
+SHOWN = 4
+"""A message names so many parameters."""
 
 
 def named(group: Group) -> Iterable[tuple[str, Tensor]]:
@@ -66,6 +69,20 @@ def check(group: Group, rules: list[UpdateRule]) -> None:
         raise ValueError(f"two parameters of a group are called '{twice[0]}': give each a name of its own")
     for name, param in named(group):
         _check_parameter(name, param, group, rules)
+
+
+def refuse_idle_patterns(groups: Sequence[Group], rules: list[UpdateRule]) -> None:
+    """Raise ValueError for a pattern that decides for no parameter of the groups that were given it."""
+    for group in groups:
+        patterns = group["patterns"] or {}
+        alike = [other for other in groups if other["patterns"] == group["patterns"]]
+        parts = [(adopt(other, rules), name, param) for other in alike for name, param in named(other)]
+        used = {decided for rule, name, param in parts for decided in deciding(rule, name, param, patterns)}
+        if idle := [name for name in patterns if name not in used]:
+            remedy = f"correct it: the names are {', '.join(name for _, name, _ in parts[:SHOWN])}, …"
+            if not any("param_names" in other for other in alike):
+                remedy = "the parameters have no names: give model.named_parameters()"
+            raise ValueError(f"patterns[{idle[0]!r}] = {patterns[idle[0]]!r} matches no parameter: {remedy}")
 
 
 def _check_knowledge(rule: UpdateRule, group: Group) -> None:

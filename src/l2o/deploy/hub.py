@@ -3,11 +3,12 @@
 import difflib
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from l2o.deploy import export, locations
+from l2o.deploy.listing import Shipped, described, table
 from l2o.deploy.reasons import one_line
 from l2o.optimizers.base import UpdateRule
 
@@ -15,9 +16,25 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 """One folder for each rule in the package; its README.md says how a rule is added."""
 
 
-def list_pretrained() -> list[str]:
-    """Return the names of the trained rules in the package."""
-    return sorted(path.parent.name for path in PRETRAINED.glob(f"*/{export.CONFIG}"))
+class Names(list[str]):
+    """A list of names of trained rules, which is shown as a table of what is known of them."""
+
+    def __repr__(self) -> str:
+        return table(shipped(self))
+
+
+def list_pretrained() -> Names:
+    """Return the names of the trained rules in the package.
+
+    The list shows itself as a table: what each was trained on, from which start, and for how many steps.
+    """
+    return Names(sorted(path.parent.name for path in PRETRAINED.glob(f"*/{export.CONFIG}")))
+
+
+def shipped(names: Iterable[str] | None = None) -> list[Shipped]:
+    """Return what is known of the package's rules of these names, by default of all."""
+    names = list_pretrained() if names is None else names
+    return [described(name, export.load(PRETRAINED / name)) for name in names]
 
 
 def from_pretrained(name: str | Path, revision: str | None = None) -> UpdateRule:
@@ -33,7 +50,7 @@ def from_pretrained(name: str | Path, revision: str | None = None) -> UpdateRule
     if not isinstance(name, str | Path) or not str(name):
         raise ValueError(f"no trained optimizer {name!r}: {_available()}")
     path, text = Path(name).expanduser(), str(name)
-    is_repository = bool(re.fullmatch(r"[\w.-]+/[\w.-]+", text))
+    is_repository = bool(re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text))
     if revision is not None:
         if not is_repository:
             raise ValueError(f"a revision belongs to a Hub id 'owner/name', got '{one_line(name)}'")
@@ -42,11 +59,18 @@ def from_pretrained(name: str | Path, revision: str | None = None) -> UpdateRule
         return export.load(path)
     if text in list_pretrained():
         return export.load(PRETRAINED / text)
-    if path.exists() or path.suffix == ".ckpt":
-        return export.load(path)  # it says what is wrong there
-    if is_repository:
-        return export.load(_download(text, None))
-    raise ValueError(f"no trained optimizer '{one_line(name)}': {_nearest(text)}{_available()}")
+    try:
+        if path.exists() or path.suffix == ".ckpt":
+            return export.load(path)  # it says what is wrong there
+        if is_repository:
+            return export.load(_download(text, None))
+    except ValueError as error:
+        if path.name not in list_pretrained():
+            raise
+        raise ValueError(f"{error}; {_of_the_package(path.name)}") from error
+    if path.name in list_pretrained():
+        raise ValueError(f"there is no folder '{one_line(name)}'; {_of_the_package(path.name)}")
+    raise ValueError(f"no trained optimizer '{one_line(name)}': {_nearest(path.name)}{_available()}")
 
 
 def push_to_hub(rule: UpdateRule, repo_id: str, card: Mapping[str, Any] | None = None, **create: Any) -> str:
@@ -104,6 +128,10 @@ def _reason(error: Exception) -> str:
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), list_pretrained(), n=1)
     return f"did you mean '{near[0]}'? " if near else ""
+
+
+def _of_the_package(name: str) -> str:
+    return f"the one that comes with l2o is called '{name}', without a folder"
 
 
 def _available() -> str:

@@ -15,8 +15,9 @@ def checked_loss(given: Any, returned: Any, groups: Sequence[Group], rules: list
     """Return the loss that rules are told at this step, or None where nobody knows it.
 
     It is the one that was given to `step`, else what the closure has returned, and where there are several ranks the
-    mean of theirs. Raises ValueError where a rule needs a loss and there is none, and for a loss that is no single
-    number; but what a closure returns may be anything where no rule needs it.
+    mean of theirs, because a rule may read the loss without needing it. Raises ValueError where a rule needs a loss and
+    there is none, and for a loss that is no single number; but what a closure returns may be anything where no rule
+    needs it.
     """
     readers = [group for group in groups if reads_loss(group, rules)]
     if given is None and not readers and not _is_number(returned):
@@ -34,8 +35,8 @@ def checked_loss(given: Any, returned: Any, groups: Sequence[Group], rules: list
         found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"the loss must be one number, got {found}")
     value = torch.as_tensor(loss).detach()
-    if readers and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _mean_over_ranks(value, readers[0]["params"][0].device)
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _mean_over_ranks(value, groups[0]["params"][0].device)
     return value
 
 

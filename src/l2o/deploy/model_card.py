@@ -1,11 +1,11 @@
 """What an exported optimizer says of itself: the card in its config, and the README.md that is written from it."""
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from l2o.deploy.description import plain
+from l2o.files import finite
 from l2o.optimizers.base import Scope, UpdateRule
 from l2o.optimizers.partitioned import Partitioned
 from l2o.optimizers.preprocessing import Preprocessing
@@ -22,15 +22,6 @@ def checked(card: Any) -> dict[str, Any]:
         if not isinstance(plain_card.get(key, ""), str):
             raise ValueError(f"card['{key}'] must be text, got {plain_card[key]!r}")
     return finite(plain_card)
-
-
-def finite(value: Any) -> Any:
-    """Return plain JSON with null in the place of inf and nan, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def readme(config: Mapping[str, Any], rule: UpdateRule, name: str, address: str | None = None) -> str:

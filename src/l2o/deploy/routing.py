@@ -16,9 +16,12 @@ def rule_for(rule: UpdateRule, name: str, param: Tensor, patterns: Mapping[str, 
     `patterns` (group: regular expression) decide before the rule's own patterns do. Where no pattern matches the name,
     with or without its leading components, the number of axes decides: see `l2o.optimizers.routing.group_of`.
     """
-    while isinstance(rule, Partitioned):
-        rule = _part(rule, name, param, patterns or {})
-    return rule
+    return _followed(rule, name, param, patterns or {})[0]
+
+
+def deciding(rule: UpdateRule, name: str, param: Tensor, patterns: Mapping[str, str]) -> list[str]:
+    """Return the groups whose patterns decide which rule serves a parameter."""
+    return _followed(rule, name, param, patterns)[1]
 
 
 def check_patterns(rule: UpdateRule, patterns: Any) -> None:
@@ -47,12 +50,18 @@ def groups_of(rule: UpdateRule) -> set[str]:
     return set(rule.rules).union(*inner)
 
 
-def _part(rule: Partitioned, name: str, param: Tensor, patterns: Mapping[str, str]) -> UpdateRule:
-    own = tuple((group, pattern) for group, pattern in patterns.items() if group in rule.rules)
-    decided = by_name(name, own)
-    if len(decided) > 1:
-        raise ValueError(f"'{name}' belongs to {' and '.join(decided)} by the patterns given: let one of them match it")
-    group = decided[0] if decided else group_of(name, param.ndim, tuple(rule.patterns.items()), called_by_kind=True)
-    part = rule.rules[group]
-    assert isinstance(part, UpdateRule)
-    return part
+def _followed(rule: UpdateRule, name: str, param: Tensor, patterns: Mapping[str, str]) -> tuple[UpdateRule, list[str]]:
+    """Return the rule that serves a parameter, and the groups whose patterns have led there."""
+    deciders: list[str] = []
+    while isinstance(rule, Partitioned):
+        own = tuple((group, pattern) for group, pattern in patterns.items() if group in rule.rules)
+        decided = by_name(name, own)
+        if len(decided) > 1:
+            both = " and ".join(decided)
+            raise ValueError(f"'{name}' belongs to {both} by the patterns given: let one of them match it")
+        deciders += decided
+        kinds = tuple(rule.patterns.items())
+        part = rule.rules[decided[0] if decided else group_of(name, param.ndim, kinds, called_by_kind=True)]
+        assert isinstance(part, UpdateRule)
+        rule = part
+    return rule, deciders

@@ -1,17 +1,17 @@
 """A trained rule as a `torch.optim.Optimizer`."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from l2o.deploy import groups, knowledge, nonfinite
+from l2o.deploy import divergence, groups, knowledge
 from l2o.deploy.arrangement import Axes
+from l2o.deploy.divergence import OnDivergence, Watch
 from l2o.deploy.fit import saved_entries
-from l2o.deploy.flats import Flats
+from l2o.deploy.flats import Flats, Moved
 from l2o.deploy.told import Numbers, Told
 from l2o.optimizers.base import UpdateRule
 
@@ -21,35 +21,36 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     `lr` scales what the rule proposes; 1 is what it was trained for. `weight_decay` is decoupled (Loshchilov & Hutter
     2019). With `maximize` the rule is given −∇, as in torch's optimizers. Each parameter group may have its own of all
-    arguments, its own `rule` included; `param_groups` hold plain values, a group's rule being an index into `rules`.
+    arguments but the last, its own `rule` included; `param_groups` hold plain values, a group's rule being an index
+    into `rules`. Parameters are called as `named_parameters()` calls them, where names are given, else "0", "1", …
 
-    A coordinate rests until its first gradient that is not exactly 0: what a model does not use (an embedding's padding
-    row, pruned weights) is not moved, although a learned rule may answer 0 with an update. Only the update is left out;
-    weight decay acts on a resting coordinate as AdamW's does. `resting=False` moves everything from the start.
+    - `horizon` tells the rule how many steps the training will take; rules that need it are refused without it.
+    - `patterns` (group: regular expression of names) decide which rule of a `Partitioned` rule serves a parameter,
+      before the rule's own patterns and the number of axes do. One that matches no parameter is refused.
+    - `axes="torch"` shows kernels of convolutions, (out, in, height, width), as (height, width, in, out), which is how
+      rules have seen them in training; `axes="as_given"` shows every shape as it is.
+    - `chunk_size` bounds how many coordinates go through the rule at once, and so temporary memory (None: as suits the
+      device). It changes no result: a rule whose scope is a tensor is given whole tensors.
+    - `resting`: a coordinate rests until its first gradient that is not exactly 0, so that what a model does not use
+      (an embedding's padding row, pruned weights) is not moved, although a learned rule may answer 0 with an update.
+      Weight decay acts on a resting coordinate as AdamW's does.
+    - `on_divergence` says what goes wrong once, by a warning: a gradient that is nan or infinite, by the name of its
+      parameter, and a loss that is nan, infinite, or ten times what it was at the start, where the optimizer is told
+      the loss. "raise" raises `l2o.deploy.divergence.Diverged` instead, before anything is moved where all lies on the
+      CPU, and at every tenth step on other devices; None says nothing.
 
-    A `Partitioned` rule shares parameters out by their names, then by their number of axes; `patterns`
-    (group: regular expression of names) decide before that.
-
-    All parameters of a group that have a gradient go through the rule in one batched call, or in chunks of `chunk_size`
-    coordinates (None: as suits the device), which bounds temporary memory and changes no result: a rule whose scope is
-    a tensor is given whole tensors, a rule that sees all parameters at once all of them. The parts are called as
-    `named_parameters()` calls them, where those are given, else "0", "1", …
-
-    `horizon` tells the rule how many steps the training will take; rules that need it are refused without it. Rules
-    that read the loss are given it at each step: `step(loss=loss)`, or a closure. What a rule remembers of a parameter
-    lies in the state under that parameter; what it remembers for all of them together, under each of them alike.
-    `axes="torch"` shows kernels of convolutions, (out, in, height, width), as (height, width, in, out), which is how
-    the published rules have seen them in training; `axes="as_given"` shows every shape as it is.
+    Rules that read the loss are given it at each step: `step(loss=loss)`, or a closure. A step beyond the horizon that
+    the rule was trained for (`rule.card`), or beyond `horizon`, is warned of once. Arithmetic and state are in the
+    rule's dtype, in float32 at least, whatever the parameters' dtype. What a rule remembers of a parameter lies in the
+    state under that parameter. `state_dict` holds the state and each group's numbers, not the rule: an optimizer is
+    resumed by one that was made with the same rule.
 
     What it costs for each parameter: the LSTM of 2 layers of 20 units, which all shipped rules are made of, remembers
-    320 bytes in float32, beside 9 bytes for two flat buffers and a mark (Adam: 8 and 9). A step for a million
-    parameters took 0.1 s on two cores with AVX-512 and the compiled kernel, so 0.1 µs for each, where torch's Adam took
-    0.0035 s (docs/performance.md).
-
-    Arithmetic and state are in the rule's dtype, in float32 at least, whatever the parameters' dtype. `state_dict`
-    holds the state and each group's numbers, not the rule: an optimizer is resumed by one that was made with the same
-    rule. Gradients that are nan or infinite are given to the rule as they are, counted, and warned of once.
+    320 bytes in float32, beside 9 bytes for two flat buffers and a mark (Adam: 8 and 9), and a step took 0.1 µs on two
+    cores with AVX-512 and the compiled kernel, where torch's Adam took 0.0035 µs (docs/performance.md).
     """
+
+    _made = False  # until all groups are there
 
     def __init__(
         self,
@@ -64,25 +65,35 @@ class LearnedOptimizer(torch.optim.Optimizer):
         *,
         maximize: bool = False,
         resting: bool = True,
+        on_divergence: OnDivergence = "warn",
     ):
+        self.on_divergence: OnDivergence = divergence.checked(on_divergence)
         self.rules: list[UpdateRule] = []
-        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size}
-        defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting}
-        defaults |= {"horizon": horizon, "axes": axes, "step": 0}
+        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size, "step": 0}
+        defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting, "horizon": horizon, "axes": axes}
         groups.adopt(defaults, self.rules)
         self._forget()
         super().__init__(params, defaults)
+        groups.refuse_idle_patterns(self.param_groups, self.rules)
+        self._made = True
 
     def _forget(self) -> None:
         """Drop what is derived from the state: it is built anew at the next step."""
         self._flats = Flats()
-        self._warned = False
+        self._watch = Watch(self.on_divergence)
+
+    def __repr__(self) -> str:
+        """Say which rules it has, as far as their cards know it, and the values of its groups."""
+        named = [f"{index}: {rule.label} ({rule.extra_repr() or 'no card'})" for index, rule in enumerate(self.rules)]
+        return "\n".join([*(f"rule {line}" for line in named), super().__repr__()])
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"rules": self.rules}
+        return super().__getstate__() | {"rules": self.rules, "on_divergence": self.on_divergence}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._made = True
+        self.__dict__.setdefault("on_divergence", "warn")  # pickled before there was one
         self._forget()  # unpickled, copied or loaded
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -94,6 +105,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         known = len(self.rules)
         try:
             groups.check(self.param_groups[-1], self.rules)
+            if self._made and "patterns" in param_group and param_group["patterns"] != self.defaults["patterns"]:
+                groups.refuse_idle_patterns(self.param_groups[-1:], self.rules)
         except ValueError:
             self.param_groups.pop()
             del self.rules[known:]
@@ -105,7 +118,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
         Rules that read the loss are given the closure's, or `loss`: a number, or a tensor of one. It is the loss before
         a scaler scales it, and where gradients are accumulated the mean of the batches' losses. Where a process group
-        exists, its mean over the ranks is what such rules read. Where no rule needs it, a closure may return anything.
+        exists, its mean over the ranks is taken, so that all ranks have to give one. Where no rule needs a loss, a
+        closure may return anything.
         Raises ValueError where a rule needs a loss and there is none, for a sparse gradient, and for a parameter whose
         shape has changed since the last step.
         """
@@ -126,6 +140,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _step_groups(self, loss: float | Tensor | None, returned: Any) -> None:
         known = knowledge.checked_loss(loss, returned, self.param_groups, self.rules)
         moved = self._flats.of(self.param_groups, self.rules, self.state)
+        self._look(known, moved)
         after = []
         for group, own in zip(self.param_groups, moved, strict=True):
             if knowledge.only_shows(group, self.rules, known):
@@ -136,10 +151,18 @@ class LearnedOptimizer(torch.optim.Optimizer):
             after += [(flat, flat.step(told, numbers)) for flat in own]
             group["step"] += 1
         self._flats.share(after)  # now that all have read what they share
-        suspicious = not self._warned and any(flat.may_have_nonfinite for own in moved for flat in own)
-        if suspicious and (counts := self.nonfinite_gradients()):
-            self._warned = True
-            warnings.warn(nonfinite.warning(counts), stacklevel=2)
+
+    def _look(self, loss: Tensor | None, moved: list[list[Moved]]) -> None:
+        """Take up the gradients, and see whether anything has gone wrong before the parameters are moved."""
+        for group, own in zip(self.param_groups, moved, strict=True):
+            for flat in own:
+                flat.take_gradients(group["maximize"])
+            if own:
+                self._watch.horizon(group, groups.adopt(group, self.rules))
+        if loss is not None and not any(group["maximize"] for group in self.param_groups):
+            self._watch.loss(loss)
+        if any(flat.nonfinite.is_worth_asking(flat.steps + 1) for own in moved for flat in own):
+            self._watch.gradients(self.nonfinite_gradients())
 
     # ------------------------------------------------------------------------------------------------- state_dict
 

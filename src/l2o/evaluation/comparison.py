@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from l2o.files import write_text
+from l2o.files import finite, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -189,12 +189,3 @@ def _shown(value: float | str | None, error: float | None = None) -> str:
     if isinstance(value, str):
         return value
     return "∞" if value is None else f"{value:.3g}" if error is None else f"{value:.3g} ± {error:.1g}"
-
-
-def finite(value: Any) -> Any:
-    """Return a value with None in the place of every inf and nan, however deep, because JSON knows neither."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

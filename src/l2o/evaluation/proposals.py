@@ -65,6 +65,6 @@ def tuned(rules: Mapping[str, UpdateRule], comparison: Comparison) -> dict[str, 
 
 def _name(layout: Layout, index: int) -> str:
     """Name a coordinate of the flat vector by its place in its parameter, as '0.weight[3, 17]'."""
-    name, part = next((name, part) for name, part in layout.slices.items() if part.start <= index < part.stop)
-    place = torch.unravel_index(torch.tensor(index - part.start), layout.shapes[name])
-    return f"{name}[{', '.join(str(int(i)) for i in place)}]"
+    name = next(name for name, part in layout.slices.items() if part.start <= index < part.stop)
+    place = (layout.parameters(torch.arange(layout.size))[name] == index).nonzero()[0]
+    return f"{name}[{', '.join(map(str, place.tolist()))}]"

@@ -7,6 +7,7 @@ therefore imported when one of the two names is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from l2o.optimizees.augmentation import LossScaled, NoisyGradients, Reparametrised
 from l2o.optimizees.autoencoder import Autoencoder
 from l2o.optimizees.base import Batch, Optimizee, Split
 from l2o.optimizees.classifier import Classifier
@@ -35,12 +36,15 @@ __all__ = [
     "Layout",
     "LeastSquares",
     "LogisticRegression",
+    "LossScaled",
     "MatrixFactorisation",
     "Mixer",
     "NeuralArt",
+    "NoisyGradients",
     "NoisyQuadratic",
     "Optimizee",
     "Quadratic",
+    "Reparametrised",
     "Repeated",
     "Split",
     "Subset",

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from l2o.data.datasets import Dataset
 from l2o.optimizees.base import Batch
 from l2o.optimizees.initial import Std
-from l2o.optimizees.network_loss import NetworkLoss
+from l2o.optimizees.network_loss import NetworkLoss, refuse_other_data
 
 TEST_IMAGES = 1000
 
@@ -28,6 +28,7 @@ class Autoencoder(NetworkLoss):
         self, network: nn.Module, dataset: Dataset, batch_size: int = 128, init_std: Std = 0.01, init: str = "torch"
     ):
         super().__init__(network, batch_size, init_std, init)
+        refuse_other_data(dataset)
         self.dataset = dataset
         self._check_fit()
 

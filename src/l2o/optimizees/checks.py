@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from l2o.optimizees import global_generators
 from l2o.optimizees.base import Batch, Optimizee
 from l2o.optimizees.layout import Layout
+from l2o.optimizees.unchanged import changed, cloned
 from l2o.optimizees.views import View
 
 NUM_TASKS = 2
@@ -79,7 +80,11 @@ class _Check:
         if theta.device.type != self.device.type:
             self._refuse("sample", f"gives θ on {theta.device}", f"{wanted}: draw with device=generator.device")
         self._batch("sample", task)
+        before = cloned(task)
         batch = self.optimizee.sample_batch(task, NUM_TASKS, generator)
+        if name := changed(before, task):
+            wanted = "one that leaves the task alone: .clone() it first"
+            self._refuse("sample_batch", f"changes the task's '{name}' in place", wanted)
         self._batch("sample_batch", batch)
         return theta.detach(), batch
 
@@ -99,6 +104,12 @@ class _Check:
 
     def _one_loss(self, theta: Tensor, batch: Batch) -> Tensor:
         """Give f of one task, once it is sure to be a differentiable number that only θ and the batch decide."""
+        with global_generators.restored():  # a copy that is no leaf, so that torch lets the loss change it
+            copied = cloned({"θ": theta, **batch})
+            own = copied.pop("θ").requires_grad_() + 0
+            self.optimizee.loss(own, _Given(self.name, copied))
+        if name := changed({"θ": theta, **batch}, {"θ": own, **copied}):
+            self._refuse("loss", f"changes '{name}' in place", "one that leaves what it is given alone: .clone() it")
         theta = theta.clone().requires_grad_()
         given = _Given(self.name, batch)
         loss = self._repeatable("loss", lambda: self.optimizee.loss(theta, given))

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from l2o.data.datasets import Dataset
 from l2o.optimizees.base import Batch
 from l2o.optimizees.initial import Std
-from l2o.optimizees.network_loss import NetworkLoss
+from l2o.optimizees.network_loss import NetworkLoss, refuse_other_data
 from l2o.optimizees.networks import ColoursFirst
 
 TEST_IMAGES = 1000
@@ -24,15 +24,25 @@ class Classifier(NetworkLoss):
     """f(θ) = cross-entropy of network(x; θ) on a random minibatch of the train split.
 
     The network is any `nn.Module` from images (N, *shape) to logits (N, C); only its shapes are used. θ_0 ~
-    N(0, init_std²) unless `init` chooses another start: see `NetworkLoss`. Raises ValueError where the network does not
-    fit the dataset or keeps state between calls.
+    N(0, init_std²) unless `init` chooses another start: see `NetworkLoss`. With `noise`, every number of every drawn
+    image is moved by N(0, noise²), so that few images cannot be learned by heart; the metrics are without noise. Raises
+    ValueError where the network does not fit the dataset or keeps state between calls.
     """
 
     def __init__(
-        self, network: nn.Module, dataset: Dataset, batch_size: int = 128, init_std: Std = 0.01, init: str = "normal"
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        batch_size: int = 128,
+        init_std: Std = 0.01,
+        init: str = "normal",
+        noise: float = 0.0,
     ):
         super().__init__(network, batch_size, init_std, init)
-        self.dataset = dataset
+        refuse_other_data(dataset)
+        if not 0 <= noise < math.inf:
+            raise ValueError(f"noise must be a standard deviation >= 0, got {noise}")
+        self.dataset, self.noise = dataset, noise
         self._check_fit()
 
     def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
@@ -45,7 +55,10 @@ class Classifier(NetworkLoss):
     def _batch(self, images: Tensor, labels: Tensor, num_tasks: int, generator: Generator) -> Batch:
         shape = num_tasks, self.batch_size
         index = torch.randint(len(labels), shape, generator=generator, device=generator.device)
-        return {"x": self.dataset.images(images[index]), "y": labels[index]}
+        x = self.dataset.images(images[index])
+        if self.noise > 0:
+            x = x + self.noise * torch.randn(x.shape, generator=generator, device=generator.device)
+        return {"x": x, "y": labels[index]}
 
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(self._output(theta, batch["x"]), batch["y"])

@@ -42,7 +42,7 @@ def initial_theta(
     if kind not in KINDS:
         raise ValueError(f"init must be one of {', '.join(KINDS)}, got {kind!r}")
     if kind == "normal":
-        return _normal(layout.size, num_tasks, generator, std)
+        return layout.of_module_order(_normal(layout.size, num_tasks, generator, std))
     theta = _torch(network, layout, num_tasks, generator)
     return theta if kind == "torch" else _with_matrices(theta, network, layout, generator, MATRICES[kind])
 
@@ -82,7 +82,7 @@ def _torch(network: nn.Module, layout: Layout, num_tasks: int, generator: Genera
         for _ in range(num_tasks):
             for reset in resets:
                 reset()
-            draws.append(layout.ravel(dict(fresh.named_parameters())).to(torch.get_default_dtype()))
+            draws.append(layout.of_parameters(dict(fresh.named_parameters())).to(torch.get_default_dtype()))
     return torch.stack(draws).to(device)
 
 
@@ -110,7 +110,7 @@ def _resets(network: nn.Module) -> Iterator[Callable[[], None]]:
 
 def _with_matrices(theta: Tensor, network: nn.Module, layout: Layout, generator: Generator, draw: "Matrices") -> Tensor:
     """Return θ (B, P) with all matrices drawn anew, except embeddings, and all biases 0."""
-    parts = layout.unravel(theta)
+    parts = layout.parameters(theta)
     for owner, name, full in _named_parameters(network):
         part = parts.get(full)
         if part is None or isinstance(owner, EMBEDDINGS):
@@ -119,7 +119,7 @@ def _with_matrices(theta: Tensor, network: nn.Module, layout: Layout, generator:
             parts[full] = draw(part.shape, generator).to(part.dtype)
         elif name.startswith("bias"):
             parts[full] = torch.zeros_like(part)
-    return layout.ravel(parts)
+    return layout.of_parameters(parts)
 
 
 def _named_parameters(network: nn.Module) -> Iterator[tuple[nn.Module, str, str]]:

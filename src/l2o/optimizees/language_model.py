@@ -34,6 +34,8 @@ class LanguageModel(NetworkLoss):
         init: str = "torch",
     ):
         super().__init__(network, batch_size, init_std, init)
+        if not isinstance(text, Text):
+            raise ValueError(f"a model of characters learns a text, got {type(text).__name__}: choose dataset=text")
         if not 1 <= length < min(len(text.train), len(text.test)):
             shorter = min(len(text.train), len(text.test))
             raise ValueError(f"length must be at least 1 and below the {shorter} letters of a split, got {length}")

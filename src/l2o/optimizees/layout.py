@@ -3,7 +3,7 @@
 Shapes: P coordinates of one optimizee, B tasks; `...` any leading axes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from itertools import accumulate
 from math import prod
@@ -62,18 +62,44 @@ class Cut(NamedTuple):
         return self.places[Axis.COORDINATES]
 
 
-class Layout:
-    """Holds the names, shapes and slices of the parts of a flat parameter vector (P,), in order."""
+def turned_axes(count: int) -> tuple[int, ...]:
+    """Return in which order update rules see the axes of a kernel that torch keeps as (out, in, height, width).
 
-    def __init__(self, shapes: Mapping[str, Sequence[int]]):
+    They see (height, width, in, out), as the published rules have seen kernels in JAX, so that the last two axes are
+    those of a matrix of inputs and outputs.
+    """
+    return (*range(2, count), 1, 0)
+
+
+class Layout:
+    """Holds the names, shapes and slices of the parts of a flat parameter vector (P,), in order.
+
+    The shapes are what update rules see. Of the parts in `turned`, kernels of convolutions, torch's own shape is
+    another one (`turned_axes`), and so is their order in a module's memory: `parameters` and `of_parameters` go between
+    the flat vector and a module's own parameters.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], turned: Collection[str] = ()):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.turned = frozenset(turned)
         self.slices = self.spans(Axis.COORDINATES)
         self.size = sum(prod(shape) for shape in self.shapes.values())
 
     @classmethod
     def of_module(cls, module: nn.Module) -> "Layout":
-        """Give the layout of a network's parameters, in the order of `named_parameters`."""
-        return cls({name: parameter.shape for name, parameter in module.named_parameters()})
+        """Give the layout of a network's parameters, in the order of `named_parameters`, with kernels turned.
+
+        A kernel is a parameter of three axes or more, as for `LearnedOptimizer(…, axes="torch")`: rules see the same
+        in training and in use.
+        """
+        own = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        turned = [name for name, shape in own.items() if len(shape) >= 3]
+        seen = {name: tuple(own[name][axis] for axis in turned_axes(len(own[name]))) for name in turned}
+        return cls(own | seen, turned)
+
+    def of(self, names: Collection[str]) -> "Layout":
+        """Give the layout of some of the parts alone, in the order of the names."""
+        return Layout({name: self.shapes[name] for name in names}, self.turned & {*names})
 
     def spans(self, axis: Axis) -> dict[str, slice]:
         """Return where each part's share of a state with this second axis lies. What is SHARED lies at 0 for all."""
@@ -93,7 +119,7 @@ class Layout:
         if names:
             spans = {axis: self.spans(axis) for axis in Axis}
             places = {axis: slice(span[names[0]].start, span[names[-1]].stop) for axis, span in spans.items()}
-        return Cut(Layout({name: self.shapes[name] for name in names}), places)
+        return Cut(self.of(names), places)
 
     def cut(self, start: int, stop: int) -> Cut:
         """Return the coordinates start, …, stop − 1 as flat pieces of parts. A piece reads its part's share of TENSORS.
@@ -132,3 +158,33 @@ class Layout:
             for name, shape in self.shapes.items()
         ]
         return torch.cat(flat, dim=-1)
+
+    def parameters(self, theta: Tensor) -> dict[str, Tensor]:
+        """Take a flat vector apart into a module's own parameters: (..., P) -> name: (..., *torch's own shape)."""
+        parts = self.unravel(theta)
+        return parts | {name: self._moved(parts[name], name, back=True) for name in self.turned}
+
+    def of_parameters(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Join a module's own parameters to a flat vector: name: (..., *torch's own shape) -> (..., P)."""
+        return self.ravel({**parts, **{name: self._moved(parts[name], name, back=False) for name in self.turned}})
+
+    def of_module_order(self, flat: Tensor) -> Tensor:
+        """Reorder numbers (..., P) that lie as a module's parameters do in memory, one after another."""
+        if not self.turned:
+            return flat
+        own = {
+            name: [shape[axis] for axis in _inverse(turned_axes(len(shape)))] if name in self.turned else shape
+            for name, shape in self.shapes.items()
+        }
+        return self.of_parameters(Layout(own).unravel(flat))
+
+    def _moved(self, part: Tensor, name: str, back: bool) -> Tensor:
+        """Turn a kernel's axes as rules see them, or back; axes before the kernel's own stay where they are."""
+        order = turned_axes(count := len(self.shapes[name]))
+        before = part.ndim - count
+        order = _inverse(order) if back else order
+        return part.permute((*range(before), *(before + axis for axis in order)))
+
+
+def _inverse(order: Sequence[int]) -> tuple[int, ...]:
+    return tuple(order.index(axis) for axis in range(len(order)))

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 
+from l2o.data.datasets import Dataset
 from l2o.data.reasons import reason
 from l2o.optimizees import initial
 from l2o.optimizees.base import Batch, Optimizee
@@ -62,7 +63,7 @@ class NetworkLoss(Optimizee):
         return self.batch_size
 
     def _output(self, theta: Tensor, x: Tensor) -> Tensor:
-        return functional_call(self.network, self.layout.unravel(theta), (x,))
+        return functional_call(self.network, self.layout.parameters(theta), (x,))
 
     def _try(self, x: Tensor, does_not_fit: str, remedy: str) -> Tensor:
         """Return what the network gives for a small minibatch x.
@@ -82,6 +83,15 @@ class NetworkLoss(Optimizee):
                 "call .eval() on it or leave its random layers out"
             )
         return output
+
+
+def refuse_other_data(dataset: object) -> None:
+    """Raise ValueError for data that are no images with labels, such as a text."""
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"a network of images learns a Dataset, got {type(dataset).__name__}: choose dataset=digits or another of "
+            "images; models of characters (optimizee=char_gru) learn dataset=text"
+        )
 
 
 def _refuse_hidden_state(network: nn.Module) -> None:

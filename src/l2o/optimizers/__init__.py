@@ -5,6 +5,7 @@ from l2o.optimizers.adafac_mlp import AdafacMLP
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
 from l2o.optimizers.celo import Celo
 from l2o.optimizers.celo2 import Celo2
+from l2o.optimizers.celo_adam import CeloAdam
 from l2o.optimizers.gac import GAC
 from l2o.optimizers.hand_designed import SGD, Adam, AdamW, HandDesigned, Momentum, RMSprop
 from l2o.optimizers.lstm import LSTM
@@ -28,6 +29,7 @@ __all__ = [
     "Axis",
     "Celo",
     "Celo2",
+    "CeloAdam",
     "HandDesigned",
     "Identity",
     "LogAndSign",

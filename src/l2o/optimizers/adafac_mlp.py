@@ -63,8 +63,8 @@ class AdafacMLP(ScheduledRule):
     are. By default the first and the last weight are the tensors with two axes or more that come first and last in the
     layout. A tensor's update then depends on which others there are, so that the scope is ALL. With `unscaled`, a
     regular expression, they are instead the tensors in whose names it is found, and the scope stays TENSOR. `out_axis`
-    says which axis of a weight counts its outputs: 0 is torch's (out, in, …), −1 is JAX's (…, in, out). The fan-in is
-    the product of the other axes.
+    says which axis of a weight counts its outputs: 0 is torch's (out, in, …), −1 is JAX's (…, in, out); of kernels that
+    the layout knows to be turned it is the last. The fan-in is the product of the other axes.
     """
 
     scope = Scope.TENSOR
@@ -144,8 +144,13 @@ class AdafacMLP(ScheduledRule):
             hidden = set(weights[1:-1])
         else:
             hidden = {name for name in weights if not re.search(self.unscaled, name)}
-        fan_in = lambda shape: max(1, prod(shape) // max(1, shape[self.out_axis]))  # noqa: E731
-        return [1 / fan_in(shape) if name in hidden else 1.0 for name, shape in layout.shapes.items()]
+        return [1 / self._fan_in(name, layout) if name in hidden else 1.0 for name in layout.shapes]
+
+    def _fan_in(self, name: str, layout: Layout) -> int:
+        """Give how many inputs one output of a weight has. A kernel that is turned for rules has its outputs last."""
+        shape = layout.shapes[name]
+        outputs = shape[-1 if name in layout.turned else self.out_axis]
+        return max(1, prod(shape) // max(1, outputs))
 
 
 def learned_decay(start: Tensor, offset: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from l2o.optimizees.layout import Axis, Cut, Layout
 from l2o.optimizers import registry
+from l2o.optimizers.card import in_words
 
 State = dict[str, Tensor]
 """What an update rule remembers. Axis 0 counts tasks, axis 1 what `UpdateRule.state_axes` says; others are free."""
@@ -105,6 +106,10 @@ class UpdateRule(nn.Module, ABC):
     def label(self) -> str:
         """Name the rule as tables and figures do."""
         return type(self).__name__
+
+    def extra_repr(self) -> str:
+        """Say by what name the rule goes, what it was trained on, for how many steps and from which start."""
+        return in_words(self.card)
 
     @abstractmethod
     def init_state(self, theta: Tensor, layout: Layout) -> State:

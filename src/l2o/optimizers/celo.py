@@ -108,5 +108,6 @@ def second_phase(first: Celo) -> Celo:
         raise ValueError(f"phase 2 starts from a Celo of phase 1, got {first.label}: train optimizer=celo first")
     options = (first.step_mult, first.exp_mult, first.weight_decay, first.warmup, first.schedule, first.final)
     second = Celo(2, first.hidden_size, first.num_layers, 64, *options)
+    second = second.to(next(first.mlp.parameters()))  # first its dtype, so that no number is rounded
     second.mlp.load_state_dict(first.mlp.state_dict())
     return second

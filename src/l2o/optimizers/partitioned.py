@@ -103,7 +103,7 @@ def _resolved(layout: Layout, patterns: tuple[tuple[str, str], ...]) -> list[Gro
         Group(
             name,
             _joined([layout.slices[part] for part in parts]),
-            Layout({part: layout.shapes[part] for part in parts}),
+            layout.of(parts),
         )
         for name, parts in members.items()
         if parts

@@ -30,7 +30,8 @@ def find(name: object, *kinds: type) -> type:
     wanted = " or ".join(kind.__name__ for kind in kinds)
     if not found:
         raise ValueError(
-            f"unknown {wanted} '{name}': known are {', '.join(names(*kinds))}; import the module that defines it first"
+            f"unknown {wanted} '{name}': known are {', '.join(names(*kinds))}; import the module that defines it first "
+            "(train.py and evaluate.py: 'imports=[MODULE]')"
         )
     if len(found) > 1:
         places = " and ".join(f"{module}.{qualified}" for module, qualified in sorted(found))

@@ -23,6 +23,7 @@ from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.training import meta_schedule
 from l2o.training.carries import Leaves, filled
+from l2o.training.influence import refuse_no_influence
 from l2o.training.safeguards import CHANCE, fall_back, refuse, set_gradients, shown, skip, warn
 from l2o.training.training_state import TrainingState, phi_of
 from l2o.training.validation import validate
@@ -60,6 +61,7 @@ class MetaLearner(pl.LightningModule):
         at_least_one("learner", horizon=horizon, window=window, num_tasks=num_tasks, max_skipped=max_skipped)
         at_least_one("learner", episodes_per_epoch=episodes_per_epoch, validation_tasks=validation_tasks)
         refuse(rule, horizon, window, final_lr_fraction)
+        refuse_no_influence(rule, optimizee.layout)
         self.automatic_optimization = False
         self.rule, self.optimizee = rule, optimizee
         self.meta_gradient = meta_gradient or TruncatedBPTT()

@@ -69,4 +69,4 @@ class Recipe(NamedTuple):
 
 def served_layout(layout: Layout, served: tuple[str, ...]) -> Layout:
     """Give the layout of the tensors that the network serves, which lie in the whole layout's order."""
-    return layout if len(served) == len(layout.shapes) else Layout({name: layout.shapes[name] for name in served})
+    return layout if len(served) == len(layout.shapes) else layout.of(served)

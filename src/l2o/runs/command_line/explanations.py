@@ -30,12 +30,14 @@ def explain(error: BaseException) -> str | None:
     """One line on an error that Hydra raised over a command line; None for any other error."""
     if isinstance(error, OverrideParseException):
         return not_in_the_grammar(error.override)
+    failed = _failed_composition(error.__traceback__)
+    if failed and (said := _no_key_or_no_option(failed)):
+        return said
     if not isinstance(error, ConfigCompositionException):
         return None
     several = re.match(r"\s*(?:Ambiguous value for argument|Sweep parameters) '(.*)'", str(error))
     if several:
         return _several_values(several[1])
-    failed = _failed_composition(error.__traceback__)
     if failed and isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(failed, str(error.missing_cfg_file))
     unknown = re.match(r"Could not (?:override|delete from config\.|delete) '([^']+)'", str(error))
@@ -87,6 +89,20 @@ def _failed_composition(traceback: TracebackType | None) -> Composition | None:
         if frame.f_code.co_name == "load_configuration":
             known = frame.f_locals
             return Composition(known["self"], known["config_name"], known["overrides"])
+    return None
+
+
+def _no_key_or_no_option(failed: Composition) -> str | None:
+    """What to say of a word without a key, or with a number or a table where a group's option belongs."""
+    for word in failed.overrides:
+        key, _, option = word.lstrip("+~").partition("=")
+        group = key.partition("@")[0]
+        if not group:
+            return f"'{word}' names no key: write KEY=VALUE, or GROUP=OPTION"
+        given = OverridesParser.create().parse_override(word)
+        chooses = "." not in group and option and not given.is_sweep_override()
+        if chooses and failed.loader.get_group_options(group) and not isinstance(given.value(), str | list | None):
+            return _missing_option(failed, f"{group}/{option}")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Words of a command line that mean something to people and nothing to Hydra."""
+"""`GROUP=null` on a command line: to people it leaves a group of configs out, to Hydra it means nothing."""
 
 import sys
 from pathlib import Path
