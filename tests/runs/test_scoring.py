@@ -279,6 +279,22 @@ def test_what_makes_no_sense_is_refused_in_one_line(tmp_path):
             assert last.startswith("error: ") and message in last, (words, run.output)
 
 
+def test_envelopes_without_a_task_of_the_suite_are_refused(tmp_path):
+    (tmp_path / "e.json").write_text('{"another": [[0, 1], [2.0, 1.0]]}')
+    with pytest.raises(ValueError, match="none of the suite's tasks"):
+        scoring.open_suite(config(f"adam_envelopes={tmp_path / 'e.json'}"))
+    named = "+suite.tasks.quadratic.published=another"
+    assert scoring.open_suite(config(f"adam_envelopes={tmp_path / 'e.json'}", named)).envelopes
+
+
+def test_a_suite_takes_its_own_device_unless_one_is_given(monkeypatch):
+    assert config().name == "suite_tiny"
+    for gpu, expected in ((False, ["cpu", "cpu", "cuda:1"]), (True, ["cpu", "cuda", "cuda:1"])):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        asked = [("auto", "cpu"), ("auto", "auto"), ("cuda:1", "cpu")]
+        assert [scoring.chosen_device(*words) for words in asked] == expected
+
+
 def test_envelopes_of_another_shape_are_refused(tmp_path):
     for text in ("[]", '{"a": [[1], [1, 2]]}', '{"a": 3}', "{"):
         (tmp_path / "e.json").write_text(text)

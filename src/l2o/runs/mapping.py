@@ -15,6 +15,7 @@ from l2o.figures.heat_maps import HeatMap, plot_heat_maps
 from l2o.optimizers import UpdateRule
 from l2o.runs.contents import hash_of, problem_contents
 from l2o.runs.loggers import log_figure
+from l2o.runs.scoring import chosen_device
 from l2o.runs.shipped_baselines import record
 from l2o.runs.suites import Contestant, Suite, built, open_baselines
 
@@ -33,7 +34,7 @@ def open_map(cfg: DictConfig) -> Suite:
         for key in (place.x, place.y):
             if key not in PROPERTIES or not cfg.map["values"].get(key):
                 raise ValueError(f"map.panels: {key} must be one of {', '.join(PROPERTIES)}, with map.values.{key}")
-    device = "cpu" if cfg.device == "auto" else cfg.device
+    device = chosen_device(cfg.device, "cpu")
     tasks = {name: _task(cfg, name, point, device) for name, point in _networks(cfg).items()}
     contestants = {name: Contestant(rule, (1.0,), False) for name, rule in rules.items()}
     contestants[REFERENCE] = open_baselines(cfg)[REFERENCE]
