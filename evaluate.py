@@ -13,11 +13,14 @@ from l2o.runs.errors import in_one_line
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @in_one_line
 def main(cfg: DictConfig) -> None:
-    """Write curves, a summary and figures into the output folder; of a suite, its scoreboard."""
+    """Write curves, a summary and figures into the output folder; of a suite or a map, its own."""
     prepare(cfg)
-    from l2o.runs import comparing, scoring  # heavy: after the command line has been checked
+    from l2o.runs import comparing, mapping, scoring  # heavy: after the command line has been checked
 
-    if cfg.get("suite"):
+    if cfg.get("map"):
+        points = mapping.open_map(cfg)
+        mapping.report_map(points, scoring.score(points))
+    elif cfg.get("suite"):
         suite = scoring.open_suite(cfg)
         scoring.report(suite, scoring.score(suite))
     else:

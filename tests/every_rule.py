@@ -23,6 +23,7 @@ from l2o.optimizers import (
     RMSprop,
     RNNProp,
     Scale,
+    Scaled,
     ScheduleFreeAdamW,
 )
 
@@ -32,6 +33,7 @@ RULES = {
     "nesterov": lambda: Momentum(0.1, nesterov=True),
     "rmsprop": lambda: RMSprop(0.1),
     "adam": lambda: Adam(0.1),
+    "scaled": lambda: Scaled(Momentum(0.1), 3.0),
     "lstm": lambda: LSTM(LogAndSign(10.0), hidden_size=3, output_scale=0.1),
     "linear": lambda: LSTM(Scale(2.0), num_layers=0, output_scale=0.1),
     "lstm with timescales": lambda: LSTM(LogAndSign(10.0), hidden_size=3, num_layers=1, max_timescale=20.0),

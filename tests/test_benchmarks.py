@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -161,3 +162,12 @@ def test_the_plain_persistent_es_is_the_same_window(float64, path, monkeypatch, 
     assert_close(after, expected.carry, rtol=1e-9, atol=1e-12)
     ours = torch.cat([part.flatten() for part in expected.gradient])
     assert_close(gradient, ours, rtol=0, atol=1e-7 * float(ours.abs().max()))
+
+
+def test_a_published_envelope_is_smoothed_lowest_and_never_rises() -> None:
+    """Two seeds, three steps, two rates: by hand. A rate that breaks down leaves the envelope alone."""
+    envelope = runpy.run_path(str(BENCHMARKS / "published_envelope.py"))["envelope"]
+    curves = np.array([[[1.0, 2.0], [3.0, 1.0], [np.nan, 0.0]], [[3.0, 2.0], [1.0, 1.0], [1.0, 0.0]]])
+    # means: (2, 2), (2, 1), (inf, 0); smoothed: (2, 2), (2, 1.95), (inf, 1.8525)
+    np.testing.assert_allclose(envelope(curves), [2.0, 1.95, 1.8525])
+    np.testing.assert_allclose(envelope(np.array([[[1.0], [2.0]]])), [1.0, 1.0])

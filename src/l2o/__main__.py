@@ -17,6 +17,7 @@ def parser() -> argparse.ArgumentParser:
     _add_figure6(commands)
     _add_list(commands)
     _add_diagnose(commands)
+    _add_scoreboard(commands)
     return top
 
 
@@ -123,6 +124,31 @@ def _diagnose(given: argparse.Namespace) -> None:
     from l2o.runs.diagnosing import diagnosed
 
     diagnosed(given)
+
+
+def _add_scoreboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "scoreboard",
+        help="write the page and the figure of a scoreboard",
+        description="Write the page of a scoreboard in Markdown, and its figure beside it, from the results that "
+        "evaluate.py suite=NAME has left, without running anything. --baselines keeps its baselines for later runs.",
+    )
+    command.add_argument("results", type=Path, help="a scoreboard.json, or the folder that it lies in")
+    command.add_argument("page", type=Path, help="the page to write, as docs/scoreboard.md")
+    kept = "also write the outcomes of the baselines alone, as src/l2o/evaluation/baselines/SUITE.json holds them"
+    command.add_argument("--baselines", type=Path, metavar="FILE", help=kept)
+    command.set_defaults(run=_scoreboard)
+
+
+def _scoreboard(given: argparse.Namespace) -> None:
+    from l2o.evaluation.scoreboard_files import save_baselines
+    from l2o.figures.scoreboard import write_page
+
+    path = given.results / "scoreboard.json" if given.results.is_dir() else given.results
+    print(*write_page(path, given.page), sep="\n")
+    if given.baselines:
+        save_baselines(path, given.baselines)
+        print(given.baselines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The smallest piece of a scoreboard: one task, one optimizer, one learning rate, one seed.
 
-Several rates of one optimizer on one task and seed are rows of one unroll: they meet the same θ_0 and minibatches.
+All rates and seeds of one optimizer on one task are rows of one unroll. The rates of a seed meet the same θ_0 and
+minibatches, which depend on the seed alone.
 
-Shapes: T steps of an episode, R learning rates.
+Shapes: T steps of an episode, R learning rates, S seeds.
 """
 
 import statistics
@@ -13,11 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Generator, Tensor
 
 from l2o import seeds
 from l2o.evaluation.curves import loss_curves
-from l2o.optimizees.base import Optimizee
-from l2o.optimizees.views import Repeated
+from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.views import Repeated, View
 from l2o.optimizers.base import UpdateRule
 from l2o.optimizers.hand_designed import HandDesigned
 from l2o.optimizers.scaled import Scaled
@@ -49,23 +51,54 @@ def at_rates(rule: UpdateRule, rates: Sequence[float], device: torch.device | st
     return rule.with_lr(column) if isinstance(rule, HandDesigned) else Scaled(rule, column)
 
 
+class OneOfEachSeed(View):
+    """Draws the tasks of several seeds at once, each from a generator of its seed: R rows of every seed, all alike.
+
+    The S·R rows lie seed by seed. What is drawn for a seed depends on that seed alone, not on the others that share the
+    unroll, nor on the generator that is passed in. A view serves one episode at a time.
+    """
+
+    def __init__(self, inner: Optimizee, seeds_of_tasks: Sequence[int], copies: int):
+        super().__init__(Repeated(inner, copies))
+        self.seeds, self.copies = tuple(seeds_of_tasks), copies
+        self._generators: list[Generator] = []
+
+    def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
+        self._generators = [seeds.generator(seed, Stream.SCOREBOARD, device=generator.device) for seed in self.seeds]
+        drawn = [self.inner.sample(self.copies, one) for one in self._generators]
+        return torch.cat([theta for theta, _ in drawn]), _joined([task for _, task in drawn])
+
+    def sample_batch(self, task: Batch, num_tasks: int, generator: Generator) -> Batch:
+        parts = [slice(number * self.copies, (number + 1) * self.copies) for number in range(len(self.seeds))]
+        tasks = [{key: value[part] for key, value in task.items()} for part in parts]
+        pairs = zip(tasks, self._generators, strict=True)
+        return _joined([self.inner.sample_batch(one, self.copies, generator) for one, generator in pairs])
+
+
+def _joined(batches: Sequence[Batch]) -> Batch:
+    return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
+
+
 def run_cells(
     rule: UpdateRule,
     optimizee: Optimizee,
     rates: Sequence[float],
     num_steps: int,
-    seed: int,
+    seeds_of_tasks: Sequence[int],
     device: torch.device | str = "cpu",
-) -> list[Cell]:
-    """Run a rule at R rates, each on the same task, start and minibatches of one seed, and return a cell for each.
+) -> list[list[Cell]]:
+    """Run a rule at R rates on the tasks of S seeds, and return a list for each seed, with a cell for each rate.
 
-    The rule is told that the episode has `num_steps` steps. Rule and optimizee must already be on `device`.
+    All rates meet the same task, start and minibatches of a seed. The rule is told that the episode has `num_steps`
+    steps. Rule and optimizee must already be on `device`.
     """
-    generator = seeds.generator(seed, Stream.SCOREBOARD, device=device)
-    copies = Repeated(optimizee, len(rates))
-    start, losses = loss_curves(at_rates(rule, rates, device), copies, len(rates), num_steps, generator)
-    rows = losses.T.float().cpu().numpy()
-    return [Cell(row, begin) for row, begin in zip(rows, start.tolist(), strict=True)]
+    rows = OneOfEachSeed(optimizee, seeds_of_tasks, len(rates))
+    moving = at_rates(rule, [*rates] * len(seeds_of_tasks), device)
+    count = len(rates) * len(seeds_of_tasks)
+    start, losses = loss_curves(moving, rows, count, num_steps, Generator(device))
+    curves, begins = losses.T.float().cpu().numpy(), start.tolist()
+    cells = [Cell(curve, begin) for curve, begin in zip(curves, begins, strict=True)]
+    return [cells[first : first + len(rates)] for first in range(0, count, len(rates))]
 
 
 def needs_each_horizon(rule: UpdateRule) -> bool:

@@ -37,6 +37,15 @@ def save(board: Scoreboard, path: str | Path, also: Mapping[str, Any] | None = N
     write_text(path, _laid_out(found) + "\n")
 
 
+def save_baselines(results: str | Path, path: str | Path) -> None:
+    """Write the baselines of a scoreboard.json alone, for other machines: without what a step costs on this one."""
+    board, also = load(results)
+    board.outcomes = {key: found for key, found in board.outcomes.items() if key[1] in board.baselines}
+    board.costs, board.envelopes = {}, {}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save(board, path, {key: also[key] for key in ("device", "seeds", "torch", "rules")})
+
+
 def load(path: str | Path) -> tuple[Scoreboard, dict[str, Any]]:
     """Return a scoreboard that was written, and everything in its file. Raises ValueError where it is none."""
     try:

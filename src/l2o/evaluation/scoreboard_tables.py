@@ -79,7 +79,7 @@ def page(board: Scoreboard, figure: str | None = None) -> str:
         parts += [f"![Share of runs over their final loss relative to tuned {REFERENCE}]({figure})"]
     parts += ["## Every task", _every_task(board), "## The tasks", _described(board)]
     if published := _published(board):
-        parts += ["## Against the published envelopes of Adam", published]
+        parts += ["## Against the published envelopes of Adam", ABOUT_ENVELOPES, published]
     return "\n\n".join(parts) + "\n"
 
 
@@ -95,6 +95,12 @@ loss that is not finite, or more than twice that at its start. The speed-up says
 {REFERENCE} an optimizer comes down to the final loss of {REFERENCE}, and counts 0 where it never does. Milliseconds are
 those of a whole inner step with one task, the gradient included, on the machine that made this page; the state is what
 the optimizer remembers between two steps."""
+
+
+ABOUT_ENVELOPES = """\
+How many times more steps the published envelope of tuned Adam takes to an optimizer's final loss: more than 1 is better
+than the published Adam. The envelope is of smoothed training losses, so that its first few hundred steps look slower
+than they were."""
 
 
 def _every_task(board: Scoreboard) -> str:

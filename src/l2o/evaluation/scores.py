@@ -85,7 +85,7 @@ def interquartile_mean(values: ArrayLike) -> float:
     """
     from scipy.stats import trim_mean
 
-    return float(trim_mean(np.asarray(values, float), 0.25, axis=None))
+    return float(trim_mean(np.asarray(values, float).ravel(), 0.25))
 
 
 def interval(ratios: Sequence[ArrayLike], seed: int = 0) -> Interval:
@@ -121,7 +121,7 @@ def paired_ratio(losses: ArrayLike, others: ArrayLike) -> tuple[float, float | N
     ours, theirs = np.asarray(losses, float), np.asarray(others, float)
     mean, base = float(ours.mean()), float(theirs.mean())
     ratio = _ratio(mean, base)
-    if len(ours) < 2 or not math.isfinite(ratio) or not base:
+    if len(ours) < 2 or not (math.isfinite(ratio) and math.isfinite(base)) or not base:
         return ratio, None
     residuals = ours - ratio * theirs
     return ratio, float(residuals.std(ddof=1) / math.sqrt(len(ours)) / abs(base))

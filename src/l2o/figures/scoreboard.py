@@ -7,10 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
+from l2o.evaluation import scoreboard_files, scoreboard_tables
 from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
 from l2o.evaluation.scores import profile
 from l2o.evaluation.standings import COLUMNS
 from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS
+from l2o.files import write_text
 
 FROM, TO = 0.1, 100.0
 """The losses that are drawn, relative to tuned Adam's; where runs fit into less, the axis is shorter."""
@@ -39,6 +41,19 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     figure.savefig(path, dpi=160)
     return Path(path)
+
+
+def write_page(results: str | Path, page: str | Path) -> tuple[Path, Path]:
+    """Write the page of a scoreboard.json and its figure, and return both paths.
+
+    The figure is PAGE_profile.png, in the folder `figures` beside the page if there is one, else beside the page.
+    """
+    board, _ = scoreboard_files.load(results)
+    page = Path(page)
+    folder = page.parent / "figures" if (page.parent / "figures").is_dir() else page.parent
+    figure = plot_profile(board, folder / f"{page.stem}_profile.png")
+    write_text(page, scoreboard_tables.page(board, figure.relative_to(page.parent).as_posix()))
+    return page, figure
 
 
 def _styles(board: Scoreboard) -> dict[Entry, dict[str, object]]:

@@ -15,6 +15,7 @@ from l2o.optimizers.ntm_bfgs import NTMBFGS
 from l2o.optimizers.partitioned import Partitioned
 from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing, Scale
 from l2o.optimizers.rnnprop import RNNProp
+from l2o.optimizers.scaled import Scaled
 from l2o.optimizers.schedule_free import ScheduleFreeAdamW
 from l2o.optimizers.schedules import ScheduledRule
 
@@ -42,6 +43,7 @@ __all__ = [
     "RMSprop",
     "RNNProp",
     "Scale",
+    "Scaled",
     "ScheduleFreeAdamW",
     "ScheduledRule",
     "Scope",

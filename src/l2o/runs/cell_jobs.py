@@ -6,9 +6,9 @@ A process writes each cell as soon as it has it, so that a run may be killed at 
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
 
@@ -24,31 +24,58 @@ from l2o.runs.suites import built
 log = logging.getLogger(__name__)
 
 
+Answers = dict[tuple[str, str, int, int, float], Cell]
+"""Cells by task, optimizer, horizon, seed and rate."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """Name one unroll: an optimizer at several rates, with a file for each, on one task, horizon and seed."""
+    """Name one unroll: an optimizer at several rates and seeds on one task and horizon.
+
+    `paths` has the file of every cell by seed and rate; None keeps nothing.
+    """
 
     task: str
     config: str  # of the optimizee, as text
     optimizer: str
     rule: UpdateRule
     rates: tuple[float, ...]
-    paths: tuple[Path | None, ...]
+    seeds: tuple[int, ...]
+    paths: Mapping[tuple[int, float], Path | None]
     horizon: int
-    seed: int
     device: str
 
-    def run(self) -> list[Cell]:
+    @property
+    def count(self) -> int:
+        """Say how many cells the job has."""
+        return len(self.rates) * len(self.seeds)
+
+    def run(self) -> Answers:
         """Run the cells and keep them."""
         optimizee = built(self.config, self.device)
-        cells = run_cells(self.rule.to(self.device), optimizee, self.rates, self.horizon, self.seed, self.device)
-        for path, cell in zip(self.paths, cells, strict=True):
-            cell_store.write(path, cell)
-        return cells
+        rule = self.rule.to(self.device)
+        found = run_cells(rule, optimizee, self.rates, self.horizon, self.seeds, self.device)
+        answers = {}
+        for seed, cells in zip(self.seeds, found, strict=True):
+            for rate, cell in zip(self.rates, cells, strict=True):
+                cell_store.write(self.paths[seed, rate], cell)
+                answers[self.task, self.optimizer, self.horizon, seed, rate] = cell
+        return answers
 
+    def kept(self) -> Answers:
+        """Return the cells that are kept already."""
+        read = {place: cell_store.read(path, self.horizon) for place, path in self.paths.items()}
+        names = {place: (self.task, self.optimizer, self.horizon, *place) for place in read}
+        return {names[place]: cell for place, cell in read.items() if cell is not None}
 
-Answers = dict[tuple[str, str, int, int, float], Cell]
-"""Cells by task, optimizer, horizon, seed and rate."""
+    def left(self, kept: Answers) -> "list[Job]":
+        """Return what is left to run: one job for all seeds that lack the same rates."""
+        lacking: dict[tuple[float, ...], list[int]] = {}
+        for seed in self.seeds:
+            known = {rate for *_, of, rate in kept if of == seed}
+            if rates := tuple(rate for rate in self.rates if rate not in known):
+                lacking.setdefault(rates, []).append(seed)
+        return [replace(self, rates=rates, seeds=tuple(seeds)) for rates, seeds in lacking.items()]
 
 
 def run_jobs(jobs: Iterable[Job], workers: int, imports: Sequence[str] = (), folder: str = ".") -> Answers:
@@ -57,37 +84,22 @@ def run_jobs(jobs: Iterable[Job], workers: int, imports: Sequence[str] = (), fol
     A process of its own imports the user's modules `imports`, found in `folder`, and works with one thread.
     """
     answers: Answers = {}
-    waiting = [rest for job in jobs if (rest := _without_kept(job, answers)) is not None]
+    waiting: list[Job] = []
+    for job in jobs:
+        answers |= (kept := job.kept())
+        waiting += job.left(kept)
+    left = sum(job.count for job in waiting)
     if answers:
-        log.info("%d runs are known from before, %d are left", len(answers), sum(len(job.rates) for job in waiting))
-    for number, (job, cells) in enumerate(_done(waiting, workers, imports, folder), 1):
-        answers.update(zip(_names(job), cells, strict=True))
-        log.info(
-            "%s: %s, %d steps, seed %d (%d of %d)", job.task, job.optimizer, job.horizon, job.seed, number, len(waiting)
-        )
+        log.info("%d runs are known from before, %d are left", len(answers), left)
+    done = 0
+    for job, found in _done(waiting, workers, imports, folder):
+        answers |= found
+        done += job.count
+        log.info("%s: %s, %d steps (%d of %d runs)", job.task, job.optimizer, job.horizon, done, left)
     return answers
 
 
-def _without_kept(job: Job, answers: Answers) -> Job | None:
-    """Put the cells of a job that are kept into `answers`, and return what is left of it; None where nothing is."""
-    left = []
-    for name, rate, path in zip(_names(job), job.rates, job.paths, strict=True):
-        cell = cell_store.read(path, job.horizon)
-        if cell is None:
-            left.append((rate, path))
-        else:
-            answers[name] = cell
-    if not left:
-        return None
-    rates, paths = zip(*left, strict=True)
-    return Job(job.task, job.config, job.optimizer, job.rule, rates, paths, job.horizon, job.seed, job.device)
-
-
-def _names(job: Job) -> list[tuple[str, str, int, int, float]]:
-    return [(job.task, job.optimizer, job.horizon, job.seed, rate) for rate in job.rates]
-
-
-def _done(jobs: Sequence[Job], workers: int, imports: Sequence[str], folder: str) -> Iterator[tuple[Job, list[Cell]]]:
+def _done(jobs: Sequence[Job], workers: int, imports: Sequence[str], folder: str) -> Iterator[tuple[Job, Answers]]:
     """Yield every job with its cells, as they come."""
     if workers == 1 or len(jobs) < 2:
         yield from ((job, job.run()) for job in jobs)

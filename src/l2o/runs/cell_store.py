@@ -53,7 +53,7 @@ def read(path: Path | None, horizon: int) -> Cell | None:
     if path is None or not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as kept:
             cell = Cell(kept["losses"], float(kept["start"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -85,16 +85,24 @@ def log_comparison(loggers: Iterable[Logger], comparison: Comparison, figures: M
                 _add_image(logger, name, path)
 
 
-def log_scoreboard(loggers: Iterable[Logger], board: Scoreboard, figure: Path) -> None:
-    """Put a scoreboard's tables and its figure into every W&B run, the figure into TensorBoard."""
+def log_figure(loggers: Iterable[Logger], name: str, path: Path) -> None:
+    """Put a figure into every W&B run and into TensorBoard."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
-            logger.log_image("profile", [str(figure)])
+            logger.log_image(name, [str(path)])
+        elif isinstance(logger, TensorBoardLogger):
+            _add_image(logger, name, path)
+
+
+def log_scoreboard(loggers: Iterable[Logger], board: Scoreboard, figure: Path) -> None:
+    """Put a scoreboard's tables into every W&B run, and its figure there and into TensorBoard."""
+    loggers = list(loggers)
+    log_figure(loggers, "profile", figure)
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
             for title, related in COLUMNS.items():
                 if lines := rows(board, related):
                     logger.log_table(title.replace(" ", "_"), columns=["optimizer", *HEADINGS], data=lines)
-        elif isinstance(logger, TensorBoardLogger):
-            _add_image(logger, "profile", figure)
 
 
 def _add_image(logger: TensorBoardLogger, name: str, path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -29,16 +30,28 @@ log = logging.getLogger(__name__)
 
 def open_suite(cfg: DictConfig) -> Suite:
     """Build the tasks and the optimizers. Raises ValueError where something is missing or makes no sense."""
-    device = cfg.suite.get("device", "cpu") if cfg.device == "auto" else cfg.device
+    device = chosen_device(cfg.device, cfg.suite.get("device", "cpu"))
     given = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
     baselines = open_baselines(cfg)
     if both := given.keys() & baselines.keys():
         raise ValueError(f"learned.{min(both)} has the name of a baseline: give it another one")
     if cfg.workers < 1 or cfg.scoreboard.seeds < 1:
         raise ValueError(f"workers and scoreboard.seeds must be at least 1, got {cfg.workers}, {cfg.scoreboard.seeds}")
+    tasks = open_tasks(cfg, device)
     envelopes = read_envelopes(cfg.adam_envelopes) if cfg.adam_envelopes else {}
+    if envelopes and not any(task.published in envelopes for task, _ in tasks.values()):
+        raise ValueError("adam_envelopes has no effect: it has none of the suite's tasks (suite.tasks.NAME.published)")
     name = str(cfg.suite.get("name", "suite"))
-    return Suite(cfg, name, open_tasks(cfg, device), open_learned(cfg, given) | baselines, envelopes, device)
+    return Suite(cfg, name, tasks, open_learned(cfg, given) | baselines, envelopes, device)
+
+
+def chosen_device(asked: str, of_suite: str) -> str:
+    """Return the device that was asked for; with "auto" that of the suite, which may leave it to the machine, too.
+
+    Small tasks are as fast on a CPU, on which the package has tuned their baselines.
+    """
+    device = of_suite if asked == "auto" else asked
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def read_envelopes(path: str | Path) -> dict[str, Any]:
@@ -77,17 +90,18 @@ def score(suite: Suite) -> Scoreboard:
 
 
 def jobs_of(suite: Suite, task: Task, names: Sequence[str]) -> list[Job]:
-    """Return the unrolls of some optimizers on a task: one for each seed and, where a rule's steps depend on it, for
-    each horizon; else one to the longest horizon serves them all."""
+    """Return the unrolls of some optimizers on a task.
+
+    There is one for each horizon where a rule's steps depend on it; else one to the longest horizon serves them all.
+    """
     found = []
     for name in names:
         rule, rates, _ = suite.contestants[name]
         key = cell_store.key_of(task, rule, suite.device) if suite.cfg.scoreboard.cache else None
+        seeds, config = tuple(range(suite.cfg.scoreboard.seeds)), suite.tasks[task.name][1]
         for horizon in _runs(task, rule):
-            for seed in range(suite.cfg.scoreboard.seeds):
-                paths = tuple(cell_store.place(key, rate, horizon, seed) for rate in rates)
-                config = suite.tasks[task.name][1]
-                found.append(Job(task.name, config, name, rule, rates, paths, horizon, seed, suite.device))
+            paths = {(s, rate): cell_store.place(key, rate, horizon, s) for s in seeds for rate in rates}
+            found.append(Job(task.name, config, name, rule, rates, seeds, paths, horizon, suite.device))
     return found
 
 

@@ -116,7 +116,9 @@ def open_learned(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, 
 
 def _without_paths(node: DictConfig) -> DictConfig:
     """Return a configuration without where its files lie: their contents are part of the hash, their places are not."""
-    return OmegaConf.create(_pruned(OmegaConf.to_container(node, resolve=True)))
+    pruned = OmegaConf.create(_pruned(OmegaConf.to_container(node, resolve=True)))
+    assert isinstance(pruned, DictConfig)
+    return pruned
 
 
 def _pruned(value: Any) -> Any:

@@ -1,5 +1,5 @@
-"""The two things that evaluate.py does, compare optimizers on one problem and score them on a suite: what serves one
-of them has no effect on the other, and is refused."""
+"""The things that evaluate.py does: compare optimizers on one problem, or score them on a suite or on the points of a
+map. What serves one of them has no effect on the other, and is refused."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig, OmegaConf
 
 OF_SUITES = {"scoreboard", "workers", "adam_envelopes"}
-"""Keys and groups that only a suite reads."""
+"""Keys and groups that only suites and maps read."""
 
 OF_ONE_PROBLEM = {
     *("experiment", "figure", "dataset", "optimizee", "evaluation_optimizee", "evaluation", "baselines", "proposals"),
@@ -22,14 +22,18 @@ def refuse_other_mode(cfg: DictConfig, words: Sequence[str]) -> None:
     `words` are the overrides as they were typed. A suite may take a part, as `dataset`, from elsewhere in the
     configuration: then the word has an effect.
     """
-    suite = cfg.get("suite")
+    if cfg.get("suite") and cfg.get("map"):
+        raise ValueError("suite and map are two things: choose one of them")
+    suite = cfg.get("suite") or cfg.get("map")
     for word in words:
         top = re.split(r"[=.@/\[]", word.lstrip("+~"))[0]
         if suite and top in OF_ONE_PROBLEM and not _reads(suite, top):
-            remedy = "a suite has tasks, baselines and seeds of its own (suite.tasks.*, scoreboard.*)"
-            raise ValueError(f"{word} has no effect on a suite: {remedy}")
+            remedy = "these have tasks, baselines and seeds of their own (suite.*, map.*, scoreboard.*)"
+            raise ValueError(f"{word} has no effect on a suite or a map: {remedy}")
         if not suite and top in OF_SUITES:
-            raise ValueError(f"{word} has no effect without a suite: add suite=small, or another of conf/suite")
+            raise ValueError(
+                f"{word} has no effect without a suite or a map: add suite=small, or another of conf/suite"
+            )
 
 
 def _reads(suite: DictConfig, key: str) -> bool:

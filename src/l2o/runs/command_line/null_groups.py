@@ -5,10 +5,10 @@ from pathlib import Path
 
 
 def leave_out_null_groups(conf: Path) -> None:
-    """Rewrite `GROUP=null`, which Hydra refuses, to what it means: leave the group out.
+    """Rewrite what Hydra refuses to what it means: `GROUP=null` leaves the group out, `learned.NAME=PATH` adds a name.
 
     `conf` is the folder of the configs. Hydra's word for it is `~GROUP`, which it refuses in turn where the group is
-    left out by default.
+    left out by default. Its word for a key that may be new is `++KEY=VALUE`.
     """
     words = sys.argv[1:]
     left_out = _left_out(conf)
@@ -18,8 +18,12 @@ def leave_out_null_groups(conf: Path) -> None:
         if option == "null" and "." not in group and (conf / group.partition("@")[0]).is_dir():
             rewritten += [] if group in left_out else [f"~{group}"]
         else:
-            rewritten.append(word)
+            rewritten.append(f"++{word}" if _names_a_learned_rule(word) else word)
     sys.argv[1:] = rewritten
+
+
+def _names_a_learned_rule(word: str) -> bool:
+    return Path(sys.argv[0]).stem == "evaluate" and word.startswith("learned.") and "=" in word
 
 
 def _left_out(conf: Path) -> set[str]:

@@ -19,7 +19,7 @@ FREE = (*FREE, "suite.tasks", "scoreboard.baselines")
 OPTIONAL = {"dataset", "preprocessing", "meta_gradient", "evaluation", "logger", "baselines", "proposals", "learned"}
 """Keys that a configuration may lack, if nothing else refers to them."""
 
-NULL_AT_FIRST = {"train": {"sweep", "objective"}, "evaluate": {"suite"}}
+NULL_AT_FIRST = {"train": {"sweep", "objective"}, "evaluate": {"suite", "map"}}
 """Groups of each program of which no option is chosen by default, so that its own configuration lacks their keys."""
 
 
@@ -100,7 +100,7 @@ def _place(override: Override) -> str | None:
     return key
 
 
-_GLOBAL = {"experiment", "figure", "launcher", "suite"}
+_GLOBAL = {"experiment", "figure", "launcher", "suite", "map"}
 
 
 def _may_be_added(cfg: DictConfig, place: str, known: list[str]) -> bool:

@@ -1,0 +1,319 @@
+"""The scoreboard through evaluate.py, as a user types it: what it finds, what it keeps, what it refuses."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from programs import ROOT, server
+
+from l2o.evaluation import scoreboard_files
+from l2o.evaluation.cells import Cell
+from l2o.evaluation.scoreboard import Entry, Scoreboard, Task, outcome
+from l2o.evaluation.standings import mean_cost, standing
+from l2o.optimizees import Quadratic
+from l2o.optimizers import SGD
+from l2o.runs import cell_jobs, cell_store, scoring, shipped_baselines, suites
+
+PRETRAINED = ROOT / "src/l2o/deploy/pretrained"
+SMALL = ["scoreboard.rates_count=3", "scoreboard.seeds=2", "suite.tasks.digits=null"]
+
+
+@pytest.fixture(autouse=True)
+def cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/l2o/cells"
+
+
+def config(*words: str) -> DictConfig:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("evaluate", ["suite=tiny", *SMALL, *words])
+
+
+def scored(*words: str) -> Scoreboard:
+    return scoring.score(scoring.open_suite(config(*words)))
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int, int]]:
+    """The unrolls that were really done: task, optimizer, steps, number of rates times seeds."""
+    done: list[tuple[str, str, int, int]] = []
+    really = cell_jobs.Job.run
+
+    def run(job: cell_jobs.Job) -> cell_jobs.Answers:
+        done.append((job.task, job.optimizer, job.horizon, job.count))
+        return really(job)
+
+    monkeypatch.setattr(cell_jobs.Job, "run", run)
+    return done
+
+
+# ------------------------------------------------------------------------------------------------- what is found
+
+
+def test_a_constant_rate_serves_all_horizons_and_a_schedule_needs_a_run_for_each(runs):
+    scored()
+    steps = {name: {run[2] for run in runs if run[1] == name} for name in ("Adam", "AdamW-cosine", "Muon")}
+    assert steps == {"Adam": {20}, "AdamW-cosine": {10, 20}, "Muon": {20}}
+    assert {run[3] for run in runs} == {3 * 2} and len(runs) == 6
+
+
+def test_adam_is_the_measure_and_every_baseline_is_tuned_alike():
+    board = scored(f"+learned.X={PRETRAINED / 'quadratic'}")
+    assert [entry.label for entry in board.entries()][:3] == ["X", "X, best of 3", "Momentum"]
+    for _, case in board.cases():
+        adam = board.outcomes[case, "Adam"]
+        assert adam.finals.shape == (3, 2) and len(adam.rates) == 3
+        assert board.relative(case, Entry("", "Adam", None), "Adam") == (1.0, 0.0)
+        assert board.speed_up(case, Entry("", "Adam", None)) == 1.0
+        learned = board.outcomes[case, "X"]
+        assert learned.finals.min(0).mean() <= board.finals(case, Entry("", "X", None)).mean()
+        np.testing.assert_array_equal(board.finals(case, Entry("", "X", 1.0)), learned.finals[1])
+        np.testing.assert_array_equal(learned.starts, adam.starts)  # the same problems
+
+
+def test_rates_are_half_decades_on_one_lattice():
+    assert suites.rates_around(0.0316, 7) == pytest.approx([1e-3, 10**-2.5, 1e-2, 10**-1.5, 0.1, 10**-0.5, 1.0])
+    assert set(suites.rates_around(0.01, 3)) < set(suites.rates_around(0.0316, 7))
+    with pytest.raises(ValueError, match="positive centre"):
+        suites.rates_around(0.0, 7)
+
+
+def cell(*losses: float, start: float = 4.0) -> Cell:
+    return Cell(np.array(losses, np.float32), start)
+
+
+def test_a_board_s_numbers_are_those_worked_out_by_hand():
+    """Two seeds, two steps, of which the last one counts."""
+    adam = outcome({0.1: [cell(3, 2), cell(3, 4)], 1.0: [cell(9, 9), cell(9, 9)]}, 2)
+    target = 3.0  # (2 + 4) / 2
+    ours = outcome({1.0: [cell(3, 1), cell(3, 4)], 3.0: [cell(1, np.nan), cell(1, 20)]}, 2, target)
+    assert (adam.best, adam.steps, ours.best, ours.steps) == (0, (1, None), 0, (1, 1))
+    board = Scoreboard("s", [Task("t", (2,), True)], ["Adam"], {(("t", 2), "Adam"): adam, (("t", 2), "X"): ours})
+    learned = Entry("X", "X", 1.0)
+    assert board.relative(("t", 2), learned, "Adam")[0] == pytest.approx(5 / 6)
+    assert board.ratios(("t", 2), learned, "Adam").tolist() == [0.5, 1.0]
+    assert board.diverged(("t", 2), Entry("X", "X", 3.0)).tolist() == [1.0, 1.0]  # nan, and 20 > 2 · 4
+    found = standing(board, learned, True)
+    assert found and found.to_adam.value == 0.75 and found.worst == pytest.approx(5 / 6) and found.diverged == 0
+    assert standing(board, learned, False) is None and mean_cost(board, learned) is None
+
+
+def test_published_envelopes_tell_a_speed_up():
+    adam = outcome({0.1: [cell(3, 2)]}, 2)
+    task = Task("t", (2,), True, published="known")
+    board = Scoreboard("s", [task], ["Adam"], {(("t", 2), "Adam"): adam}, envelopes={"known": ([0, 10], [4.0, 1.0])})
+    assert board.published_speed_up(task, ("t", 2), Entry("", "Adam", None)) == pytest.approx(20 / 3 / 2)
+    other = task._replace(published=None)
+    assert board.published_speed_up(other, ("t", 2), Entry("", "Adam", None)) is None
+
+
+# -------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_finished_cells_are_found_again_and_give_the_same_board(runs):
+    first = scored()
+    count = len(runs)
+    second = scored()
+    assert count == 6 and len(runs) == count  # AdamW-cosine runs twice
+    for key, found in first.outcomes.items():
+        np.testing.assert_array_equal(found.finals, second.outcomes[key].finals)
+
+
+def test_cells_that_are_lost_or_damaged_are_run_again_alone(runs, cells):
+    first = scored()
+    files = sorted(cells.rglob("*.npz"))
+    assert len(files) == 2 * 6 * 3
+    files[0].unlink()
+    files[5].write_bytes(b"PK damaged")
+    files[7].write_bytes(files[7].read_bytes()[:-30])
+    runs.clear()
+    second = scored()
+    assert sum(run[3] for run in runs) == 3
+    for key, found in first.outcomes.items():
+        np.testing.assert_allclose(found.finals, second.outcomes[key].finals, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "word", ["scoreboard.seeds=3", "suite.tasks.quadratic.optimizee.dim=4", "scoreboard.rates_count=5",
+             "scoreboard.baselines.Adam.rule.beta1=0.8", "suite.tasks.quadratic.horizons=[10,21]"]
+)  # fmt: skip
+def test_what_a_cell_depends_on_is_run_anew_and_nothing_else(runs, word):
+    scored()
+    runs.clear()
+    scored(f"+{word}" if "beta1" in word else word)
+    counts = {"seeds": 6 * 3, "dim": 36, "rates_count": 6 * 2 * 2, "beta1": 2 * 3, "horizons": 30}
+    assert sum(run[3] for run in runs) == next(n for part, n in counts.items() if part in word)
+
+
+def test_nothing_is_kept_where_it_is_turned_off(runs, cells):
+    scored("scoreboard.cache=false")
+    scored("scoreboard.cache=false")
+    assert len(runs) == 12 and not cells.exists()
+
+
+class OwnRule(SGD):
+    """A rule of a user's own, whose code cannot be told."""
+
+
+def test_a_rule_of_a_user_s_own_has_no_place_to_be_kept():
+    task = Task("t", (2,), True, content="known")
+    assert cell_store.key_of(task, OwnRule(), "cpu") is None
+    assert cell_store.key_of(task._replace(content=None), SGD(), "cpu") is None
+    assert cell_store.place(None, 0.1, 2, 0) is None
+
+
+def test_a_disk_that_takes_nothing_costs_a_line(tmp_path, monkeypatch, caplog):
+    (tmp_path / "full").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+    assert scored().outcomes
+    assert "it will be run again" in caplog.text
+
+
+def test_what_the_package_ships_is_not_run(runs, tmp_path, monkeypatch):
+    suite = scoring.open_suite(config())
+    board = scoring.score(suite)
+    scoreboard_files.save(board, tmp_path / "tiny.json", shipped_baselines.record(suite))
+    monkeypatch.setattr(scoreboard_files, "SHIPPED", tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    runs.clear()
+    again = scored(f"+learned.X={PRETRAINED / 'quadratic'}")
+    assert {run[1] for run in runs} == {"X"}
+    for key, found in board.outcomes.items():
+        np.testing.assert_allclose(found.finals, again.outcomes[key].finals, rtol=1e-5)
+    runs.clear()
+    scored("+scoreboard.baselines.Adam.rule.beta1=0.8", "scoreboard.cache=true")
+    assert runs  # tuned in another way: nothing of the package fits, for all is relative to Adam
+    runs.clear()
+    scored("scoreboard.baselines.Muon.centre=0.1")
+    assert {run[1] for run in runs} == {"Muon"}
+
+
+def test_a_board_is_read_as_it_was_written(tmp_path):
+    board = scored()
+    board.outcomes[("quadratic", 10), "Muon"].finals[0, 0] = np.inf
+    scoreboard_files.save(board, tmp_path / "b.json")
+    read, _ = scoreboard_files.load(tmp_path / "b.json")
+    assert read.tasks == board.tasks and read.costs == board.costs
+    for key, found in board.outcomes.items():
+        np.testing.assert_allclose(read.outcomes[key].finals, found.finals, rtol=1e-5)
+        assert read.outcomes[key].steps == found.steps
+    assert "Infinity" not in (tmp_path / "b.json").read_text()
+    (tmp_path / "c.json").write_text('{"tasks": []}')
+    with pytest.raises(ValueError, match=r"c\.json' is no scoreboard"):
+        scoreboard_files.load(tmp_path / "c.json")
+
+
+# ------------------------------------------------------------------------------------------- as a user types it
+
+
+def kept(cells: Path) -> list[Path]:
+    """The finished cells; one that was being written when its process was killed has another name."""
+    return [path for path in cells.rglob("*.npz") if not path.name.startswith(".")]
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, cells):
+    words = ["suite=tiny", "logger=csv", "scoreboard.rates_count=2", f"learned.LSTM={PRETRAINED / 'quadratic'}"]
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with server() as programs:
+        run = programs.script("evaluate.py", tmp_path, *words, "hydra.run.dir=out", **environment)
+        while len(kept(cells)) < 4:
+            assert run.poll() is None, run.output
+            time.sleep(0.002)
+        run.kill()
+        run.wait()
+        before = len(kept(cells))
+        assert 0 < before < 90 and not (tmp_path / "out/scoreboard.json").exists()
+        again = programs.script("evaluate.py", tmp_path, *words, "hydra.run.dir=out", **environment)
+        assert again.wait() == 0, again.output
+    total = 2 * 3 * (3 + 2 * 6)  # tasks, seeds, scales and rates
+    assert f"{before} runs are known from before, {total - before} are left" in again.output
+    for name in ("scoreboard.json", "scoreboard.md", "profile.png"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    for words_of_the_table in ("related to training", "never seen", "LSTM, best of 3", "ScheduleFree"):
+        assert words_of_the_table in again.output
+    found = json.loads((tmp_path / "out/scoreboard.json").read_text())
+    assert found["tasks"].keys() == {"quadratic", "digits"}
+    assert found["tasks"]["digits"]["horizons"]["10"].keys() >= {"LSTM", "Adam", "Muon"}
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds(tmp_path):
+    words = ["suite=tiny", "logger=csv", "scoreboard.rates_count=2", "scoreboard.cache=false"]
+    with server() as programs:
+        for workers in (1, 2):
+            words_of_run = [*words, f"workers={workers}", f"hydra.run.dir={workers}"]
+            run = programs.script("evaluate.py", tmp_path, *words_of_run)
+            assert run.wait() == 0, run.output
+    one, two = (scoreboard_files.load(tmp_path / str(workers) / "scoreboard.json")[0] for workers in (1, 2))
+    for key, found in one.outcomes.items():
+        np.testing.assert_allclose(found.finals, two.outcomes[key].finals, rtol=1e-4)
+
+
+REFUSED = [
+    (["suite=tiny", "experiment=quadratic"], "has no effect on a suite or a map"),
+    (["suite=tiny", "seed=1"], "has no effect on a suite or a map"),
+    (["workers=2"], "has no effect without a suite or a map"),
+    (["scoreboard.seeds=1"], "has no effect without a suite or a map"),
+    (["suite=tiny", "workers=0"], "workers must be at least 1"),
+    (["suite=tiny", "scoreboard.scales=[0.5]"], "hold 1.0"),
+    (["suite=tiny", "scoreboard.baselines.Adam=null"], "needs Adam"),
+    (["suite=tiny", "suite.tasks.digits.horizons=[0]"], "at least 1"),
+    (["suite=tiny", "suite.tasks=null"], "no tasks"),
+    (["suite=tiny", "learned.X=nowhere"], "no trained optimizer 'nowhere'"),
+    (["suite=tiny", f"+learned.Adam={PRETRAINED / 'quadratic'}"], "the name of a baseline"),
+    (["suite=tiny", "adam_envelopes=none.json"], "none.json"),
+]
+"""Command lines that make no sense, and what their one line says."""
+
+
+def test_what_makes_no_sense_is_refused_in_one_line(tmp_path):
+    with server() as programs:
+        runs = [programs.script("evaluate.py", tmp_path, *words, "logger=csv") for words, _ in REFUSED]
+        for run, (words, message) in zip(runs, REFUSED, strict=True):
+            assert run.wait() == 1, (words, run.output)
+            last = run.output.strip().splitlines()[-1]
+            assert last.startswith("error: ") and message in last, (words, run.output)
+
+
+def test_envelopes_without_a_task_of_the_suite_are_refused(tmp_path):
+    (tmp_path / "e.json").write_text('{"another": [[0, 1], [2.0, 1.0]]}')
+    with pytest.raises(ValueError, match="none of the suite's tasks"):
+        scoring.open_suite(config(f"adam_envelopes={tmp_path / 'e.json'}"))
+    named = "+suite.tasks.quadratic.published=another"
+    assert scoring.open_suite(config(f"adam_envelopes={tmp_path / 'e.json'}", named)).envelopes
+
+
+def test_a_suite_takes_its_own_device_unless_one_is_given(monkeypatch):
+    assert config().name == "suite_tiny"
+    for gpu, expected in ((False, ["cpu", "cpu", "cuda:1"]), (True, ["cpu", "cuda", "cuda:1"])):
+        monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
+        asked = [("auto", "cpu"), ("auto", "auto"), ("cuda:1", "cpu")]
+        assert [scoring.chosen_device(*words) for words in asked] == expected
+
+
+def test_envelopes_of_another_shape_are_refused(tmp_path):
+    for text in ("[]", '{"a": [[1], [1, 2]]}', '{"a": 3}', "{"):
+        (tmp_path / "e.json").write_text(text)
+        with pytest.raises(ValueError, match=r"e\.json'"):
+            scoring.read_envelopes(tmp_path / "e.json")
+
+
+def test_a_task_is_known_by_its_contents_and_not_by_its_place(tmp_path):
+    from omegaconf import OmegaConf
+
+    contents = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        x, y = np.arange(24, dtype=np.float32).reshape(6, 4), np.arange(6) % 2
+        np.savez(tmp_path / folder / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+        network = {"_target_": "l2o.optimizees.mlp", "in_features": 4, "hidden": [2], "out_features": 2}
+        data = {"_target_": "l2o.data.from_npz", "path": str(tmp_path / folder / "d.npz")}
+        optimizee = {"_target_": "l2o.optimizees.Classifier", "network": network, "dataset": data}
+        cfg = OmegaConf.create({"suite": {"tasks": {"t": {"optimizee": optimizee, "horizons": [2], "related": True}}}})
+        contents.append(suites.open_tasks(cfg, "cpu")["t"][0].content)
+    assert contents[0] == contents[1] is not None
+    assert isinstance(suites.built("_target_: l2o.optimizees.Quadratic\ndim: 2\n", "cpu"), Quadratic)
