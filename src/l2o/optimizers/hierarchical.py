@@ -16,7 +16,8 @@ from l2o.checks import at_least_one
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
-from l2o.optimizers.kernels.hierarchical import Memory, kernel_for
+from l2o.optimizers.kernels.hierarchical import kernel_for
+from l2o.optimizers.kernels.hierarchical_memory import Memory
 from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
 from l2o.optimizers.mlp import MLP, linear
 
