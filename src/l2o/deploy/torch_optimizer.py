@@ -174,7 +174,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state. Raises ValueError, and leaves all as it was, for another rule's or other parameters' state."""
+        """Take over a state. That of another rule or other parameters raises ValueError, and changes nothing."""
         own, given = [{**group} for group in self.param_groups], {}
 
         def before(_: Any, saved: dict[str, Any]) -> None:

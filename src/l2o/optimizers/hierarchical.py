@@ -112,11 +112,9 @@ class Hierarchical(UpdateRule):
 
     def _of_coordinates(self, told: Tensor) -> tuple[list[Tensor], Tensor]:
         """Give the weights of the coordinates' network, and the bias of its first layer (H, B, K) for each tensor."""
-        first = self.mlp.weight_0  # its last columns read what the tensor tells
-        inputs = len(self.momentum_decays) + 2
-        bias = linear(told, first[..., inputs:], self.mlp.bias_0)
-        rest = [self.mlp.weight_1, self.mlp.bias_1, self.mlp.weight_2, self.mlp.bias_2]
-        return [first[..., :inputs], *rest], bias
+        first, own_bias, *rest = self.mlp.weights
+        inputs = len(self.momentum_decays) + 2  # the last columns read what the tensor tells
+        return [first[..., :inputs], *rest], linear(told, first[..., inputs:], own_bias)
 
     def _scheduled(self, seen: Observation) -> Tensor:
         """Give s_t (B,)."""
