@@ -26,7 +26,7 @@ class Places:
 
     def __init__(
         self,
-        params: Sequence[Tensor],
+        params: list[Tensor],
         arrangements: Sequence[Arrangement],
         layout: Layout,
         dtype: torch.dtype,
@@ -37,19 +37,19 @@ class Places:
         self._buffer = self._row(params, layout) if scope is Scope.COORDINATE else None
         self._parts = [] if self._buffer is None else self._views(self._buffer, layout)
 
-    def all(self, params: Sequence[Tensor]) -> Tensor:
+    def all(self, params: list[Tensor]) -> Tensor:
         """Give a copy of all parameters (1, P)."""
         row = self._row(params, self._layout)
         copy_all(self._views(row, self._layout), params)
         return row
 
-    def begin(self, params: Sequence[Tensor]) -> None:
+    def begin(self, params: list[Tensor]) -> None:
         """Take up where the parameters are before a step."""
         if self._buffer is not None:
             copy_all(self._parts, params)
 
     @contextmanager
-    def lent(self, cut: Cut, params: Sequence[Tensor]) -> Iterator[Tensor]:
+    def lent(self, cut: Cut, params: list[Tensor]) -> Iterator[Tensor]:
         """Lend a chunk (1, G), to be moved in place."""
         if self._buffer is not None:
             yield self._buffer[:, cut.coordinates]
@@ -65,12 +65,12 @@ class Places:
         yield row
         copy_all(own, parts)
 
-    def end(self, params: Sequence[Tensor]) -> None:
+    def end(self, params: list[Tensor]) -> None:
         """Put the parameters where they are after a step."""
         if self._buffer is not None:
             copy_all(params, self._parts)
 
-    def _row(self, params: Sequence[Tensor], layout: Layout) -> Tensor:
+    def _row(self, params: list[Tensor], layout: Layout) -> Tensor:
         return torch.empty(1, layout.size, dtype=self._dtype, device=params[0].device)
 
     def _views(self, row: Tensor, layout: Layout) -> list[Tensor]:

@@ -62,10 +62,12 @@ def data(layout: Layout, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Ten
 
 
 @torch.no_grad()
-def results(rule: UpdateRule, monkeypatch, kernel: bool, *given: Tensor, layout: Layout) -> dict[str, Tensor]:
+def results(
+    rule: UpdateRule, monkeypatch, kernel: bool, grads: Tensor, theta: Tensor, losses: Tensor, *, layout: Layout
+) -> dict[str, Tensor]:
     """The updates (K, B, P) and the last state, by the kernel or by plain torch."""
     monkeypatch.setenv("L2O_KERNEL", "1" if kernel else "0")
-    updates, state = modern_rules.run(rule, *given, layout)
+    updates, state = modern_rules.run(rule, grads, theta, losses, layout)
     return {"updates": updates} | state
 
 
@@ -226,8 +228,10 @@ def test_a_gradient_reaches_what_only_the_scale_depends_on() -> None:
     grads, theta, losses = data(LAYOUT, torch.float32)
     update, _ = rule(modern_rules.seen(grads[0], theta, 1, 20.0, losses[0]), rule.init_state(theta, LAYOUT), LAYOUT)
     update.square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in rule.scheduler.parameters() if p.requires_grad)
-    assert rule.scheduler.step_size_weight.grad.any()
+    own = {name: p.grad for name, p in rule.named_parameters() if p.grad is not None}
+    assert own.keys() == {name for name, p in rule.named_parameters() if p.requires_grad}
+    assert all(grad.isfinite().all() for grad in own.values())
+    assert own["scheduler.step_size_weight"].any()
 
 
 @pytest.mark.parametrize("key", ["momenta", "squares", "major", "minor"])

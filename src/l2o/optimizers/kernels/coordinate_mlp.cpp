@@ -12,7 +12,9 @@
 // that many numbers.
 //
 // The normalisation of a feature is one number for a whole tensor (or matrix), and so it is folded into the first
-// layer's weights; features that are the same for all coordinates of a task, those of the time, into its bias.
+// layer's weights; features that are the same for all coordinates of a task, those of the time, into its bias. What
+// features of a row or a column add to the first layer is computed once for that row or column (`separate`). Small
+// items are spared all that: their sums are rounded as plain torch rounds them (`fold_nothing`).
 //
 // A tensor with at least two axes is seen as (A, X, M, Y, C), where X and Y are its two largest axes, one of which is
 // averaged over for each of the two factors. The sums over Y are called rows (A, X, M, C), those over X columns

@@ -99,7 +99,9 @@ def step(
     """
     tasks, out = len(seen.grad), seen.grad.new_empty(len(seen.grad), served_layout(layout, served).size)
     keys = tuple(key for key in AXES if key in state)
-    sizes = _checked_sizes(layout, keys, tuple(x.shape for x in (*seen, *decays, *weights, *map(state.get, keys))))
+    sizes = _checked_sizes(
+        layout, keys, tuple(x.shape for x in (*seen, *decays, *weights, *(state[key] for key in keys)))
+    )
     counts = tuple(decay.shape[-1] for decay in decays)
     shapes = geometries(layout, served, recipe.matrices, recipe.limit)
     call = Call(tasks, len(shapes), _threads(sizes, seen.grad.numel()))
