@@ -44,11 +44,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     rule's dtype, in float32 at least, whatever the parameters' dtype. What a rule remembers of a parameter lies in the
     state under that parameter. An optimizer is resumed by one made with the same rule, which no `state_dict` holds.
 
-    What it costs for each parameter: the LSTM of 2 layers of 20 units, which all shipped rules are made of, remembers
-    320 bytes in float32, beside 9 bytes for two flat buffers and a mark (Adam: 8 and 9), and a step took 0.1 µs on two
-    cores with AVX-512 and the compiled kernel, where torch's Adam took 0.0035 µs. The modern rules, which see whole
-    tensors, remember 16 bytes (MLPLOpt: 24), beside 5 for one buffer and the mark; a step of the smallest takes some
-    five times as long as Adam's (docs/performance.md).
+    What it costs for each parameter: the LSTM of 2 layers of 20 units remembers 320 bytes in float32, beside 9 for two
+    buffers and a mark, and a step takes 0.1 µs on two cores with AVX-512; the modern rules remember 16 to 24 bytes
+    beside 5 (torch's Adam: 8 and 9), and a step of the smallest takes five times Adam's (docs/performance.md).
     """
 
     _made = False  # until all groups are there
