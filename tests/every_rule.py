@@ -15,6 +15,7 @@ from l2o.optimizers import (
     Celo,
     Celo2,
     CeloAdam,
+    Hierarchical,
     LogAndSign,
     MLPLOpt,
     Momentum,
@@ -52,6 +53,7 @@ RULES = {
     "celo2": lambda: Celo2(),
     "celo2 base": lambda: Celo2(orthogonal=False, adam_vectors=False, adam_pattern=None),
     "celo-adam": lambda: CeloAdam(scheduler_size=5),
+    "hierarchical": lambda: Hierarchical(hidden_size=5, tensor_hidden_size=6, told=2),
     "partitioned": lambda: Partitioned(
         {"a": LSTM(LogAndSign(10.0), hidden_size=3, output_scale=0.1), "b": RNNProp(hidden_size=2)},
         {"a": "matrix|scalar", "b": "(?!matrix|scalar).*"},

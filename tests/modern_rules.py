@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from l2o.optimizees import Layout
-from l2o.optimizers import AdafacMLP, Celo, Celo2, MLPLOpt, Observation, UpdateRule
+from l2o.optimizers import AdafacMLP, Celo, Celo2, Hierarchical, MLPLOpt, Observation, UpdateRule
 
 PEERS = Path(__file__).parent / "golden/peers"
 
@@ -41,6 +41,7 @@ RULES = {
     "celo2": lambda: Celo2(),
     "celo2 as trained": lambda: Celo2(adam_vectors=False, adam_pattern="/b$", bias_correction=False),
     "celo2 base": lambda: Celo2(4, orthogonal=False, adam_vectors=False, adam_pattern=None),
+    "hierarchical": lambda: Hierarchical(5, 6, 2),
     "scheduled": lambda: Celo2(weight_decay=0.1, warmup=0.3, schedule="cosine", final=0.1),
 }
 

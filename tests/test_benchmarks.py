@@ -18,6 +18,7 @@ from hydra import compose, initialize_config_dir
 from torch.testing import assert_close
 
 from l2o import seeds
+from l2o.meta_gradients import PersistentES
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Quadratic
 from l2o.optimizers import LSTM, Identity, LogAndSign
@@ -111,6 +112,15 @@ def test_a_quick_benchmark_reports_every_job(tmp_path):
     assert report["jobs"]["M1"]["reference_peak_mb"] > graph > report["jobs"]["M1"]["peak_mb"]
 
 
+def test_the_modern_rules_benchmark_reports_every_rule():
+    command = [sys.executable, str(BENCHMARKS / "modern_rules.py"), "--rounds", "1", "--processor-time"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    for name in runpy.run_path(str(BENCHMARKS / "modern_rules.py"))["RULES"]:
+        (line,) = [line for line in result.stdout.splitlines() if line.startswith(name)]
+        assert float(re.findall(r"([\d.]+) bytes", line)[0]) <= (32 if "MLPLOpt" in name else 24)
+
+
 @pytest.mark.slow
 def test_a_quick_scaling_draws_its_figure(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "scaling.py"), "--quick", "--figure", str(tmp_path / "scaling.png")]
@@ -129,6 +139,29 @@ def test_every_part_of_the_paper_is_a_command_that_composes(name: str) -> None:
     assert cfg.optimizee._target_.startswith("l2o.")
     before = list(PARTS)[: list(PARTS).index(name)]
     assert set(re.findall(r"{out}/(\w+)/", PARTS[name])) <= set(before)
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_the_plain_persistent_es_is_the_same_window(float64, path, monkeypatch, window):
+    """In an episode's first window and in its second, in which ε is drawn anew and ξ is a sum."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import persistent_es
+
+    rule, optimizee = persistent_es.job(4)
+    optimizee.dataset = optimizee.dataset._replace(
+        x_train=optimizee.dataset.x_train.double(), x_test=optimizee.dataset.x_test.double()
+    )
+    estimator, plain = PersistentES(sigma=0.01, cap=None), persistent_es.Plain(rule, optimizee, 0.01)
+    pairs = estimator.start(rule, optimizee, 2, persistent_es.HORIZON, seeds.generator(0))
+    if window:
+        pairs = estimator(rule, optimizee, pairs, 3, seeds.generator(2)).carry
+    expected = estimator(rule, optimizee, pairs, 3, seeds.generator(1))
+    with torch.no_grad():
+        losses, gradient, after = plain.window(pairs, 3, seeds.generator(1))
+    assert_close(losses, expected.losses, rtol=1e-11, atol=0)
+    assert_close(after, expected.carry, rtol=1e-9, atol=1e-12)
+    ours = torch.cat([part.flatten() for part in expected.gradient])
+    assert_close(gradient, ours, rtol=0, atol=1e-7 * float(ours.abs().max()))
 
 
 def test_a_published_envelope_is_smoothed_lowest_and_never_rises() -> None:

@@ -127,3 +127,21 @@ def test_an_error_in_ones_own_code_names_its_place(tmp_path: Path) -> None:
     assert answer.returncode == 1 and "Traceback" not in answer.stderr
     assert last.startswith(f"error: my_problems.py:{line}: ValueError: not enough values to unpack")
     assert "L2O_TRACEBACK=1" in last
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_page_on_families_runs_as_typed(tmp_path: Path) -> None:
+    """Its mixture of one's own, by the command line and by a config file, and its script."""
+    page = ROOT / "docs/families.md"
+    (mixture,) = (body for body in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.S) if "my_mixture" in body)
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/my_mixture.yaml").write_text(mixture)
+    typed_one = next(line for line in commands(page) if "char_gru" in line)
+    for command in (typed_one, "python train.py --config-dir conf experiment=my_mixture"):
+        answer = typed(command, tmp_path)
+        assert answer.returncode == 0 and "trained optimizer:" in answer.stdout, answer.stderr[-2000:]
+    write_files(page, tmp_path)
+    run = [sys.executable, "on_families.py"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr[-2000:]  # Lightning writes its notes to stderr

@@ -23,6 +23,15 @@ from l2o.runs import locks
 
 ONE = ("checkpoint_minutes=0", "trainer.max_epochs=20")  # a checkpoint after every window
 TWO = (*ONE, "trainer=ddp_cpu", "trainer.strategy.start_method=fork")
+FAMILIES = (
+    *(word for word in TWO if word not in ONE),
+    *("checkpoint_minutes=0", "trainer.max_epochs=6"),
+    *("+family@learner.families.digits=digits", "+family@learner.families.quadratics=quadratics", "meta_gradient=pes"),
+    *(
+        "learner.ema_decay=0.9",
+        "learner.families.digits.horizon={_target_: l2o.training.horizons.Uniform, low: 4, high: 24}",
+    ),
+)
 RANKS = pytest.mark.parametrize("ranks", [ONE, TWO], ids=["one", "two"])
 STOPPED = 75
 
@@ -109,6 +118,21 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
     programs: Server, tmp_path: Path, undisturbed: dict[tuple[str, ...], Path], ranks: tuple[str, ...], kills: int
 ) -> None:
     """Every run goes on where the killed one has left its checkpoint: its end shows that every resume was exact."""
+    kill_and_compare(programs, tmp_path, undisturbed[ranks], ranks, kills)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_in_the_midst_of_episodes_a_run_on_families_ends_as_if_left_alone(
+    programs: Server, tmp_path: Path
+) -> None:
+    """PES on two ranks, in slots that are out of step."""
+    programs.finish(tmp_path, *FAMILIES, f"hydra.run.dir={tmp_path / 'whole'}")
+    kill_and_compare(programs, tmp_path, tmp_path / "whole", FAMILIES, kills=4)
+
+
+def kill_and_compare(programs: Server, tmp_path: Path, whole: Path, ranks: tuple[str, ...], kills: int) -> None:
+    """Kill runs at random moments until `kills` were killed, and compare what they end with, with a whole run's."""
     folder, rng, killed, starts = tmp_path / "run", random.Random(0), 0, 0
     start = time.monotonic()
     programs.finish(tmp_path, *ranks, f"hydra.run.dir={tmp_path / 'timed'}")
@@ -126,7 +150,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_left_alone(
             run.wait()
             run.kill_all()
         if run.wait() == 0:
-            assert_same(folder, undisturbed[ranks])
+            assert_same(folder, whole)
             shutil.rmtree(folder)
             if killed >= kills:
                 break

@@ -328,6 +328,27 @@ def test_every_meta_gradient_runs(program: Program, meta_gradient: str) -> None:
     program("train.py", f"meta_gradient={meta_gradient}", *needs)
 
 
+@pytest.mark.parametrize("objective", options("objective"))
+def test_every_objective_runs(program: Program, objective: str) -> None:
+    """The checkpoint's losses are finite, and φ has moved."""
+    folder = program("train.py", f"objective={objective}", "learner.validation_tasks=1")
+    saved = torch.load(folder / "last.ckpt", weights_only=True)["l2o"]
+    assert (saved["windows"], saved["skipped"], saved["updates"]) == (2, 0, 2)
+
+
+@pytest.mark.parametrize("family", options("family"))
+def test_every_family_runs(program: Program, family: str) -> None:
+    """By itself, in a run that is otherwise on one optimizee: with its average, snapshots, and a warm start from it."""
+    given = [f"+family@learner.families.mine={family}", "learner.ema_decay=0.9"]
+    folder = program("train.py", *given, "learner.snapshots=[1]")
+    header = (folder / "logs/metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss/mine", "val/final_loss/mine", "val/average_final_loss"} <= set(header)
+    assert (folder / "snapshots/window_000001_average/model.safetensors").exists()
+    again = program("train.py", *given, f"learner.warm_start={folder / 'warm_start.ckpt'}")
+    saved = torch.load(again / "last.ckpt", weights_only=True)["l2o"]
+    assert (saved["windows"], saved["windows_before"]) == (4, 2)
+
+
 @pytest.mark.parametrize("logger", options("logger"))
 def test_every_logger_runs_and_the_csv_is_always_written(program: Program, logger: str) -> None:
     folder = program("train.py", f"logger={logger}")

@@ -62,6 +62,8 @@ def test_streams_are_uncorrelated():
         ((0, Stream.VALIDATION), 7006255215521402662, 0.34002155316110505),
         ((0, Stream.TUNING), 8219478981067027944, 0.04722165191201888),
         ((0, Stream.EVALUATION), 7462104359593073225, 0.7470519661854825),
+        ((0, Stream.SCOREBOARD), 5938374411900224067, 0.8368635346695896),
+        ((0, Stream.FAMILIES), 942019666609215554, 0.1722873557415644),
         ((1234, Stream.EVALUATION), 6795560470831167820, None),
         ((0, Stream.TRAINING, 0, 0), 8181856093542410848, None),
         ((0, Stream.TRAINING, 1, 0), 3262543294770195554, None),
@@ -77,7 +79,8 @@ def test_every_purpose_has_the_numbers_that_it_has_always_had(key, seed, first):
 
 
 def test_every_purpose_is_pinned():
-    assert [stream.name for stream in Stream] == ["TRAINING", "VALIDATION", "TUNING", "EVALUATION"]
+    names = ["TRAINING", "VALIDATION", "TUNING", "EVALUATION", "SCOREBOARD", "FAMILIES"]
+    assert [stream.name for stream in Stream] == names
 
 
 def test_negative_keys_are_refused():

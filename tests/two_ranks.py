@@ -12,10 +12,13 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor
 
 from l2o.data import Dataset
+from l2o.meta_gradients.persistent import PersistentES
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizees.base import Batch
 from l2o.optimizers import LSTM
+from l2o.training.families import Choices, Family
+from l2o.training.horizons import Uniform
 from l2o.training.learner import MetaLearner
 from l2o.training.training_state import COUNTED, FOUND
 
@@ -34,17 +37,31 @@ def optimizee(problem: str) -> Optimizee:
     return Classifier(mlp(4, [3], 3), Dataset(x[:20], y[:20], x[20:], y[20:]), batch_size=4, init_std=0.3)
 
 
+def families() -> dict[str, Family]:
+    """Two slots of classifiers and quadratics of several sizes; an episode is a window or two."""
+    classifier = optimizee("classifier")
+    quadratics = Choices([Quadratic(2), Quadratic(3), Quadratic(4)])
+    return {
+        "images": Family(Choices([classifier]), TASKS, num_slots=2, weight=2.0, horizon=Uniform(4, 8)),
+        "quadratics": Family(quadratics, 2),
+    }
+
+
 def learner(problem: str, second_order: bool) -> MetaLearner:
     """With SGD at meta learning rate 1, φ moves by minus the meta-gradient."""
     torch.manual_seed(0)
+    several = problem in ("families", "pes")
+    own = {"families": families(), "episodes_per_epoch": 3} if several else {"episodes_per_epoch": 1}
+    estimator = PersistentES() if problem == "pes" else TruncatedBPTT(second_order)
+    problem = "quadratic" if several else problem
     return MetaLearner(
         LSTM(hidden_size=3, output_scale=0.1),
         optimizee(problem),
-        TruncatedBPTT(second_order),
+        estimator,
         horizon=STEPS,
         window=STEPS,
         num_tasks=TASKS,
-        episodes_per_epoch=1,
+        **own,
         meta_optimizer=partial(torch.optim.SGD, lr=1.0),
         final_lr_fraction=1.0,
         clip_norm=None,
@@ -74,7 +91,7 @@ class Report(pl.Callback):
 
 def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
-    for problem, second_order in [*CASES, ("nan", False)]:
+    for problem, second_order in [*CASES, ("nan", False), ("families", False), ("pes", False)]:
         trainer = pl.Trainer(
             accelerator="cpu",
             devices=2,

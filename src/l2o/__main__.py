@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     _add_import(commands)
     _add_figure6(commands)
     _add_list(commands)
+    _add_diagnose(commands)
     _add_scoreboard(commands)
     return top
 
@@ -89,6 +90,40 @@ def _list(given: argparse.Namespace) -> None:
     from l2o.deploy.hub import list_pretrained
 
     print(list_pretrained())
+
+
+def _add_diagnose(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = commands.add_parser(
+        "diagnose",
+        help="measure how good estimates of the meta-gradient are",
+        description="Measure the signal-to-noise ratio, the bias and the cost of estimates of the meta-gradient at an "
+        "optimizer's φ, by estimator, horizon and window, on a ReLU network that learns images. Prints a table, and "
+        "writes FOLDER/diagnosis.json and FOLDER/diagnosis.png.",
+    )
+    command.add_argument("optimizer", help="as l2o.from_pretrained takes it, or adafac_mlp for an untrained AdafacMLP")
+    command.add_argument("folder", type=Path, help="where the files go")
+    add = lambda name, default, text, **more: command.add_argument(  # noqa: E731
+        name, default=default, help=f"{text} ({default})", **more
+    )
+    add("--estimators", ["full_es", "es", "pes", "nres", "tbptt"], "some of full_es, es, pes, nres, gpes:STEPS, tbptt, "
+        "full_bptt", nargs="+")  # fmt: skip
+    add("--horizons", [20, 50, 200], "steps of an episode", type=int, nargs="+")
+    add("--windows", [10], "steps of a window", type=int, nargs="+")
+    add("--tasks", 8, "tasks of an estimate, or antithetic pairs", type=int)
+    add("--estimates", 8, "estimates of each kind; twice as many of FullES, by which bias is measured", type=int)
+    add("--sigma", 0.01, "of all evolution strategies", type=float)
+    add("--images", None, "an .npz file with x_train, y_train, x_test, y_test; by default scikit-learn's digits")
+    add("--side", 8, "pixels of a side, to which images are averaged", type=int)
+    add("--hidden", [32], "units of each hidden layer", type=int, nargs="*")
+    add("--batch", 64, "images of a minibatch", type=int)
+    add("--seed", 0, "of tasks and perturbations", type=int)
+    command.set_defaults(run=_diagnose)
+
+
+def _diagnose(given: argparse.Namespace) -> None:
+    from l2o.runs.diagnosing import diagnosed
+
+    diagnosed(given)
 
 
 def _add_scoreboard(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

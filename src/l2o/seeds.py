@@ -15,6 +15,7 @@ class Stream(IntEnum):
     TUNING = 2
     EVALUATION = 3
     SCOREBOARD = 4
+    FAMILIES = 5
 
 
 def seed_of(*key: int) -> int:

@@ -1,7 +1,8 @@
 """The modern rules against trajectories of the authors' own code: every step of every tensor.
 
 `tests/golden/peers` holds float32 trajectories of learned_optimization's, Celo's and PyLO's code over recorded
-gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows.
+gradients, which do not depend on θ. 1e-5 of a tensor's largest change is what float32 allows. Some of that is less than
+a last digit of θ, so that the compiled kernel has to round as plain torch does; it does for small tensors.
 """
 
 import modern_rules
@@ -16,8 +17,11 @@ from l2o.optimizees import Layout
 FILES = ["adafac4", "adafac32", "mlp", "celo", "celo2base", "celo2", "pylo_small_fc"]
 
 
+@pytest.mark.parametrize("kernel", ["plain torch", "compiled"])
 @pytest.mark.parametrize("name", FILES)
-def test_every_step_equals_the_authors(name: str) -> None:
+def test_every_step_equals_the_authors(monkeypatch, name: str, kernel: str) -> None:
+    if kernel == "plain torch":
+        monkeypatch.setenv("L2O_KERNEL", "0")
     arrays = modern_rules.golden(name)
     rule = modern_rule(arrays, name)
     assert rule is not None

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from l2o.runs import card
 
@@ -65,3 +66,17 @@ def test_a_card_names_no_folders():
         "hidden": [20, "b"],
         "rate": 0.1,
     }
+
+
+def test_a_card_names_the_families_and_their_horizons():
+    """A run on one optimizee tells that, as ever."""
+    from l2o.optimizers.card import horizon_of, task_of
+
+    learner = {"horizon": 20, "families": {"a": {"horizon": {"low": 10, "high": 300}}, "b": {"horizon": None}}}
+    cfg = OmegaConf.create({"optimizee": {"_target_": "l2o.optimizees.Quadratic", "dim": 3}, "learner": learner})
+    told = {"optimizee": card.trained_on(cfg), "horizon": card.horizons(cfg)}
+    assert told["horizon"] == {"a": {"low": 10, "high": 300}, "b": 20}
+    assert (task_of(told), horizon_of(told)) == ("families a, b", 300)
+    cfg.learner.families = None
+    told = {"optimizee": card.trained_on(cfg), "horizon": card.horizons(cfg)}
+    assert told == {"optimizee": {"_target_": "l2o.optimizees.Quadratic", "dim": 3}, "horizon": 20}

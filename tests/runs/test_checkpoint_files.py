@@ -183,3 +183,18 @@ def test_what_killed_runs_left_unfinished_is_removed(tmp_path: Path) -> None:
 def test_without_a_path_a_run_starts_afresh(tmp_path: Path, nothing: str | None) -> None:
     save(tmp_path / "last.ckpt")
     assert checkpoint_files.find(nothing, tmp_path) is None
+
+
+def test_beside_the_last_checkpoint_lies_what_was_trained_without_its_episodes(tmp_path: Path) -> None:
+    """Also where it is written again: it never becomes previous.ckpt, and a last.ckpt that failed leaves it alone."""
+    files = CheckpointFiles(warm_start=True)
+    for window in (1, 2):
+        checkpoint = {"l2o": {"windows": window, "ranks": [1, 2]}, "state_dict": {"w": torch.ones(2)}}
+        files.save_checkpoint(checkpoint, tmp_path / "last.ckpt")
+    found = {name: torch.load(tmp_path / f"{name}.ckpt")["l2o"] for name in ("last", "previous", "warm_start")}
+    assert found["last"] == {"windows": 2, "ranks": [1, 2]} and found["previous"] == {"windows": 1, "ranks": [1, 2]}
+    assert found["warm_start"] == {"windows": 2}
+    files.save_checkpoint(checkpoint, tmp_path / "other.ckpt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("last.ckpt", "other.ckpt", "previous.ckpt", "warm_start.ckpt")
+    ]

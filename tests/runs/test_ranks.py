@@ -21,6 +21,9 @@ from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees import Optimizee
 from l2o.optimizees.base import Batch
 from l2o.seeds import Stream
+from l2o.training.families import number_of
+from l2o.training.horizons import Progress
+from l2o.training.slots import slots_of
 from l2o.training.validation import share_of, validate
 from l2o.unroll import start_episode
 
@@ -84,7 +87,8 @@ class TestTwoRanks:
         first, second = self.reports(reports, problem, second_order)
         rule = learner(problem, second_order).rule
         rule.load_state_dict(first["phi"])
-        expected = validate(rule, optimizee(problem), VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu"))
+        problems = {"": [optimizee(problem)]}
+        expected = validate(rule, problems, VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu")).overall
         assert_close((first["best_loss"], first["initial_loss"]), expected[:2], rtol=1e-12, atol=0.0)
         assert_close(first["mean_loss"], expected.mean, rtol=1e-6, atol=0.0)  # went through Lightning's float32
         assert first["best_loss"] == second["best_loss"]
@@ -97,6 +101,68 @@ class TestTwoRanks:
     ) -> None:
         main = torch.load(reports / f"{problem}-{second_order}-main.pt")
         assert main == self.reports(reports, problem, second_order)[0]["best_loss"]
+
+
+@pytest.mark.usefixtures("float64")
+def test_three_windows_on_families_are_those_of_one_process(reports: Path) -> None:
+    """… on the concatenation of the two ranks' draws in every slot, with the same architectures and horizons."""
+    module = learner("families", False)
+    slots = module.slots
+    for _ in range(3):
+        total = [torch.zeros_like(parameter) for parameter in module.rule.parameters()]
+        for slot in slots:
+            if slot.carry is None:
+                key = slot.name, slot.index, slot.counter
+                drawn = seeds.generator(SEED, Stream.FAMILIES, number_of(slot.name), *key[1:])
+                optimizee = slot.family.draw(drawn, torch.device("cpu"))
+                steps = slot.family.horizon(drawn, Progress(0, 0.0, 0)) * (1 if slot.counter else slot.phase)
+                horizon = STEPS * max(1, round(steps / STEPS))
+                place = number_of(slot.name), slot.index
+                slot.own = [seeds.generator(SEED, Stream.TRAINING, rank, slot.counter, *place) for rank in range(2)]
+                slot.joint = Joint(optimizee, slot.own)
+                slot.counter += 1
+                slot.carry = start_episode(module.rule, slot.joint, 2 * slot.family.num_tasks, slot.own[0], horizon)
+            found = TruncatedBPTT()(module.rule, slot.joint, slot.carry, STEPS, slot.own[0])
+            slot.carry = None if found.done else found.carry
+            for part, own in zip(total, found.gradient, strict=True):
+                part += {"images": 2 / 3 / 2, "quadratics": 1 / 3}[slot.name] * own
+        with torch.no_grad():
+            for parameter, part in zip(module.rule.parameters(), total, strict=True):
+                parameter -= part
+    for rank in range(2):
+        report = torch.load(reports / f"families-False-{rank}.pt")
+        assert (report["windows"], report["episodes"], report["skipped"]) == (3, sum(s.counter for s in slots), 0)
+        assert_close(report["phi"], dict(module.rule.state_dict()), rtol=1e-12, atol=1e-12)
+        problems = {name: family.architectures(name, SEED) for name, family in module.families.items()}
+        expected = validate(module.rule, problems, VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu")).overall
+        assert_close(report["best_loss"], expected.final, rtol=1e-10, atol=0.0)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_particles_of_all_ranks_make_one_estimate(reports: Path) -> None:
+    """PES on families: φ moves by the mean over the pairs of both ranks, in slots that both ranks have alike."""
+    module = learner("pes", False)
+    ranks = [slots_of(module.families, SEED) for _ in range(2)]
+    place, noise = (module.rule, module.meta_gradient, STEPS), ([], [])
+    for _ in range(3):
+        total = [torch.zeros_like(parameter) for parameter in module.rule.parameters()]
+        for rank, slots in enumerate(ranks):
+            for slot in slots:
+                if slot.carry is None:
+                    slot.start(*place, Progress(0, 0.0, 0), rank, torch.device("cpu"))
+                found = slot.window(*place)
+                slot.settle(found, finite=True)
+                noise[rank].append(found.carry.noise)
+                for part, own in zip(total, found.gradient, strict=True):
+                    part += slot.weight * own / 2
+        assert [slot.horizon for slot in ranks[0]] == [slot.horizon for slot in ranks[1]]
+        with torch.no_grad():
+            for parameter, part in zip(module.rule.parameters(), total, strict=True):
+                parameter -= part
+    assert len(noise[0]) == 9 and not any(torch.equal(a, b) for a, b in zip(*noise, strict=True))
+    for rank in range(2):
+        report = torch.load(reports / f"pes-False-{rank}.pt")
+        assert_close(report["phi"], dict(module.rule.state_dict()), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")

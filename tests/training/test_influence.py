@@ -3,11 +3,14 @@
 import logging
 
 import pytest
+import torch
 from every_rule import LAYOUT, RULES
 
-from l2o.optimizees import Layout, Quadratic
+from l2o.data import Dataset
+from l2o.optimizees import Classifier, Layout, Quadratic, mlp
 from l2o.optimizers import LSTM, Celo, Celo2, Partitioned, UpdateRule
-from l2o.training.influence import refuse_no_influence
+from l2o.training.families import Choices, Family
+from l2o.training.influence import refuse_families, refuse_no_influence
 from l2o.training.learner import MetaLearner
 
 VECTORS, MATRICES = Layout({"theta": (10,), "x": ()}), Layout({"embed.weight": (30, 4), "w": (300, 40), "b": (40,)})
@@ -54,3 +57,13 @@ def test_a_group_without_a_part_is_said(caplog):
         refuse_no_influence(two(a="b|w", b="embed.*"), MATRICES)
     (record,) = caplog.records
     assert "no part of this optimizee belongs to the group 'conv': the rule of that group is not" in record.getMessage()
+
+
+def test_a_family_needs_one_optimizee_that_phi_moves():
+    """Celo2 leaves vectors to Adam: a family of quadratics alone would train nothing, beside others or not."""
+    network = Classifier(mlp(4, [2], 2), Dataset(*[torch.zeros(4, 2, 2), torch.tensor([0, 1, 0, 1])] * 2))
+    mixed, vectors = Family(Choices([Quadratic(3), network])), Family(Choices([Quadratic(3), Quadratic(4)]))
+    refuse_families(Celo2(), {"mixed": mixed}, seed=0)
+    refuse_families(LSTM(), {"vectors": vectors}, seed=0)
+    with pytest.raises(ValueError, match="no influence"):
+        refuse_families(Celo2(), {"mixed": mixed, "vectors": vectors}, seed=0)

@@ -13,6 +13,7 @@ from torch.optim import lr_scheduler
 from training_runs import SaveAlways, learner, phi, trainer
 
 from l2o.training.learner import MetaLearner
+from l2o.training.meta_schedule import warm_up
 
 LR, WINDOWS = 1e-3, 18  # three epochs of six windows
 
@@ -76,6 +77,35 @@ def test_every_scheduler_of_torch_can_be_chosen(factory: Any, expected: Any) -> 
     """What it is not told of its length is the whole run."""
     want = [expected(window) for window in range(1, WINDOWS + 1)]
     assert rates(meta_scheduler=factory) == pytest.approx(want, rel=1e-9, abs=1e-15)
+
+
+def test_a_warm_up_rises_and_goes_on_with_another_schedule() -> None:
+    """Four meta-updates up, then a half cosine over the fourteen that are left, or a constant rate."""
+    rising = [LR * t / 4 for t in range(2, 5)]  # the rate of the second update, …
+    falling = [cosine(t, 14) for t in range(15)]
+    assert rates(meta_scheduler=partial(warm_up, steps=4)) == pytest.approx(rising + falling, rel=1e-9)
+    assert rates(meta_scheduler=partial(warm_up, steps=4, then=None)) == pytest.approx(rising + [LR] * 15, rel=1e-9)
+    assert rates(meta_scheduler=partial(warm_up, steps=36)) == pytest.approx([LR * t / 36 for t in range(2, 20)])
+
+
+@pytest.mark.parametrize("fall", [False, True])
+def test_a_run_is_resumed_in_its_warm_up_and_after_it(tmp_path: Path, fall: bool) -> None:
+    falls = [FallAfter(1)] if fall else []
+    factory = partial(warm_up, steps=8, then=partial(lr_scheduler.StepLR, step_size=3))
+    undisturbed = learner(meta_scheduler=factory)
+    trainer(3, *falls, SaveAlways(tmp_path)).fit(undisturbed)
+    for window in (2, 7, 8, 9, 14, 17):
+        module = learner(meta_scheduler=factory)
+        path = tmp_path / f"window{window}.ckpt"
+        trainer(3, *[FallAfter(1) for _ in falls]).fit(module, ckpt_path=path, weights_only=True)
+        assert torch.equal(phi(module), phi(undisturbed)), window
+
+
+def test_a_warm_up_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"at least one meta-update, got learner.meta_scheduler.steps=0"):
+        rates(meta_scheduler=partial(warm_up, steps=0))
+    with pytest.raises(ValueError, match="cannot go on with ReduceLROnPlateau"):
+        rates(meta_scheduler=partial(warm_up, steps=2, then=lr_scheduler.ReduceLROnPlateau))
 
 
 def test_one_cycle_takes_the_length_of_the_run() -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from l2o.data import downloads, npz
 from l2o.data.checks import check_split
@@ -36,7 +37,8 @@ class Dataset(NamedTuple):
         return 1 + int(max(self.y_train.max(), self.y_test.max()))
 
     def to(self, device: torch.device | str) -> Self:
-        return self._replace(**{name: getattr(self, name).to(device) for name in ARRAYS})
+        """Return the data on a device. Optimizees that share a dataset share its copy there, too."""
+        return self._replace(**{name: _moved(getattr(self, name), torch.device(device)) for name in ARRAYS})
 
     def only(self, labels: Sequence[int] | None) -> Self:
         """The images of these labels alone, relabelled 0, 1, … in the order given; None: all of them as they are.
@@ -57,6 +59,21 @@ class Dataset(NamedTuple):
         """Floats of the default dtype; uint8 becomes [0, 1]."""
         dtype = torch.get_default_dtype()
         return x.to(dtype) / 255 if x.dtype == torch.uint8 else x.to(dtype)
+
+
+_COPIES: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""The copies that were made of a tensor on other devices, for as long as the tensor itself is in use."""
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device: itself where it lies there, else the one copy of it that was made there."""
+    if device.type == tensor.device.type and device.index in (None, tensor.device.index):
+        return tensor
+    copies: dict[torch.device, Tensor] = _COPIES.get(tensor) or {}
+    _COPIES[tensor] = copies
+    if device not in copies:
+        copies[device] = tensor.to(device)
+    return copies[device]
 
 
 def _relabelled(x: Tensor, y: Tensor, labels: list[int]) -> tuple[Tensor, Tensor]:

@@ -12,20 +12,25 @@ CHUNK_SIZE = 2**19
 For each coordinate the 2×20 LSTM's C++ kernel needs some 40 bytes of temporary memory, its GPU kernel 360 where there
 are several chunks (their states are copied), plain torch 2 KB."""
 
+ALONE = 2**16
+"""A tensor of so many coordinates is worth a call of its own on a CPU, in which it need not be copied."""
+
 
 @functools.lru_cache(maxsize=32)
-def cuts(layout: Layout, scope: Scope, chunk_size: int | None) -> list[Cut]:
+def cuts(layout: Layout, scope: Scope, chunk_size: int | None, apart: bool = False) -> list[Cut]:
     """Cut a layout into chunks of about `chunk_size` coordinates, as far as the rule's scope allows it.
 
     A coordinatewise rule takes any coordinates, a rule that sees tensors at least one whole tensor, any other rule all.
-    The cuts are kept, because an optimizer asks for the same ones at every step.
+    With `apart`, a rule that sees tensors is given the large ones one by one. The cuts are kept, because an optimizer
+    asks for the same ones at every step.
     """
-    return list(_cuts(layout, scope, chunk_size))
+    return list(_cuts(layout, scope, chunk_size, apart))
 
 
-def _cuts(layout: Layout, scope: Scope, chunk_size: int | None) -> Iterator[Cut]:
+def _cuts(layout: Layout, scope: Scope, chunk_size: int | None, apart: bool) -> Iterator[Cut]:
     size = chunk_size or CHUNK_SIZE
-    if scope is Scope.ALL or layout.size <= size:
+    whole = layout.size <= size and not (apart and scope is Scope.TENSOR)
+    if scope is Scope.ALL or whole:
         yield layout.parts(0, len(layout.shapes))._replace(layout=layout)
     elif scope is Scope.COORDINATE:
         for start in range(0, layout.size, size):
@@ -33,8 +38,10 @@ def _cuts(layout: Layout, scope: Scope, chunk_size: int | None) -> Iterator[Cut]
     else:
         first = taken = 0
         for number, shape in enumerate(layout.shapes.values()):
-            if number > first and taken + Axis.COORDINATES.size(shape) > size:
+            own = Axis.COORDINATES.size(shape)
+            is_apart = apart and max(own, taken) >= ALONE  # this tensor, or the ones before it
+            if number > first and (taken + own > size or is_apart):
                 yield layout.parts(first, number)
                 first, taken = number, 0
-            taken += Axis.COORDINATES.size(shape)
+            taken += own
         yield layout.parts(first, len(layout.shapes))

@@ -14,6 +14,7 @@ from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_p
 from l2o.deploy.chunks import CHUNK_SIZE, cuts
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
+from l2o.deploy.places import Places
 from l2o.deploy.resting import KEY, Resting, is_due
 from l2o.deploy.told import Numbers, Told
 from l2o.optimizees.layout import Axis, Cut
@@ -55,11 +56,10 @@ class Flat:
         self.layout = layout_of(names, self.arrangements)
         dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts), torch.float32)
         self.dtype = next((weight.dtype for weight in self.rule.parameters()), dtype)  # the rule's own arithmetic
-        self.theta = torch.empty(1, self.layout.size, dtype=dtype, device=self.device)
+        self.places = Places(parts, self.arrangements, self.layout, dtype, self.rule.scope)
         self.grad = torch.empty(1, self.layout.size, dtype=self.dtype, device=self.device)
-        self.theta_parts, self.grad_parts = (self._shares(flat, Axis.COORDINATES) for flat in (self.theta, self.grad))
-        copy_all(self.theta_parts, parts)
-        fresh = self.rule.init_state(self.theta.to(self.dtype), self.layout)
+        self.grad_parts = self._shares(self.grad, Axis.COORDINATES)
+        fresh = self.rule.init_state(self.places.all(parts).to(self.dtype), self.layout)
         self.axes = {key: axis for key, axis in self.rule.state_axes().items() if key in fresh}
         self.state = {key: value.clone() for key, value in fresh.items()}
         if not self.whole:
@@ -140,13 +140,14 @@ class Flat:
     def step(self, told: Told, numbers: Numbers) -> State:
         """After `take_gradients`, move the parameters chunk by chunk; give the next state of what all share."""
         params = [local_part(param) for param in self.params]
-        copy_all(self.theta_parts, params)
+        self.places.begin(params)
         # What a step begins with: pieces of one tensor, in several chunks, all read the tensor's state from before.
         before = {key: value.clone() for key, value in self.state.items() if self._is_read_by_chunks(key)}
         after: State = {}
         for cut in self._cuts(numbers.chunk_size):
-            after = self._move(cut, before, told, numbers)
-        copy_all(params, self.theta_parts)
+            with self.places.lent(cut, params) as theta:
+                after = self._move(cut, theta, before, told, numbers)
+        self.places.end(params)
         self.steps += 1
         if self.resting is not None and is_due(self.steps):
             self.resting.look()
@@ -155,11 +156,10 @@ class Flat:
             return {}
         return after
 
-    def _move(self, cut: Cut, before: State, told: Told, numbers: Numbers) -> State:
+    def _move(self, cut: Cut, theta: Tensor, before: State, told: Told, numbers: Numbers) -> State:
         """Move a chunk; give the next state of what all share, or all of it where the rule sees all parameters."""
         where = cut.coordinates
-        theta, grad = self.theta[:, where], self.grad[:, where]
-        state = self._state(cut, before)
+        grad, state = self.grad[:, where], self._state(cut, before)
         with donated_state():
             update, after = self.rule(told.seen(grad, theta.to(self.dtype)), state, cut.layout)
         if not self.whole:
@@ -179,7 +179,7 @@ class Flat:
         if self.rule.scope is Scope.COORDINATE and self.layout.size > MANY * (chunk_size or CHUNK_SIZE):
             return cuts(self.layout, self.rule.scope, chunk_size)
         if self.cut_at is None or self.cut_at[0] != chunk_size:
-            self.cut_at = chunk_size, [*cuts(self.layout, self.rule.scope, chunk_size)]
+            self.cut_at = chunk_size, [*cuts(self.layout, self.rule.scope, chunk_size, self.device.type == "cpu")]
         return self.cut_at[1]
 
     def _state(self, cut: Cut, before: State) -> State:

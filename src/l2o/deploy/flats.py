@@ -6,13 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2o.deploy.chunks import ALONE
 from l2o.deploy.cohorts import gathers, together
 from l2o.deploy.fit import check_shape
 from l2o.deploy.flat import Flat
 from l2o.deploy.gathered import Gathered
 from l2o.deploy.groups import Group, named, serving
 from l2o.optimizees.layout import Axis
-from l2o.optimizers.base import State, UpdateRule
+from l2o.optimizers.base import Scope, State, UpdateRule
 
 Moved = Flat | Gathered
 """Some parameters that one call of a rule moves, or one for each chunk."""
@@ -92,6 +93,8 @@ class Flats:
         params: Mapping[str, Tensor],
     ) -> Moved:
         device = next(iter(params.values())).device
+        if rule.scope is Scope.TENSOR:  # large ones first, so that the small ones are neighbours and make one chunk
+            params = dict(sorted(params.items(), key=lambda item: item[1].numel() < ALONE))
         copies = self._shared.setdefault((id(rule), group["horizon"]), {})
         if device not in copies:
             alike = [other for other in groups if other["horizon"] == group["horizon"]]

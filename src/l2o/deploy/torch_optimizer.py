@@ -34,7 +34,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
     - `resting`: a coordinate rests until its first gradient that is not exactly 0, so that what a model does not use
       (an embedding's padding row, pruned weights) is not moved, although a learned rule may answer 0 with an update.
       Weight decay acts on a resting coordinate as AdamW's does.
-    - `on_divergence` says what goes wrong once, by a warning: a gradient that is nan or infinite, by the name of its
+    - `on_divergence="warn"` says once what goes wrong: a gradient that is nan or infinite, by the name of its
       parameter, and a loss that is nan, infinite, or ten times what it was at the start, where the optimizer is told
       the loss. "raise" raises `l2o.deploy.divergence.Diverged` instead, before anything is moved where all lies on the
       CPU, and at every tenth step on other devices; None says nothing.
@@ -42,12 +42,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
     Rules that read the loss are given it at each step: `step(loss=loss)`, or a closure. A step beyond the horizon that
     the rule was trained for (`rule.card`), or beyond `horizon`, is warned of once. Arithmetic and state are in the
     rule's dtype, in float32 at least, whatever the parameters' dtype. What a rule remembers of a parameter lies in the
-    state under that parameter. `state_dict` holds the state and each group's numbers, not the rule: an optimizer is
-    resumed by one that was made with the same rule.
+    state under that parameter. An optimizer is resumed by one made with the same rule, which no `state_dict` holds.
 
     What it costs for each parameter: the LSTM of 2 layers of 20 units, which all shipped rules are made of, remembers
     320 bytes in float32, beside 9 bytes for two flat buffers and a mark (Adam: 8 and 9), and a step took 0.1 µs on two
-    cores with AVX-512 and the compiled kernel, where torch's Adam took 0.0035 µs (docs/performance.md).
+    cores with AVX-512 and the compiled kernel, where torch's Adam took 0.0035 µs. The modern rules, which see whole
+    tensors, remember 16 bytes (MLPLOpt: 24), beside 5 for one buffer and the mark; a step of the smallest takes some
+    five times as long as Adam's (docs/performance.md).
     """
 
     _made = False  # until all groups are there
@@ -69,8 +70,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ):
         self.on_divergence: OnDivergence = divergence.checked(on_divergence)
         self.rules: list[UpdateRule] = []
-        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size, "step": 0}
+        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size}
         defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting, "horizon": horizon, "axes": axes}
+        defaults["step"] = 0
         groups.adopt(defaults, self.rules)
         self._forget()
         super().__init__(params, defaults)

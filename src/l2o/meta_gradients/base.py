@@ -48,6 +48,12 @@ class MetaGradient(ABC):
         with torch.no_grad():  # the episode's first window makes a learned initial state anew, to differentiate it
             return start_episode(rule, optimizee, num_tasks, generator, horizon)
 
+    def told(self, fraction: float) -> None:  # noqa: B027  # a hook: most estimators need not know
+        """Take note of how much of the run is over, from 0 to 1. The learner says so before every meta-update.
+
+        By default nothing depends on it.
+        """
+
     @abstractmethod
     def __call__(
         self, rule: UpdateRule, optimizee: Optimizee, carry: Carry, num_steps: int, generator: Generator

@@ -55,7 +55,7 @@ class TruncatedBPTT(MetaGradient):
         refuse_unknown(loss_on)
         self.second_order, self.last_step_only, self.max_replay_bytes = second_order, last_step_only, max_replay_bytes
         self.objective = objective or (Last(each_window=True) if last_step_only else Sum())
-        self.loss_on = loss_on
+        self.loss_on: LossOn = loss_on
 
     def __call__(
         self, rule: UpdateRule, optimizee: Optimizee, carry: Episode, num_steps: int, generator: Generator

@@ -8,6 +8,7 @@ from l2o.optimizers.celo2 import Celo2
 from l2o.optimizers.celo_adam import CeloAdam
 from l2o.optimizers.gac import GAC
 from l2o.optimizers.hand_designed import SGD, Adam, AdamW, HandDesigned, Momentum, RMSprop
+from l2o.optimizers.hierarchical import Hierarchical
 from l2o.optimizers.lstm import LSTM
 from l2o.optimizers.mlp_lopt import MLPLOpt
 from l2o.optimizers.muon import Muon
@@ -32,6 +33,7 @@ __all__ = [
     "Celo2",
     "CeloAdam",
     "HandDesigned",
+    "Hierarchical",
     "Identity",
     "LogAndSign",
     "MLPLOpt",

@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates, M decays.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from math import prod
@@ -127,11 +128,14 @@ class AdafacMLP(ScheduledRule):
 
     def decays(self, like: Tensor) -> Decays:
         """Give β of every accumulator as φ has it now: (M,), or (B, M) where φ has a leading task axis."""
-        starts = [constant(decays, like) for decays in self._decays_at_start]
+        starts = self._decays_at_start
         if not self.learned_decays:
-            return Decays(*starts)
-        offsets = (self.momentum_offsets, self.square_offsets, self.factor_offsets)
-        return Decays(*(learned_decay(start, offset) for start, offset in zip(starts, offsets, strict=True)))
+            return Decays(*(constant(decays, like) for decays in starts))
+        parts = (self.momentum_offsets, self.square_offsets, self.factor_offsets)
+        tasks = max((part.shape[:-1] for part in parts), key=len)  # some may be the same for all tasks
+        offsets = torch.cat([part.expand(*tasks, -1) for part in parts], -1)
+        decays = learned_decays(starts[0] + starts[1] + starts[2], offsets)
+        return Decays(*decays.split([*map(len, starts)], -1))
 
     @property
     def _decays_at_start(self) -> tuple[list[float], list[float], list[float]]:
@@ -153,6 +157,13 @@ class AdafacMLP(ScheduledRule):
         return max(1, prod(shape) // max(1, outputs))
 
 
-def learned_decay(start: Tensor, offset: Tensor) -> Tensor:
-    """Give β = 1 − exp(10 (ln(1 − β_0)/10 + δ)), so that δ moves the logarithm of an average's length."""
-    return 1 - torch.exp(10 * (torch.log(1 - start) / 10 + offset))
+def learned_decays(starts: Sequence[float], offsets: Tensor) -> Tensor:
+    """Give β = 1 − exp(10 (ln(1 − β_0)/10 + δ)) for δ (…, M), so that δ moves the logarithm of an average's length."""
+    return 1 - torch.exp(10 * (_log_lengths(tuple(starts), offsets.dtype, offsets.device) + offsets))
+
+
+@functools.lru_cache(maxsize=64)
+def _log_lengths(starts: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Give ln(1 − β_0)/10, rounded as the authors' code rounds it: published trajectories show a last digit of β."""
+    with torch.inference_mode(False):  # a tensor made in that mode could never be used in training again
+        return torch.log(1 - torch.tensor(starts, dtype=dtype, device=device)) / 10

@@ -48,9 +48,11 @@ def in_words(card: Card | None) -> str:
 
 
 def trained_on(optimizee: Any) -> str:
-    """Return a card's optimizee in a few words: its class, with its data and network where it has some."""
+    """Return a card's optimizee in a few words: its class, with its data and network, or the names of its families."""
     if not isinstance(optimizee, Mapping):
         return UNKNOWN if optimizee is None else str(optimizee)
+    if isinstance(families := optimizee.get("families"), Mapping):
+        return f"families {', '.join(map(str, families))}"
     parts = [_called(optimizee)]
     if isinstance(network := optimizee.get("network"), Mapping):
         parts.append(_called(network) + _sizes(network))

@@ -130,7 +130,7 @@ def _mapped(reader: Reader, given: Given) -> Iterator[None]:
         forward, init_state = reader.forward, reader.init_state
 
         def mapped(seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-            return over_tasks(lambda *of_task: forward(*of_task, layout), seen, state)
+            return over_tasks(lambda seen, state: forward(seen, state, layout), seen, state)
 
         def mapped_init(theta: Tensor, layout: Layout) -> State:
             return over_tasks(lambda own: init_state(own, layout), theta)

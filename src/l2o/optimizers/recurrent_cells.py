@@ -16,7 +16,8 @@ class WrittenOut(TorchFunctionMode):
     """Within this block, `nn.LSTMCell`, `nn.GRUCell` and `nn.RNNCell` are computed by the formulas in this file."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return CELLS.get(func, func)(*args, **(kwargs or {}))
+        cell: Any = CELLS.get(func, func)
+        return cell(*args, **(kwargs or {}))
 
 
 def lstm_cell(

@@ -22,13 +22,33 @@ def of_run(cfg: DictConfig, comparison: Comparison | None = None) -> dict[str, A
     """
     return {
         "name": cfg.name,
-        "optimizee": without_folders(OmegaConf.to_container(cfg.optimizee, resolve=True)),
-        "horizon": cfg.learner.horizon,
+        "optimizee": without_folders(trained_on(cfg)),
+        "horizon": horizons(cfg),
         "seed": cfg.seed,
         "command": command(),
         "results": comparison.summary() if comparison else {},
         "license": LICENCE,
     }
+
+
+def trained_on(cfg: DictConfig) -> Any:
+    """Return what φ is trained on: the settings of the optimizee, or of the families by name."""
+    families = _families(cfg)
+    return {"families": families} if families else OmegaConf.to_container(cfg.optimizee, resolve=True)
+
+
+def horizons(cfg: DictConfig) -> Any:
+    """Return how many steps the episodes had: a number, or what each family says of it."""
+    own = {name: family.get("horizon") or cfg.learner.horizon for name, family in _families(cfg).items()}
+    return own or cfg.learner.horizon
+
+
+def _families(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of the families that a run is trained on; empty where it is trained on one optimizee."""
+    if not cfg.learner.get("families"):
+        return {}
+    families: Any = OmegaConf.to_container(cfg.learner.families, resolve=True)
+    return families
 
 
 def command() -> str:

@@ -12,31 +12,43 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from l2o.deploy.export import read_checkpoint
 from l2o.files import replacing
+from l2o.training.warm_start import without_episodes
 
 log = logging.getLogger(__name__)
 warn = rank_zero_only(log.warning)
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
+WARM_START = "warm_start.ckpt"
+"""What was trained, without the episodes in flight: a small file, from which learner.warm_start goes on anywhere."""
+
 
 class CheckpointFiles(CheckpointIO):
     """Reads and writes a run's checkpoints.
 
     A checkpoint is written beside its place, flushed to the disk and renamed. The one that stood there becomes
-    `previous.ckpt` if it is intact. A checkpoint that cannot be written, for example because the disk is full, costs
+    `previous.ckpt` if it is intact. With `warm_start`, the same without its episodes is written beside `last.ckpt`, as
+    `warm_start.ckpt`.
+    A checkpoint that cannot be written, for example because the disk is full, costs
     one line and not the run; the checkpoints before it stay as they are.
     """
+
+    def __init__(self, warm_start: bool = False):
+        self.warm_start = warm_start
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
         try:
             with replacing(path) as temporary:
                 torch.save(checkpoint, temporary)
-                if path.exists() and damage(path) is None:
+                if path.name != WARM_START and path.exists() and damage(path) is None:
                     _keep(path)
         except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError where the disk is full
             reason = str(error).splitlines()[0]
             log.warning("'%s' could not be written (%s): the run goes on, the one before it stays", path, reason)
+            return
+        if path.name == LAST and self.warm_start:
+            self.save_checkpoint(without_episodes(checkpoint), path.with_name(WARM_START))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -47,7 +59,7 @@ class CheckpointFiles(CheckpointIO):
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the unfinished checkpoints that killed runs have left in a folder, which nobody else may be using."""
-    for name in (LAST, PREVIOUS):
+    for name in (LAST, PREVIOUS, WARM_START):
         for path in folder.glob(f".*-{name}"):
             with suppress(OSError):
                 path.unlink()

@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class Checkpoints(Callback):
-    """Writes `last.ckpt` every `every_n_minutes` (or `every_n_windows`), after each validation and at the end, and
-    exports the best rule, with `card`, whenever it improves.
+    """Writes checkpoints, and exports the best rule, with `card`, whenever it improves.
+
+    `last.ckpt`, with `warm_start.ckpt` beside it, is written every `every_n_minutes` (or `every_n_windows`), after each
+    validation and at the end.
 
     Answers SIGTERM, SIGUSR1, SIGUSR2 and Ctrl-C with a checkpoint at the window's end and the exit status of
     `preemption.status_of`; after the last window with that status alone, because the run that goes on has only to
@@ -47,7 +49,7 @@ class Checkpoints(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         refuse_nothing_to_do(trainer)
-        trainer.strategy.checkpoint_io = CheckpointFiles()
+        trainer.strategy.checkpoint_io = CheckpointFiles(warm_start=True)
         if trainer.is_global_zero:
             remove_leftovers(self.folder)
 

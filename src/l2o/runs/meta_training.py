@@ -28,6 +28,7 @@ from l2o.runs.loggers import continue_csv, log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.progress import Progress
 from l2o.runs.ranks import as_one, refuse_relaunch
+from l2o.runs.snapshots import Snapshots
 from l2o.runs.tunings import remember_tunings
 from l2o.training.learner import MetaLearner
 
@@ -54,14 +55,14 @@ def open_run(cfg: DictConfig) -> Run:
     resumed = checkpoint_files.find(cfg.ckpt_path, Path(cfg.output_dir))
     before: dict[str, Any] = read_checkpoint(resumed) if resumed else {"l2o": {"windows": 0}}
     rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
-    learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee)
+    learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee, _convert_="all")
     compared = instantiate(compared_optimizee(cfg)) if cfg.evaluation_optimizee else optimizee
     baselines = dict(instantiate(cfg.get("baselines")) or {})
     evaluation = instantiate(cfg.evaluation) if compares(cfg) else None
     loggers = _loggers(cfg, before.get("wandb"))
     trainer = instantiate(cfg.trainer, callbacks=_callbacks(cfg), logger=loggers, _convert_="all")
     refuse_relaunch(trainer)
-    continue_csv(loggers, before["l2o"]["windows"])
+    continue_csv(loggers, before["l2o"]["windows"] - before["l2o"].get("windows_before", 0))
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     for logger in loggers:
         logger.log_hyperparams(settings)
@@ -96,7 +97,10 @@ def report(run: Run, comparison: Comparison | None) -> None:
 
 
 def _callbacks(cfg: DictConfig) -> list[Callback]:
-    callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes, card=of_run(cfg))]
+    card = of_run(cfg)
+    callbacks: list[Callback] = [Progress(), Checkpoints(cfg.output_dir, cfg.checkpoint_minutes, card=card)]
+    if cfg.learner.snapshots:
+        callbacks.append(Snapshots(cfg.output_dir, card))
     if cfg.early_stopping is not None:  # first, so that a checkpoint holds what it has counted
         stopping = EarlyStopping("val/final_loss", patience=cfg.early_stopping, check_on_train_epoch_end=False)
         callbacks.insert(0, stopping)

@@ -31,27 +31,27 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
-        self._restart_clock()  # a run resumed mid-epoch starts no epoch
+        self._restart_clock(pl_module)  # a run resumed mid-epoch starts no epoch
         self.validated_before = pl_module.state.validated_at
         self.may_warn = _fraction(trainer) < 0.25  # a resumed run has had this word, if it was due
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._restart_clock()  # validation does not count
+        assert isinstance(pl_module, MetaLearner)
+        self._restart_clock(pl_module)  # validation does not count
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, MetaLearner)
         self.trained = time.perf_counter()
-        self.windows += 1
         if not pl_module.logs_now():
             return
         pl_module.log("steps_per_s", self._speed(pl_module), prog_bar=True, batch_size=1)
-        self._restart_clock()
+        self._restart_clock(pl_module)
         state = pl_module.state
         counters = {
             "meta_steps": state.windows,
-            "inner_steps": state.windows * pl_module.window,
+            "inner_steps": state.inner_steps,
             "episodes": state.episodes,
             "train/skipped": state.skipped,
             "train/meta_lr": trainer.optimizers[0].param_groups[0]["lr"],
@@ -68,6 +68,8 @@ class Progress(Callback):
         if not trainer.sanity_checking and self.may_warn and 0.25 <= _fraction(trainer) < 1:
             self.may_warn = False
             _warn_at_chance(trainer, pl_module)
+        if not trainer.sanity_checking:
+            _tell_where_it_stalls(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
@@ -75,14 +77,41 @@ class Progress(Callback):
         _warn_at_chance(trainer, pl_module)
         state = pl_module.state
         if state.skipped and trainer.is_global_zero:
-            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, state.windows)
+            windows = state.windows * len(pl_module.slots)
+            log.warning("%d of %d windows were skipped: they were not finite", state.skipped, windows)
 
-    def _restart_clock(self) -> None:
-        self.started, self.windows = time.perf_counter(), 0
+    def _restart_clock(self, learner: MetaLearner) -> None:
+        self.started, self.steps = time.perf_counter(), learner.state.inner_steps
 
     def _speed(self, learner: MetaLearner) -> float:
-        """Return the inner steps per second since the clock was started."""
-        return self.windows * learner.window / (self.trained - self.started)
+        """Return the inner steps of all slots per second since the clock was started."""
+        return (learner.state.inner_steps - self.steps) / (self.trained - self.started)
+
+
+STALLED = 10
+"""Validations without a better φ, after which a run with a noisy estimator is told what its noise is."""
+
+
+def _tell_where_it_stalls(trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    """Say in one line what the meta-gradient's noise is where a run has stalled, if its estimator measures that."""
+    assert isinstance(learner, MetaLearner)
+    one = trainer.callback_metrics.get("train/snr")
+    if one is None or one.isnan() or learner.state.validations_since_best != STALLED or not trainer.is_global_zero:
+        return
+    pairs = trainer.world_size * sum(slot.family.num_tasks or 1 for slot in learner.slots)
+    ratio = one.item() * pairs
+    noisy = (
+        "noise outweighs it: try more learner.num_tasks, more slots, a larger meta_gradient.sigma, learner.ema_decay"
+    )
+    steady = "noise is not what holds it up: try another learner.meta_optimizer.lr, longer horizons, another objective"
+    log.warning(
+        "%d validations have found no better φ. The signal-to-noise ratio of the meta-gradient is about %.2g, over %d "
+        "pairs; %s",
+        STALLED,
+        ratio,
+        pairs,
+        noisy if ratio < 1 else steady,
+    )
 
 
 def _fraction(trainer: pl.Trainer) -> float:

@@ -35,10 +35,11 @@ def filled(like: Any, leaves: Leaves) -> Any | None:
 def of_older_checkpoint(episode: Mapping[str, Any], horizon: float) -> list[Leaves]:
     """Return the leaves that an older checkpoint's episode may stand for, one entry for each way to read it.
 
-    Older checkpoints hold an episode as nested dictionaries. They may not know its horizon, and never know its first
-    loss. Beside the rule's own state they may hold a teacher's, under keys that begin with "teacher/".
+    Older checkpoints hold an episode as nested dictionaries. They may not know its horizon, which is therefore given,
+    and never know its first loss. Beside the rule's own state they may hold a teacher's, under keys that begin with
+    "teacher/".
     """
-    known = {"horizon": horizon, "start_loss": torch.full_like(episode["loss"], torch.nan)} | dict(episode)
+    known = dict(episode) | {"horizon": horizon, "start_loss": torch.full_like(episode["loss"], torch.nan)}
     state = {key: value for key, value in known["state"].items() if not key.startswith("teacher/")}
     teacher = {key.removeprefix("teacher/"): value for key, value in known["state"].items() if key not in state}
     alone = known | {"state": state}

@@ -3,12 +3,15 @@
 Shapes: B = 1 task, P coordinates.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Generator
 
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import Observation, UpdateRule
 from l2o.optimizers.partitioned import Partitioned
+from l2o.training.families import Family
 from l2o.training.safeguards import warn
 
 STEPS = 2
@@ -33,6 +36,15 @@ def refuse_no_influence(rule: UpdateRule, layout: Layout) -> None:
         served = {part.prefix.partition(".")[0] for part in rule.parts(layout)}
         for group in rule.rules.keys() - served:
             warn("no part of this optimizee belongs to the group '%s': the rule of that group is not trained", group)
+
+
+def refuse_families(rule: UpdateRule, families: Mapping[str, Family], seed: int) -> None:
+    """Raise ValueError where there is a family of whose optimizees φ moves none (`refuse_no_influence`)."""
+    trained = [parameter for parameter in rule.parameters() if parameter.requires_grad]
+    for name, family in families.items():
+        layouts = [optimizee.layout for optimizee in family.architectures(name, seed)]
+        moved = (layout for layout in layouts if trained and _has_influence(rule, trained, layout))
+        refuse_no_influence(rule, next(moved, layouts[0]))
 
 
 def _has_influence(rule: UpdateRule, trained: list[torch.nn.Parameter], layout: Layout) -> bool:

@@ -3,41 +3,49 @@
 Shapes: B tasks, T steps of an episode (horizon), K steps of a window.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from l2o import seeds
 from l2o.checks import at_least_one
-from l2o.deploy import export
-from l2o.meta_gradients.base import Carry, MetaGradient
+from l2o.meta_gradients.base import MetaGradient
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees.base import Optimizee
-from l2o.optimizees.checks import check
 from l2o.optimizers.base import UpdateRule
-from l2o.seeds import Stream
-from l2o.training import meta_schedule
-from l2o.training.carries import Leaves, filled
-from l2o.training.influence import refuse_no_influence
-from l2o.training.safeguards import CHANCE, fall_back, refuse, set_gradients, shown, skip, warn
-from l2o.training.training_state import TrainingState, phi_of
-from l2o.training.validation import validate
+from l2o.training import meta_schedule, resuming, warm_start
+from l2o.training.average import Average
+from l2o.training.families import Family, named, ready
+from l2o.training.horizons import Progress
+from l2o.training.influence import refuse_families
+from l2o.training.meta_step import meta_step
+from l2o.training.safeguards import refuse, set_gradients, skip
+from l2o.training.selection import Selection
+from l2o.training.slots import slots_of
+from l2o.training.training_state import TrainingState
+from l2o.training.validating import Validating
 from l2o.training.windows import Windows
 
 
-class MetaLearner(pl.LightningModule):
-    """Trains an update rule on an optimizee: one `training_step` is one window of K steps and one meta-update.
+class MetaLearner(Validating):
+    """Trains an update rule: one `training_step` is one window of K steps of every slot, and one meta-update.
 
-    All B tasks of an episode go in lockstep; an epoch is `episodes_per_epoch` episodes of T steps. `meta_scheduler`
-    moves the meta learning rate after each meta-update; by default the rate falls along a half cosine to
-    `final_lr_fraction` of itself (1 keeps it constant). In each validation, and when training ends, φ is evaluated on
-    the same `validation_tasks` fresh problems, and the φ with the best final loss is kept. A run that was making
-    progress and falls to chance level goes on from that φ, at half the meta learning rate. `state` is where it stands.
+    The rule is trained on `families` of optimizees, or on the single `optimizee`, which is a family of one with one
+    slot. All B tasks of a slot go in lockstep; when a slot's episode ends, the slot draws another optimizee and another
+    horizon. An epoch is `episodes_per_epoch` times `horizon` steps of a slot. `meta_scheduler` moves the meta learning
+    rate after each meta-update; by default the rate falls along a half cosine to `final_lr_fraction` of itself (1 keeps
+    it constant). The meta-gradient's norm is clipped to `clip_norm` before the meta-optimizer reads it.
+
+    In each validation, and when training ends, φ is evaluated for `horizon` steps on the same `validation_tasks` fresh
+    problems of each family, or of each optimizee in `validation`, and the φ with the best final loss is kept; with
+    several names that loss is the mean of ℓ_T/ℓ_0. With `ema_decay`, the moving average of φ is validated beside φ. A
+    run that was making progress and falls to chance level goes on from the best φ, at half the meta learning rate.
+
+    `snapshots` are the moments at which φ is kept beside: whole numbers of windows, or parts of the run between 0 and
+    1. `warm_start` is a file (`warm_start.ckpt`, or a checkpoint) whose φ, meta-optimizer and counters a new run goes
+    on from, with new episodes. `state` is where the run stands.
     """
 
     def __init__(
@@ -56,12 +64,18 @@ class MetaLearner(pl.LightningModule):
         validation_tasks: int = 16,
         max_skipped: int = 20,
         seed: int = 0,
+        families: Mapping[str, Family] | None = None,
+        validation: Mapping[str, Optimizee] | None = None,
+        snapshots: Sequence[float] = (),
+        ema_decay: float | None = None,
+        warm_start: str | None = None,
     ):
         super().__init__()
         at_least_one("learner", horizon=horizon, window=window, num_tasks=num_tasks, max_skipped=max_skipped)
         at_least_one("learner", episodes_per_epoch=episodes_per_epoch, validation_tasks=validation_tasks)
-        refuse(rule, horizon, window, final_lr_fraction)
-        refuse_no_influence(rule, optimizee.layout)
+        self.families = {name: f.filled(num_tasks, horizon) for name, f in named(families, optimizee).items()}
+        refuse(rule, self.families, horizon, window, final_lr_fraction, snapshots)
+        refuse_families(rule, self.families, seed)
         self.automatic_optimization = False
         self.rule, self.optimizee = rule, optimizee
         self.meta_gradient = meta_gradient or TruncatedBPTT()
@@ -69,131 +83,75 @@ class MetaLearner(pl.LightningModule):
         self.windows_per_epoch = episodes_per_epoch * horizon // window
         self.meta_optimizer, self.meta_scheduler = meta_optimizer, meta_scheduler
         self.final_lr_fraction, self.clip_norm = final_lr_fraction, clip_norm
-        self.validation_tasks, self.max_skipped, self.seed = validation_tasks, max_skipped, seed
-        self.state = TrainingState()
+        self.max_skipped, self.seed, self.snapshots, self.warm_start = max_skipped, seed, list(snapshots), warm_start
+        self.slots = slots_of(self.families, seed)
+        self.average = Average(ema_decay) if ema_decay is not None else None
+        self.selection = Selection(self.families, validation, validation_tasks, horizon, seed)
+        self.state = TrainingState(measured_on=self.selection.names)
+        self.checkpoint: dict[str, Any] | None = None  # that the run goes on from, until training starts
 
     def train_dataloader(self) -> Windows:
-        return Windows(self.windows_per_epoch, lambda: self.state.windows, self.trainer.limit_train_batches)
+        return Windows(self.windows_per_epoch, self.own_windows, self.trainer.limit_train_batches)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.meta_optimizer([p for p in self.rule.parameters() if p.requires_grad])  # decay moves no other
         return [optimizer], [meta_schedule.make(self.meta_scheduler, optimizer, *self._schedule())]
 
     def on_fit_start(self) -> None:
-        self.optimizee.to(self.device)
-        check(self.optimizee, self.device)
-        self.generator = torch.Generator(self.device)
-        if self.state.generator_state is not None:  # resumed
-            self.generator.set_state(self.state.generator_state)
-        if self.state.saved_carry:
-            self.state.carry, self.state.saved_carry = self._resumed_carry(self.state.saved_carry), []
-
-    def _resumed_carry(self, saved: list[Leaves]) -> Carry | None:
-        """Return the carry of a checkpoint, or None, with a word, where the estimator carries something else."""
-        unused = torch.Generator(self.device)
-        like = self.meta_gradient.start(self.rule, self.optimizee, self.num_tasks, self.horizon, unused)
-        found = next((carry for carry in (filled(like, leaves) for leaves in saved) if carry is not None), None)
-        if found is None:
-            warn("the checkpoint's episode is one of another meta_gradient or problem: a new episode starts")
-        return found
+        ready(self.optimizee, self.device)
+        self.selection.prepare(self.device)
+        if self.checkpoint is not None:
+            place = self.global_rank, self.device
+            resuming.load_slots(self.slots, self.checkpoint, self.rule, self.meta_gradient, *place)
+        elif self.warm_start is not None:
+            warm_start.begin(self, self.warm_start)
+        self.checkpoint = None
 
     def on_train_start(self) -> None:
         meta_schedule.resume(self.trainer, self.state, self.meta_scheduler, *self._schedule())
 
     def training_step(self, batch: int, batch_idx: int) -> None:
-        state = self.state
-        carry = state.carry if state.carry is not None else self._start_episode()
-        found = self.meta_gradient(self.rule, self.optimizee, carry, self.window, self.generator)
-        # One all-reduce, the same for every estimator; a rank that is not finite makes the mean so on every rank.
-        flat = torch.cat([found.losses.mean().view(1), *(part.flatten() for part in found.gradient)])
-        flat = self.trainer.strategy.reduce(flat, reduce_op="mean")
-        finite = math.isfinite(flat.sum().item())  # the window's only synchronisation
+        state, strategy = self.state, self.trainer.strategy
+        found = meta_step(self.slots, self.rule, self.meta_gradient, self.window, self.progress(), strategy)
         state.windows += 1
-        if finite:
-            self._update(flat[1:])
-            state.skipped_in_a_row = 0
-            state.carry = None if found.done else found.carry
-        else:
-            skip(state, self.max_skipped)
-        if finite and self.logs_now():
-            self.log("train/loss", flat[0], prog_bar=True, batch_size=1)
+        state.episodes += found.episodes
+        state.inner_steps += found.steps
+        if found.gradient is not None:
+            self._update(found.gradient)
+        skip(state, self.slots, self.max_skipped)
+        if self.logs_now():
+            for name, value in found.logs.items():
+                self.log(name, value, prog_bar=name == "train/loss", batch_size=1)
+
+    def progress(self) -> Progress:
+        """Return how far the run has come."""
+        fraction = min(1.0, self.state.windows / self.total_windows())
+        return Progress(self.state.windows, fraction, self.state.validations_since_best)
+
+    def total_windows(self) -> int:
+        """Return the number of windows of the whole run, those before a warm start included; huge if it has no end."""
+        return self.state.windows_before + max(1, int(min(self.trainer.estimated_stepping_batches, 1e9)))
+
+    def own_windows(self) -> int:
+        """Return the windows behind the run since it was started, warm or cold."""
+        return self.state.windows - self.state.windows_before
 
     def logs_now(self) -> bool:
         """Return whether loggers and progress bar show this window: Lightning takes some 0.1 ms for each number."""
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning sets it in its logger connector
         return self.state.windows % max(1, every) == 0
 
-    def _start_episode(self) -> Carry:
-        self.generator.manual_seed(seeds.seed_of(self.seed, Stream.TRAINING, self.global_rank, self.state.episodes))
-        self.state.episodes += 1
-        return self.meta_gradient.start(self.rule, self.optimizee, self.num_tasks, self.horizon, self.generator)
-
     def _update(self, flat: Tensor) -> None:
         set_gradients(list(self.rule.parameters()), flat, self.clip_norm)
         self.optimizers().step()  # type: ignore[union-attr]
         meta_schedule.step(self.lr_schedulers())
+        self.state.updates += 1
+        if self.average is not None:
+            self.average.update(self.rule)
 
     def _schedule(self) -> tuple[int, float]:
         """Return the number of meta-updates of the whole run, and the part of the meta learning rate at its end."""
-        return max(1, int(min(self.trainer.estimated_stepping_batches, 1e9))), self.final_lr_fraction
-
-    def val_dataloader(self) -> list[int]:
-        return [0]
-
-    def on_validation_start(self) -> None:
-        if torch.is_inference_mode_enabled():
-            raise ValueError("validation needs gradients of the optimizee: leave trainer.inference_mode=false")
-
-    def validation_step(self, batch: int, batch_idx: int) -> None:
-        for name, value in self.validate_phi().items():
-            self.log(name, value, prog_bar=name == "val/final_loss", batch_size=1, sync_dist=True)
-
-    def validate_phi(self) -> dict[str, float]:
-        """Evaluate φ on the validation problems, keep it if it is the best, and return finite numbers for the logs.
-
-        All ranks must call it. Lightning's sanity check, before the first window, is told the numbers but keeps no φ.
-        """
-        state, problems = self.state, self.optimizee.split("validation")
-        found = validate(self.rule, problems, self.validation_tasks, self.horizon, self.seed, self.trainer.strategy)
-        if not self.trainer.sanity_checking:
-            state.saw(found, self.rule)
-        if self.trainer.optimizers and not self.trainer.sanity_checking:
-            if found.final > CHANCE * found.initial > state.best_loss:
-                fall_back(state, self.rule, self.trainer.optimizers[0], self.lr_schedulers(), found.final)
-            meta_schedule.saw(self.lr_schedulers(), shown(found.final))
-        values = {"val/final_loss": found.final, "val/mean_loss": found.mean, "val/best_final_loss": state.best_loss}
-        return {name: shown(value) for name, value in values.items()}
-
-    def finish(self) -> None:
-        """Validate φ where training ends and no validation has followed the last window, unless that is turned off.
-
-        All ranks must call it; a second call does nothing.
-        """
-        if self.state.validated_at == self.state.windows or self.trainer.limit_val_batches == 0:
-            return
-        training = self.rule.training
-        self.rule.eval()
-        values = self.validate_phi()
-        self.rule.train(training)
-        for logger in self.trainer.loggers:
-            logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, step=self.state.windows - 1)
-
-    def on_train_end(self) -> None:
-        self.finish()
-
-    def best_rule(self) -> UpdateRule:
-        """Return a copy of the rule, on the CPU, with the φ of the best final validation loss.
-
-        Where no validation came to a finite loss, it has the last φ. The learner's own φ is left alone.
-        """
-        rule = export.build(export.describe(self.rule))
-        rule.load_state_dict(self.state.best_phi if self.state.best_phi is not None else phi_of(self.rule))
-        return rule.eval()
-
-    @property
-    def best_loss(self) -> float:
-        """The lowest final loss on validation problems; infinite where no validation came to a finite one."""
-        return self.state.best_loss
+        return self.total_windows(), self.final_lr_fraction
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what validation has found: spawned ranks hand it back to the process that waits for them."""
@@ -203,11 +161,20 @@ class MetaLearner(pl.LightningModule):
         self.state.load_found(state)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["l2o"] = self.state.state_dict(self.rule, self.generator)
+        average = {"average": self.average.state_dict()} if self.average is not None else {}
+        checkpoint["l2o"] = self.state.state_dict(self.rule) | average | resuming.state_of(self.slots)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.state.load_state_dict(
-            checkpoint["l2o"], self.rule, self.global_rank, self.trainer.world_size, self.horizon
-        )
-        # Lightning would restore it before anybody knows whether it is of the kind that this run has.
-        self.state.scheduler, checkpoint["lr_schedulers"] = checkpoint["lr_schedulers"][0], []
+        resuming.refuse_other_ranks(checkpoint["l2o"], self.trainer.world_size)
+        self.take_over(checkpoint)
+        self.checkpoint = checkpoint["l2o"]
+        checkpoint["lr_schedulers"] = []  # Lightning would restore one of a kind that this run may not have
+
+    def take_over(self, checkpoint: dict[str, Any]) -> None:
+        """Take over where a checkpoint stands, but for its episodes."""
+        self.state.load_state_dict(checkpoint["l2o"], self.rule)
+        if "inner_steps" not in checkpoint["l2o"]:  # an older checkpoint's run had one slot
+            self.state.inner_steps = self.state.windows * self.window
+        self.state.scheduler = checkpoint["lr_schedulers"][0]
+        if self.average is not None and "average" in checkpoint["l2o"]:
+            self.average.load_state_dict(checkpoint["l2o"]["average"], self.device)

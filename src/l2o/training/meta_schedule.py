@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LinearLR, ReduceLROnPlateau, SequentialLR
 
 from l2o.training.training_state import TrainingState
 
@@ -39,13 +39,41 @@ def make(factory: Factory | None, optimizer: Optimizer, total: int, final_lr_fra
     return factory(optimizer, **{name: value for name, value in values.items() if name in known and name not in given})
 
 
+def warm_up(
+    optimizer: Optimizer, total_iters: int, eta_min: float, steps: int, then: Factory | None = CosineAnnealingLR
+) -> Any:
+    """Return a scheduler that raises the learning rate linearly over `steps` meta-updates, and then goes on as `then`.
+
+    The first meta-update has 1/steps of the rate, number `steps` has all of it. `then` gets the meta-updates that are
+    left, and with None the rate stays constant. As `learner.meta_scheduler` it needs `steps` alone; `total_iters` and
+    `eta_min` are filled in by `make`. A run that is shorter than its warm-up ends while the rate rises. Raises
+    ValueError for a warm-up without a meta-update, and for a `then` that follows validations.
+    """
+    if steps < 1:
+        raise ValueError(f"a warm-up needs at least one meta-update, got learner.meta_scheduler.steps={steps}")
+    fraction = eta_min / float(optimizer.param_groups[0]["lr"] or 1.0)
+    for group in optimizer.param_groups:  # what each of the two schedulers counts as the rate at the start
+        group["initial_lr"] = group["lr"]
+    rising = LinearLR(optimizer, start_factor=1 / steps, total_iters=max(1, steps - 1))
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"]
+    falling = make(then, optimizer, max(1, total_iters - steps), fraction)
+    if isinstance(falling, ReduceLROnPlateau):
+        raise ValueError("a warm-up cannot go on with ReduceLROnPlateau, which follows validations: use another `then`")
+    return SequentialLR(optimizer, [rising, falling], milestones=[steps])
+
+
 def in_words(factory: Factory | None, total: int, final_lr_fraction: float) -> str:
     """Return a description of a schedule that differs where two schedules do."""
-    if factory is None:
-        return "constant"
+    return "constant" if factory is None else f"{_named(factory)} over {total} updates, down to {final_lr_fraction}"
+
+
+def _named(factory: Factory) -> str:
+    """Return a factory's name and its settings, those of factories inside it included."""
     inner = factory.func if isinstance(factory, partial) else factory
     keywords = sorted(factory.keywords.items()) if isinstance(factory, partial) else []
-    return f"{getattr(inner, '__name__', inner)} {keywords} over {total} updates, down to {final_lr_fraction}"
+    words = [(name, _named(value) if isinstance(value, partial | type) else value) for name, value in keywords]
+    return f"{getattr(inner, '__name__', inner)} {words}"
 
 
 def constant(update: int) -> float:
@@ -96,7 +124,7 @@ def resume(trainer: Trainer, state: TrainingState, factory: Factory | None, tota
     elif state.scheduler is not None:
         # Older checkpoints hold the rates at the start without what falls to chance level have scaled them by.
         scaled = 1.0 if state.schedule is None else state.lr_factor
-        config.scheduler = replay(factory, optimizer, total, fraction, state.windows - state.skipped, scaled)
+        config.scheduler = replay(factory, optimizer, total, fraction, state.updates, scaled)
         scale(optimizer, config.scheduler, state.lr_factor)
     state.schedule, state.scheduler = schedule, None
 

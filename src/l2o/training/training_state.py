@@ -1,45 +1,68 @@
 """What a run must remember, on every rank, so that it goes on as if it had never stopped.
 
 φ itself and the meta-optimizer's state are in Lightning's part of a checkpoint.
-
-Shapes: B tasks, P coordinates of one optimizee.
 """
 
 import json
+import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import torch.distributed as dist
-from torch import Generator, Tensor
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from l2o.deploy import export
-from l2o.meta_gradients.base import Carry
 from l2o.optimizers.base import UpdateRule
-from l2o.training.carries import Leaves, leaves_of, of_older_checkpoint
+from l2o.training.families import ALONE
 from l2o.training.validation import Validation
 
-FOUND = ("best_loss", "best_phi", "initial_loss")
+warn = rank_zero_only(logging.getLogger(__name__).warning)
+
+FOUND = ("best_loss", "best_phi", "initial_loss", "measured_on")
 """What validation has found. Spawned ranks hand these back to the process that waits for them."""
 
-COUNTED = ("windows", "episodes", "skipped", "skipped_in_a_row", "validated_at", "lr_factor", "schedule")
+COUNTED = (
+    "windows",
+    "windows_before",
+    "updates",
+    "episodes",
+    "inner_steps",
+    "skipped",
+    "skipped_in_a_row",
+    "validated_at",
+    "validations_since_best",
+    "lr_factor",
+    "schedule",
+)
 """What is the same on every rank."""
 
 
 @dataclass
 class TrainingState:
-    """Where meta-training stands, and the best φ so far."""
+    """Where meta-training stands, and the best φ so far. The slots and the average of φ have states of their own."""
 
+    measured_on: tuple[str, ...] = (ALONE,)
+    """The names of the problems on which φ is validated. Losses on other problems are not comparable."""
     windows: int = 0
-    """Windows behind the run, those that were skipped included."""
+    """Windows behind the run, of every slot, those that were skipped included."""
+    windows_before: int = 0
+    """Windows of the run whose φ, meta-optimizer and counters this one started from (`learner.warm_start`)."""
+    updates: int = 0
+    """Meta-updates of φ."""
     episodes: int = 0
-    """Episodes started."""
+    """Episodes started, of all slots."""
+    inner_steps: int = 0
+    """Inner steps of all slots."""
     skipped: int = 0
-    """Windows that were skipped because their loss or meta-gradient was not finite."""
+    """Windows of single slots that were skipped because their objective or meta-gradient was not finite."""
     skipped_in_a_row: int = 0
+    """The most windows in a row that a slot has skipped up to now."""
     validated_at: int = 0
     """The window after which φ was validated for the last time; 0: never."""
+    validations_since_best: int = 0
+    """Validations since the one that has found the best φ."""
     lr_factor: float = 1.0
     """By how much falls to chance level have scaled the meta learning rate."""
     schedule: str | None = None
@@ -52,75 +75,59 @@ class TrainingState:
     """φ by name at `best_loss`; None where no validation has come to a finite loss."""
     initial_loss: float = math.inf
     """The loss at θ_0 on validation problems."""
-    carry: Carry | None = None
-    """What the estimator carries to the next window of the rank's own episode; None between two episodes."""
-    saved_carry: list[Leaves] = field(default_factory=list)
-    """The carry in the checkpoint that the run goes on from: one entry for each way to read it, or none."""
-    generator_state: Tensor | None = None
-    """The state of the rank's own generator, as a checkpoint holds it."""
 
     @property
     def best(self) -> float | None:
         """The lowest final loss on validation problems, or None where no validation came to a finite one."""
         return self.best_loss if self.best_phi is not None else None
 
-    def skip(self) -> None:
-        """Count a window that is not finite; its episode is given up."""
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        self.carry = None
-
-    def saw(self, validation: Validation, rule: UpdateRule) -> None:
-        """Take note of a validation, and keep φ if it is the best so far."""
-        self.validated_at, self.initial_loss = self.windows, validation.initial
-        if validation.final < self.best_loss:
+    def saw(self, validation: Validation, rule: UpdateRule) -> bool:
+        """Take note of a validation of the rule's φ, and keep φ if it is the best so far, which is returned."""
+        self.initial_loss = validation.initial
+        better = validation.final < self.best_loss
+        if better:
             self.best_loss, self.best_phi = validation.final, phi_of(rule)
+        return better
 
-    def state_dict(self, rule: UpdateRule, generator: Generator) -> dict[str, Any]:
-        """Return everything that a checkpoint must hold, with the episodes and generators of all ranks.
+    def validated(self, better: bool) -> None:
+        """Count a validation; `better` says whether it has found the best φ so far."""
+        self.validated_at = self.windows
+        self.validations_since_best = 0 if better else self.validations_since_best + 1
 
-        All ranks must call it, since it gathers. Where no φ is the best yet, the current one stands in its place, so
-        that a checkpoint can always be loaded as a rule.
+    def state_dict(self, rule: UpdateRule) -> dict[str, Any]:
+        """Return what a checkpoint must hold of this state.
+
+        Where no φ is the best yet, the current one stands in its place, so that a checkpoint can always be loaded as a
+        rule.
         """
-        carry = leaves_of(self.carry) if self.carry is not None else None
-        saved = {name: getattr(self, name) for name in (*COUNTED, *FOUND)}
-        return saved | {
+        return {name: getattr(self, name) for name in COUNTED} | self.found() | {
             "rule": json.dumps(normalised(rule)),
-            "ranks": gather({"carry": carry, "generator": generator.get_state()}),
             "best_phi": self.best_phi if self.best_phi is not None else phi_of(rule),
-        }
+        }  # fmt: skip
 
-    def load_state_dict(
-        self, saved: Mapping[str, Any], rule: UpdateRule, rank: int, num_ranks: int, horizon: int
-    ) -> None:
+    def load_state_dict(self, saved: Mapping[str, Any], rule: UpdateRule) -> None:
         """Take over what a checkpoint holds. What an older checkpoint does not know keeps its default.
 
-        Raises ValueError where the checkpoint is of another rule or of another number of ranks.
+        Raises ValueError where the checkpoint is of another rule.
         """
         refuse_another_rule(saved["rule"], rule)
-        if len(saved["ranks"]) != num_ranks:
-            raise ValueError(
-                f"the checkpoint is of a run on {len(saved['ranks'])} ranks, this one has {num_ranks}: "
-                "set trainer, trainer.devices and trainer.num_nodes as they were"
-            )
-        own = saved["ranks"][rank]
-        if own.get("carry") is not None:
-            self.saved_carry = [own["carry"]]
-        elif own.get("episode") is not None:
-            self.saved_carry = of_older_checkpoint(own["episode"], horizon)
-        self.generator_state = own["generator"]
         for name in COUNTED:
             setattr(self, name, saved.get(name, getattr(TrainingState, name)))
+        self.updates = saved.get("updates", self.windows - self.skipped)
         self.load_found(saved)
 
     def found(self) -> dict[str, Any]:
         """Return what validation has found."""
-        return {name: getattr(self, name) for name in FOUND}
+        return {name: getattr(self, name) for name in FOUND} | {"measured_on": list(self.measured_on)}
 
     def load_found(self, saved: Mapping[str, Any]) -> None:
-        """Take over what validation has found; a φ without a finite loss is not the best one."""
-        self.best_loss, self.initial_loss = saved["best_loss"], saved["initial_loss"]
-        self.best_phi = saved["best_phi"] if math.isfinite(self.best_loss) else None
+        """Take over what validation has found; a φ without a finite loss is not the best one.
+
+        What was found on other problems than this run's is left out.
+        """
+        if tuple(saved.get("measured_on", (ALONE,))) == self.measured_on:
+            self.best_loss, self.initial_loss = saved["best_loss"], saved["initial_loss"]
+            self.best_phi = saved["best_phi"] if math.isfinite(self.best_loss) else None
 
 
 def phi_of(rule: UpdateRule) -> dict[str, Tensor]:
@@ -141,12 +148,3 @@ def refuse_another_rule(saved: str, rule: UpdateRule) -> None:
             f"the checkpoint holds another optimizer, {saved}, than this run's, "
             f"{json.dumps(normalised(rule))}: give the overrides that it was trained with"
         )
-
-
-def gather(value: Any) -> list[Any]:
-    """Return every rank's value, in order, on rank zero, and an empty list on the others."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return [value]
-    values: list[Any] = [None] * dist.get_world_size() if dist.get_rank() == 0 else []
-    dist.gather_object(value, values or None)
-    return values

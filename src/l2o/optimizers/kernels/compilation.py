@@ -19,7 +19,7 @@ from l2o.files import cache_folder, locked, replacing
 
 # No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
 # the kernel's own arithmetic gains nothing from it.
-FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fPIC -shared -pthread"
+FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared -pthread"
 LINUX_PROCESSORS = Path("/proc/cpuinfo")
 
 

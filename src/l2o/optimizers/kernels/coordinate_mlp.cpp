@@ -27,7 +27,7 @@
 
 namespace {
 
-constexpr int64_t MAX_GROUPS = 16, MAX_LAYERS = 16, MAX_TIMES = 16, MAX_DECAYS = 8;
+constexpr int64_t MAX_GROUPS = 16, MAX_FEATURES = 128, MAX_LAYERS = 16, MAX_TIMES = 16, MAX_DECAYS = 8;
 
 // Groups of features, in the numbering of `coordinate_mlp.Feature`.
 enum Group {
@@ -80,8 +80,11 @@ struct Call {
 };
 
 constexpr int64_t NV = 4;                  // vectors in a block
+constexpr int64_t AHEAD = 3 * NV;          // vectors that are fetched ahead
 constexpr int64_t CHUNK = 1 << 14;         // coordinates in a unit of passes 1 to 3,
 constexpr int64_t LARGE = 1 << 16;         // and in an item that is shared out among threads
+constexpr int64_t SMALL = 512;             // coordinates in an item that is rounded as the authors' code rounds
+constexpr int64_t NOWHERE = -(int64_t(1) << 62);
 constexpr int64_t SLAB = 128;              // columns in a unit of pass 0
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t MAX_TILE = 4;            // 4 x 4 accumulators: 32 vector registers
@@ -115,14 +118,17 @@ template <class T> struct Aligned {        // zeros at first; rows of vectors
 template <class T> struct Scratch {
     std::vector<T> rows, columns;          // sums of units of pass 0
     std::vector<T> tables[2][3];           // of rows and columns: scale, value, rsqrt(value + 1e-8), for each decay
+    std::vector<T> of_row, of_column;      // what their features add to the first layer: (rows, units), (units, columns)
     std::vector<double> sums, norms;       // of units of passes 1 and 2
 };
 
 // What belongs to one thread: rows of a block, and the first layer of one task and matrix.
 template <class T> struct Work {
     Aligned<T> memory;
-    Vec<T> *g, *p, *m, *v, *scale, *momentum_scale, *features, *even, *odd, *sums;
-    std::vector<T> pack, bias;
+    Vec<T> *g, *p, *m, *v, *scale, *momentum_scale, *features, *even, *odd, *base, *ordered, *sums;
+    std::vector<T> pack, bias, factors_of_features;
+    bool asks;                               // the network, in pass 2
+    int64_t run_begin, run_row, run_column;  // of the factors, where the last block ended
     Scratch<T> scratch;
 };
 
@@ -145,19 +151,32 @@ template <class T> class Step {
     const Recipe& recipe;
     const Geometry* const shapes;
     const Call& call;
-    int64_t row_of[NUM_GROUPS], num_features = 0, used_outputs, widest = 1;
+    int64_t row_of[NUM_GROUPS], num_features = 0, num_own = 0, used_outputs, widest = 1;
+    std::vector<int64_t> column_of;        // the first layer's, for every row of features: a coordinate's own come first
+    struct Far { Group group; int64_t decay; };
+    std::vector<Far> far;                  // the rows after those, which are numbers of a row or a column
+    std::vector<T> zeros;
     std::vector<T> packs, first_bias;      // of each task: all layers but the first, and the first one's bias
     int64_t pack_size = 0, pack_tasks = 1;
 
 public:
     Step(const Recipe& recipe, const Geometry* shapes, const Call& call) : recipe(recipe), shapes(shapes), call(call) {
         std::fill(row_of, row_of + NUM_GROUPS, -1);
-        for (int64_t i = 0; i < recipe.num_groups; ++i) {
-            row_of[recipe.groups[i]] = num_features;
-            num_features += width(recipe.groups[i]);
+        for (bool wanted : {false, true}) {
+            for (int64_t i = 0, column = 0; i < recipe.num_groups; column += width(recipe.groups[i++])) {
+                const Group group = Group(recipe.groups[i]);
+                if (is_far(group) != wanted) continue;
+                row_of[group] = num_features;
+                for (int64_t k = 0; k < width(group); ++k, ++num_features) {
+                    column_of.push_back(column + k);
+                    if (wanted) far.push_back({group, k});
+                }
+            }
+            if (!wanted) num_own = num_features;
         }
         used_outputs = recipe.exp_mult != 0 ? 2 : 1;
         for (int64_t l = 0; l < recipe.num_layers; ++l) widest = std::max(widest, outputs(l));
+        zeros.resize(outputs(0));
         pack_layers();
     }
 
@@ -181,6 +200,15 @@ public:
     }
 
 private:
+    static bool is_far(Group group) { return group == ROWS || group == COLUMNS || group == RSQRT_ROWS || group == RSQRT_COLUMNS; }
+    // Whether what rows' and columns' features add to the first layer is computed once for each row and column, and not
+    // for every coordinate: where it is less work.
+    bool is_separable(const Geometry& s) const {
+        return s.size > SMALL && recipe.factors && s.factored && s.C == 1 && s.M == 1 && std::min(s.X, s.Y) >= 16 && 2 * std::min(s.X, s.Y) >= outputs(0) &&
+               (s.num_matrices == 1 || s.num_matrices == s.A);
+    }
+    static bool is_small(const Geometry& s) { return s.size <= SMALL; }
+    int64_t rows_of_features(const Geometry& s) const { return is_separable(s) ? num_own : num_features; }
     int64_t width(int64_t group) const {
         switch (group) {
             case MOMENTA: case SCALED_MOMENTA: case FACTORED_MOMENTA: return recipe.momenta;
@@ -210,15 +238,14 @@ private:
             T* to = packs.data() + task * pack_size;
             for (int64_t l = 1; l < recipe.num_layers; ++l) {
                 const int64_t n = recipe.sizes[l], rows = outputs(l);
-                pack(weights(2 * l, task), n, rows, n, [](int64_t) { return T(1); }, to);
+                pack(weights(2 * l, task), n, rows, n, [](int64_t k) { return k; }, [](int64_t) { return T(1); }, to);
                 std::copy_n(weights(2 * l + 1, task), rows, to + n * rows);
                 to += rows * (n + 1);
             }
         }
         for (int64_t task = 0; task < call.num_tasks; ++task) {
             T times[MAX_TIMES];
-            for (int64_t k = 0; k < recipe.num_times; ++k)
-                times[k] = std::tanh(static_cast<const T*>(call.step)[task] / T(recipe.times[k]) - T(1));
+            for (int64_t k = 0; k < recipe.num_times; ++k) times[k] = time(task, k);
             for (int64_t r = 0; r < outputs(0); ++r) {
                 T sum = 0;
                 for (int64_t k = 0; k < recipe.num_times; ++k)
@@ -228,25 +255,33 @@ private:
         }
     }
 
-    template <class Scale> static void pack(const T* from, int64_t from_row, int64_t rows, int64_t n, const Scale& scale, T* to) {
+    template <class Column, class Scale>
+    static void pack(const T* from, int64_t from_row, int64_t rows, int64_t n, const Column& column, const Scale& scale, T* to) {
         for_tiles(rows, n, [&](int64_t r, auto tile, int64_t at) {
             for (int64_t k = 0; k < n; ++k)
-                for (int q = 0; q < tile; ++q) to[at + k * tile + q] = from[(r + q) * from_row + k] * scale(k);
+                for (int q = 0; q < tile; ++q) to[at + k * tile + q] = from[(r + q) * from_row + column(k)] * scale(k);
         });
     }
 
-    template <int ROWS, int N> static INLINE void layer_tile(const T* pack, const T* bias, const V* in, int64_t n, V* out, bool relu) {
+    // What a layer's sums begin with: base[unit][coordinate] + row[unit], or nothing.
+    struct Start { const T *base, *row; int64_t stride; };
+
+    template <int ROWS, int N, bool STARTED>
+    static INLINE void layer_tile(const T* pack, const T* bias, const V* in, int64_t n, V* out, bool relu, const Start& start, int64_t r) {
         constexpr int TILE = N < MAX_TILE ? N : MAX_TILE;
         for (int v0 = 0; v0 < N; v0 += TILE) {
             V sum[ROWS][TILE];
             for (int q = 0; q < ROWS; ++q)
-                for (int v = 0; v < TILE; ++v) sum[q][v] = V{};
+                for (int v = 0; v < TILE; ++v) {
+                    if constexpr (STARTED) sum[q][v] = load(start.base + (r + q) * start.stride + (v0 + v) * L) + start.row[r + q];
+                    else sum[q][v] = V{};
+                }
             const V* row = in + v0;
             for (int64_t k = 0; k < n; ++k, row += STRIDE) {
                 V x[TILE];
                 for (int v = 0; v < TILE; ++v) x[v] = loaded(row[v]);
                 for (int q = 0; q < ROWS; ++q) {
-                    const V w = V{} + pack[k * ROWS + q];
+                    const V w = splat<T>(pack[k * ROWS + q]);
                     for (int v = 0; v < TILE; ++v) sum[q][v] += w * x[v];
                 }
             }
@@ -257,16 +292,20 @@ private:
                 }
         }
     }
-    template <int N> static void layer(const T* pack, const T* bias, const V* in, int64_t n, int64_t rows, V* out, bool relu) {
+    template <int N, bool STARTED = false>
+    static void layer(const T* pack, const T* bias, const V* in, int64_t n, int64_t rows, V* out, bool relu, const Start& start = {}) {
         for_tiles(rows, n, [&](int64_t r, auto tile, int64_t at) {
-            layer_tile<decltype(tile)::value, N>(pack + at, bias + r, in, n, out + r * STRIDE, relu);
+            layer_tile<decltype(tile)::value, N, STARTED>(pack + at, bias + r, in, n, out + r * STRIDE, relu, start, r);
         });
     }
-    template <int N> V* network(const Work<T>& work, int64_t task) const {
+    template <int N> V* network(const Work<T>& work, int64_t task, bool is_small, const Start* start) const {
         const int64_t last = recipe.num_layers - 1;
         const T* pack = packs.data() + (pack_tasks > 1 ? task : 0) * pack_size;
         V *in = work.even, *out = work.odd;
-        layer<N>(work.pack.data(), work.bias.data(), work.features, num_features, outputs(0), in, last != 0);
+        const T *first = work.pack.data(), *bias = work.bias.data();
+        if (is_small) layer<N>(first, bias, work.ordered, recipe.sizes[0], outputs(0), in, last != 0);
+        else if (start) layer<N, true>(first, bias, work.features, num_own, outputs(0), in, last != 0, *start);
+        else layer<N>(first, bias, work.features, num_features, outputs(0), in, last != 0);
         for (int64_t l = 1; l <= last; ++l, std::swap(in, out)) {
             const int64_t n = recipe.sizes[l], rows = outputs(l);
             layer<N>(pack, pack + n * rows, in, n, rows, out, l != last);
@@ -277,12 +316,33 @@ private:
 
     // Fold the normalisation of one matrix into the first layer.
     void fold(const Item<T>& item, int64_t matrix, Work<T>& work) const {
-        T scale[8 * MAX_DECAYS + NUM_GROUPS];
+        T* const scale = work.factors_of_features.data();
+        find_scales(item, matrix, scale);
+        if (is_small(item.shape)) return fold_nothing(item, work);
+        const auto column = [&](int64_t k) { return column_of[k]; };
+        pack(weights(0, item.task), recipe.sizes[0], outputs(0), rows_of_features(item.shape), column, [&](int64_t k) { return scale[k]; }, work.pack.data());
+        std::copy_n(first_bias.data() + item.task * outputs(0), outputs(0), work.bias.data());
+    }
+    // A small item's features are normalised one by one, and those of the time stand beside them: so the sums are rounded
+    // as in the authors' code, whose published trajectories can be met to the last digit.
+    void fold_nothing(const Item<T>& item, Work<T>& work) const {
+        const auto column = [](int64_t k) { return k; };
+        const auto one = [](int64_t) { return T(1); };
+        pack(weights(0, item.task), recipe.sizes[0], outputs(0), recipe.sizes[0], column, one, work.pack.data());
+        std::copy_n(weights(1, item.task), outputs(0), work.bias.data());
+        for (int64_t k = 0; k < recipe.num_times; ++k)
+            std::fill_n(work.ordered + (num_features + k) * STRIDE, NV, splat<T>(time(item.task, k)));
+    }
+    template <int N> void normalise(Work<T>& work) const {
+        for (int64_t f = 0; f < num_features; ++f)
+            for (int v = 0; v < N; ++v)
+                work.ordered[column_of[f] * STRIDE + v] = loaded(work.features[f * STRIDE + v] * work.factors_of_features[f]);
+    }
+    T time(int64_t task, int64_t k) const { return std::tanh(static_cast<const T*>(call.step)[task] / T(recipe.times[k]) - T(1)); }
+    void find_scales(const Item<T>& item, int64_t matrix, T* scale) const {
         const double* sums = item.scratch.sums.data() + matrix * item.chunks() * num_features;
         for (int64_t f = 0; f < num_features; ++f)
             scale[f] = T(1) / std::sqrt(T(recipe.norm_eps) + T(summed(sums + f, item.chunks(), num_features) / double(item.size())));
-        pack(weights(0, item.task), recipe.sizes[0], outputs(0), num_features, [&](int64_t k) { return scale[k]; }, work.pack.data());
-        std::copy_n(first_bias.data() + item.task * outputs(0), outputs(0), work.bias.data());
     }
     static double summed(const double* from, int64_t count, int64_t stride) {
         double sum = 0;
@@ -293,14 +353,20 @@ private:
     // ---------------------------------------------------------------------------------------------------- memory
 
     void allocate(Work<T>& work) const {
-        const int64_t M = recipe.momenta, R = recipe.factors, rows = 2 + M + 1 + 2 * R + num_features + 2 * widest;
+        const int64_t M = recipe.momenta, R = recipe.factors, rows = 2 + M + 1 + 2 * R + num_features + 2 * widest + outputs(0) + recipe.sizes[0];
         work.memory.allocate(rows * STRIDE + num_features);
         V* at = work.memory.data;
         const auto take = [&](int64_t count) { V* own = at; at += count * STRIDE; return own; };
-        work.g = take(1), work.p = take(1), work.m = take(M), work.v = take(1), work.scale = take(R);
-        work.momentum_scale = take(R), work.features = take(num_features), work.even = take(widest), work.odd = take(widest);
+        work.features = take(num_features);
+        const auto own = [&](Group group, int64_t count) {  // a feature is what it is made of
+            return row_of[group] < 0 ? take(count) : work.features + row_of[group] * STRIDE;
+        };
+        work.g = own(GRAD, 1), work.p = own(THETA, 1), work.m = own(MOMENTA, M), work.v = own(SQUARES, 1);
+        work.scale = take(R), work.momentum_scale = take(R), work.even = take(widest), work.odd = take(widest);
+        work.base = take(outputs(0)), work.ordered = take(recipe.sizes[0]);
         work.sums = at;
-        work.pack.resize(num_features * outputs(0));
+        work.pack.resize(recipe.sizes[0] * outputs(0));
+        work.factors_of_features.resize(num_features);
         work.bias.resize(outputs(0));
     }
     static int64_t padded(int64_t size) { return parts(size, L) * L + L; }
@@ -312,6 +378,10 @@ private:
             grow(scratch.columns, std::max<int64_t>(1, cuts.bands) * columns(shape));
             for (auto& table : scratch.tables[0]) grow(table, recipe.factors * padded(rows(shape)));
             for (auto& table : scratch.tables[1]) grow(table, recipe.factors * padded(columns(shape)));
+            if (shape.served && is_separable(shape)) {
+                grow(scratch.of_row, rows(shape) * outputs(0));
+                grow(scratch.of_column, outputs(0) * padded(columns(shape)));
+            }
         }
         const Item<T> item{shape, 0, scratch};
         grow(scratch.sums, shape.num_matrices * item.chunks() * num_features);
@@ -330,7 +400,10 @@ private:
     }
     template <int N> static INLINE void fetch(V* to, const T* from, int64_t count) {
         if (count == N * L) {
-            for (int v = 0; v < N; ++v) to[v] = load(from + v * L);
+            for (int v = 0; v < N; ++v) {
+                __builtin_prefetch(from + (AHEAD + v) * L);  // past an array: no effect
+                to[v] = load(from + v * L);
+            }
         } else {
             for (int v = 0; v < N; ++v) to[v] = V{};
             std::memcpy(to, from, count * sizeof(T));
@@ -355,6 +428,7 @@ private:
         if (!item.shape.size) return;
         run(item.units(), [&](int64_t u, Work<T>& work) { for_matrices(item, u, [&](auto... at) { first(item, work, at...); }); });
         if (!item.shape.served) return;
+        if (is_separable(item.shape)) separate(item);
         run(item.units(), [&](int64_t u, Work<T>& work) { for_matrices(item, u, [&](auto... at) { second(item, work, at...); }); });
         if (recipe.output_eps < 0) return;
         run(item.units(), [&](int64_t u, Work<T>&) { for_matrices(item, u, [&](auto... at) { third(item, at...); }); });
@@ -441,12 +515,22 @@ private:
                 const int64_t n = by_rows ? rows(s) : columns(s);
                 const T *mean = (by_rows ? own.rows : own.columns).data(), *old = before(moment, m, item.task, at);
                 T *now = after(moment, m, item.task, at), *value = own.tables[by_rows ? 0 : 1][1].data() + m * padded(n);
-                for (int64_t i = 0; i < n; ++i) now[i] = value[i] = beta * old[i] + (1 - beta) * mean[i];
+                for (int64_t i = 0; i < n; i += L) {
+                    const V next = loaded(beta * load_some(old + i, n - i)) + (1 - beta) * load_some(mean + i, n - i);
+                    store(value + i, next);
+                    std::memcpy(now + i, &next, std::min(L, n - i) * sizeof(T));
+                }
             };
             update(call.major, s.major, s.rows_are_major);
             update(call.minor, s.minor, !s.rows_are_major);
             if (s.served) fill_tables(s, own, m);
         }
+    }
+    static V load_some(const T* from, int64_t count) {
+        if (count >= L) return load(from);
+        V some = {};
+        std::memcpy(&some, from, count * sizeof(T));
+        return some;
     }
     static void mean(std::vector<T>& sums, int64_t n, int64_t count, int64_t over) {
         for (int64_t i = 0; i < n; ++i) {
@@ -477,44 +561,128 @@ private:
         }
     }
 
+    // The sums of rows' and columns' features, and what these add to the first layer.
+    void separate(const Item<T>& item) const {
+        const Geometry& s = item.shape;
+        Scratch<T>& own = item.scratch;
+        const int64_t units = outputs(0), chunks = item.chunks(), group = s.A / s.num_matrices;  // of a's in a matrix
+        for (int64_t a = 0; a < s.A; ++a) std::fill_n(own.of_row.data() + a * s.X * units, s.X * units, T(0));
+        std::fill(own.of_column.begin(), own.of_column.end(), T(0));
+        for (int64_t matrix = 0; matrix < s.num_matrices; ++matrix) {
+            for (int64_t i = 0; i < int64_t(far.size()); ++i) {
+                const auto [by_row, values] = far_values(item, i);
+                const int64_t n = (by_row ? s.X : s.Y) * group;
+                double sum = 0;
+                for (int64_t k = 0; k < n; k += CHUNK) sum += sum_of_squares(values + matrix * n + k, std::min(CHUNK, n - k));
+                for (int64_t chunk = 0; chunk < chunks; ++chunk)
+                    own.sums[(matrix * chunks + chunk) * num_features + num_own + i] = chunk ? 0 : sum * double(by_row ? s.Y : s.X);
+            }
+            T scale[MAX_FEATURES];
+            find_scales(item, matrix, scale);
+            for (int64_t i = 0; i < int64_t(far.size()); ++i) {
+                const auto [by_row, values] = far_values(item, i);
+                const int64_t n = (by_row ? s.X : s.Y) * group, first = matrix * n, f = num_own + i;
+                for (int64_t r = 0; r < units; ++r) {
+                    const T w = weights(0, item.task)[r * recipe.sizes[0] + column_of[f]] * scale[f];
+                    T* to = by_row ? own.of_row.data() + first * units + r : own.of_column.data() + r * padded(columns(s)) + first;
+                    if (by_row) for (int64_t k = 0; k < n; ++k) to[k * units] += w * values[first + k];
+                    else for (int64_t k = 0; k < n; ++k) to[k] += w * values[first + k];
+                }
+            }
+        }
+    }
+    struct Values { bool by_row; const T* data; };
+    Values far_values(const Item<T>& item, int64_t i) const {
+        const Geometry& s = item.shape;
+        const Group group = far[i].group;
+        const bool by_row = (group == ROWS || group == RSQRT_ROWS) == bool(s.rows_are_major);
+        const auto& table = item.scratch.tables[by_row ? 0 : 1][group == ROWS || group == COLUMNS ? 1 : 2];
+        return {by_row, table.data() + far[i].decay * padded(by_row ? rows(s) : columns(s))};
+    }
+    static T sum_of_squares(const T* from, int64_t count) {
+        V sum = {};
+        int64_t i = 0;
+        for (; i + L <= count; i += L) sum += load(from + i) * load(from + i);
+        T last = 0;
+        for (; i < count; ++i) last += from[i] * from[i];
+        return total<T>(sum) + last;
+    }
+
     // -------------------------------------------------------------------------------------- features of one block
+
+    // A run of coordinates that share a row's numbers (C = 1), or along which rows and columns go on together.
+    struct Run {
+        int64_t begin, row, column;
+        Run(const Geometry& s, int64_t at) {
+            const int64_t run = length(s), number = at / run, y = s.C == 1 ? 0 : number % s.Y, line = s.C == 1 ? number : number / s.Y;
+            const int64_t a = line / (s.X * s.M), m = line % s.M;
+            begin = number * run, row = line * s.C, column = ((a * s.M + m) * s.Y + y) * s.C;
+        }
+        static int64_t length(const Geometry& s) { return s.C == 1 ? s.Y : s.C; }
+    };
 
     // Spread rows' and columns' numbers over the coordinates start, ..., start + count - 1. Vectors are written whole:
     // what is too much is overwritten by the next run, or lies behind the block.
-    void spread(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
+    template <int N> void spread(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
         const Geometry& s = item.shape;
-        const int64_t run = s.C == 1 ? s.Y : s.C, M = recipe.factors, nr = padded(rows(s)), nc = padded(columns(s));
+        const int64_t length = Run::length(s), stop = start + count;
+        if (start < work.run_begin || start >= work.run_begin + length) find_run(item, work, start);
+        for (int64_t at = start;;) {
+            const int64_t inside = at - work.run_begin, own = std::min(length - inside, stop - at);
+            if (is_separable(s)) {
+                if (own == N * L) spread_run<true, true>(item, work, inside, 0, std::integral_constant<int64_t, N * L>());
+                else spread_run<true, true>(item, work, inside, at - start, own);
+                if (own < count && work.asks) spread_start(item, work, inside, at - start, own);
+            } else if (s.C == 1) spread_run<true, false>(item, work, inside, at - start, own);
+            else spread_run<false, false>(item, work, inside, at - start, own);
+            at += own;
+            if (at >= stop) return;
+            find_run(item, work, at);
+        }
+    }
+    // What rows and columns add to the first layer, where a block lies in more than one row.
+    void spread_start(const Item<T>& item, Work<T>& work, int64_t inside, int64_t done, int64_t count) const {
+        const T *row = item.scratch.of_row.data() + work.run_row * outputs(0), *column = item.scratch.of_column.data() + work.run_column + inside;
+        T* to = reinterpret_cast<T*>(work.base) + done;
+        for (int64_t r = 0; r < outputs(0); ++r, to += STRIDE * L, column += padded(columns(item.shape)))
+            for (int64_t i = 0; i < count; i += L) store(to + i, load(column + i) + row[r]);
+    }
+    Start start_of(const Item<T>& item, const Work<T>& work, int64_t start, int64_t count) const {
+        const int64_t inside = start - work.run_begin;
+        if (inside >= 0 && inside + count <= item.shape.Y)
+            return {item.scratch.of_column.data() + work.run_column + inside, item.scratch.of_row.data() + work.run_row * outputs(0), padded(columns(item.shape))};
+        return {reinterpret_cast<const T*>(work.base), zeros.data(), STRIDE * L};
+    }
+    static void find_run(const Item<T>& item, Work<T>& work, int64_t at) {
+        const Run run(item.shape, at);
+        work.run_begin = run.begin, work.run_row = run.row, work.run_column = run.column;
+    }
+    template <bool ONE_ROW, bool SCALE_ALONE, class Count>
+    INLINE void spread_run(const Item<T>& item, Work<T>& work, int64_t inside, int64_t done, Count count) const {
+        const Geometry& s = item.shape;
         const auto& tables = item.scratch.tables;
         T* const features = reinterpret_cast<T*>(work.features);
-        T* const scale = reinterpret_cast<T*>(work.scale);
-        const auto at = [&](Group group) { return row_of[group] < 0 ? nullptr : features + row_of[group] * STRIDE * L; };
+        const auto at = [&](Group group) { return features + row_of[group] * STRIDE * L + done; };
         const bool r = s.rows_are_major;
-        T *const value_row = at(r ? ROWS : COLUMNS), *const value_column = at(r ? COLUMNS : ROWS);
-        T *const root_row = at(r ? RSQRT_ROWS : RSQRT_COLUMNS), *const root_column = at(r ? RSQRT_COLUMNS : RSQRT_ROWS);
-        for (int64_t done = 0; done < count;) {
-            const int64_t segment = (start + done) / run, inside = (start + done) % run, length = std::min(run - inside, count - done);
-            const int64_t y = s.C == 1 ? 0 : segment % s.Y, line = s.C == 1 ? segment : segment / s.Y;
-            const int64_t a = line / (s.X * s.M), m = line % s.M;
-            const int64_t row = s.C == 1 ? line : line * s.C + inside, column = ((a * s.M + m) * s.Y + y) * s.C + inside;
-            for (int64_t k = 0; k < M; ++k) {
-                const T* from_row[3] = {tables[0][0].data() + k * nr + row, tables[0][1].data() + k * nr + row, tables[0][2].data() + k * nr + row};
-                const T* from_column[3] = {tables[1][0].data() + k * nc + column, tables[1][1].data() + k * nc + column, tables[1][2].data() + k * nc + column};
-                const auto copy = [&](T* to, const T* from) { for (int64_t i = 0; i < length; i += L) store(to + i, load(from + i)); };
-                const auto fill = [&](T* to, T value) { for (int64_t i = 0; i < length; i += L) store(to + i, V{} + value); };
-                const int64_t to = k * STRIDE * L + done;
-                if (s.C == 1) {
-                    for (int64_t i = 0; i < length; i += L) store(scale + to + i, load(from_column[0] + i) * *from_row[0]);
-                    fill(value_row + to, *from_row[1]);
-                    fill(root_row + to, *from_row[2]);
-                } else {
-                    for (int64_t i = 0; i < length; i += L) store(scale + to + i, load(from_column[0] + i) * load(from_row[0] + i));
-                    copy(value_row + to, from_row[1]);
-                    copy(root_row + to, from_row[2]);
-                }
-                copy(value_column + to, from_column[1]);
-                copy(root_column + to, from_column[2]);
+        const int64_t row = work.run_row + (ONE_ROW ? 0 : inside), column = work.run_column + inside, M = recipe.factors;
+        T *scale = reinterpret_cast<T*>(work.scale) + done, *value_row = at(r ? ROWS : COLUMNS), *value_column = at(r ? COLUMNS : ROWS);
+        T *root_row = at(r ? RSQRT_ROWS : RSQRT_COLUMNS), *root_column = at(r ? RSQRT_COLUMNS : RSQRT_ROWS);
+        const T *row_scale = tables[0][0].data() + row, *row_value = tables[0][1].data() + row, *row_root = tables[0][2].data() + row;
+        const T *column_scale = tables[1][0].data() + column, *column_value = tables[1][1].data() + column, *column_root = tables[1][2].data() + column;
+        const int64_t next_row = padded(rows(s)), next_column = padded(columns(s)), next = STRIDE * L;
+        for (int64_t k = 0; k < M; ++k) {
+            const auto each = [&](const T* from, int64_t i) { return ONE_ROW ? splat<T>(*from) : load(from + i); };
+            for (int64_t i = 0; i < count; i += L) {
+                store(scale + i, load(column_scale + i) * each(row_scale, i));
+                if (SCALE_ALONE) continue;
+                store(value_row + i, each(row_value, i));
+                store(root_row + i, each(row_root, i));
+                store(value_column + i, load(column_value + i));
+                store(root_column + i, load(column_root + i));
             }
-            done += length;
+            scale += next, value_row += next, root_row += next, value_column += next, root_column += next;
+            row_scale += next_row, row_value += next_row, row_root += next_row;
+            column_scale += next_column, column_value += next_column, column_root += next_column;
         }
     }
 
@@ -534,33 +702,44 @@ private:
         }
     }
 
-    template <int N> void make_features(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
+    // Features of a block are written down, or (SUM) their squares are added up, and nothing else.
+    template <int N, bool SUM> void make_features(const Item<T>& item, Work<T>& work, int64_t start, int64_t count) const {
         const bool is_vector = !item.shape.factored;
         if (recipe.factors && is_vector) spread_vector<N>(item, work, start, count);
-        else if (recipe.factors) spread(item, work, start, count);
-        const V *g = work.g, *m = work.m, *scale = work.scale, *momentum_scale = is_vector ? work.momentum_scale : scale;
+        else if (recipe.factors) spread<N>(item, work, start, count);
+        const V *g = work.g, *p = work.p, *m = work.m, *second = work.v, *scale = work.scale;
+        const V* momentum_scale = is_vector ? work.momentum_scale : scale;
         V root_[N];
         if (recipe.squares)
-            for (int v = 0; v < N; ++v) root_[v] = rsqrt<T>(work.v[v] + T(recipe.square_eps));
+            for (int v = 0; v < N; ++v) root_[v] = rsqrt<T>(second[v] + T(recipe.square_eps));
         for (int64_t i = 0; i < recipe.num_groups; ++i) {
-            V* x = work.features + row_of[recipe.groups[i]] * STRIDE;
-            const int64_t n = width(recipe.groups[i]);
+            const Group group = Group(recipe.groups[i]);
+            V *x = work.features + row_of[group] * STRIDE, *sums = work.sums + row_of[group];
+            const int64_t n = width(group);
             const auto each = [&](const auto& f) {
-                for (int64_t k = 0; k < n; ++k)
-                    for (int v = 0; v < N; ++v) x[k * STRIDE + v] = f(k * STRIDE + v, v);
+                for (int64_t k = 0; k < n; ++k) {
+                    if constexpr (SUM) {
+                        V sum = f(k * STRIDE, 0) * f(k * STRIDE, 0);
+                        for (int v = 1; v < N; ++v) sum += f(k * STRIDE + v, v) * f(k * STRIDE + v, v);
+                        sums[k] += sum;
+                    } else {
+                        for (int v = 0; v < N; ++v) x[k * STRIDE + v] = f(k * STRIDE + v, v);
+                    }
+                }
             };
-            switch (recipe.groups[i]) {
-                case GRAD: each([&](int64_t, int v) { return g[v]; }); break;
+            const auto raw = [&](const V* own) { if (SUM || own != x) each([&](int64_t k, int) { return own[k]; }); };
+            switch (group) {
+                case GRAD: raw(g); break;
                 case CLIPPED_GRAD: each([&](int64_t, int v) { return clipped<T>(g[v], T(0.1)); }); break;
-                case THETA: each([&](int64_t, int v) { return work.p[v]; }); break;
-                case MOMENTA: each([&](int64_t k, int) { return m[k]; }); break;
-                case SQUARES: each([&](int64_t, int v) { return work.v[v]; }); break;
+                case THETA: raw(p); break;
+                case MOMENTA: raw(m); break;
+                case SQUARES: raw(second); break;
                 case SCALED_MOMENTA: each([&](int64_t k, int v) { return m[k] * root_[v]; }); break;
                 case ROOT: each([&](int64_t, int v) { return root_[v]; }); break;
                 case FACTORED_GRAD: each([&](int64_t k, int v) { return g[v] * scale[k]; }); break;
                 case SCALED_GRAD: each([&](int64_t, int v) { return g[v] * root_[v]; }); break;
                 case FACTORED_MOMENTA: each([&](int64_t k, int) { return m[k] * momentum_scale[k]; }); break;
-                default: break;            // of the factors: they are there
+                default: if (SUM && rows_of_features(item.shape) > num_own) raw(x);  // rows and columns: they are there
             }
         }
     }
@@ -577,16 +756,18 @@ private:
 
     void first(const Item<T>& item, Work<T>& work, int64_t matrix, int64_t chunk, int64_t begin, int64_t end) const {
         std::fill(work.sums, work.sums + num_features, V{});
+        work.run_begin = NOWHERE, work.asks = false;
         for_blocks(begin, end, [&](auto n, int64_t start, int64_t count) {
             constexpr int N = decltype(n)::value;
             fetch_gradient<N>(item, work, start, count);
             update_moments<N>(item, work, start, count);
             if (!item.shape.served) return;
-            make_features<N>(item, work, start, count);
-            for (int64_t f = 0; f < num_features; ++f) {
-                V* x = work.features + f * STRIDE;
-                if (count < N * L) std::fill(reinterpret_cast<T*>(x) + count, reinterpret_cast<T*>(x) + N * L, T(0));
-                for (int v = 0; v < N; ++v) work.sums[f] += x[v] * x[v];
+            if (count == N * L) return make_features<N, true>(item, work, start, count);
+            make_features<N, false>(item, work, start, count);  // what lies behind the end counts for nothing
+            V *const sums = work.sums, *x = work.features;
+            for (int64_t f = 0; f < rows_of_features(item.shape); ++f, x += STRIDE) {
+                std::fill(reinterpret_cast<T*>(x) + count, reinterpret_cast<T*>(x) + N * L, T(0));
+                for (int v = 0; v < N; ++v) sums[f] += x[v] * x[v];
             }
         });
         if (item.shape.served)
@@ -599,7 +780,7 @@ private:
         const auto update = [&](const Moment& moment, int kind, int64_t k, int64_t at, V* own, const auto& news) {
             const T beta = decay(kind, item.task, k), rest = 1 - beta;
             fetch<N>(own, before(moment, k, item.task, at + start), count);
-            for (int v = 0; v < N; ++v) own[v] = beta * own[v] + rest * news(v);
+            for (int v = 0; v < N; ++v) own[v] = loaded(beta * own[v]) + rest * loaded(news(v));  // rounded as torch rounds
             put<N>(after(moment, k, item.task, at + start), own, count);
         };
         const int64_t at = item.shape.coordinate;
@@ -616,16 +797,20 @@ private:
         const int64_t at = item.shape.coordinate;
         T* out = static_cast<T*>(call.out) + item.task * call.out_row + item.shape.out;
         const T scale = output_scale(item);
+        const bool separable = is_separable(item.shape);
         V norm = {};
         fold(item, matrix, work);
+        work.run_begin = NOWHERE, work.asks = true;
         for_blocks(begin, end, [&](auto n, int64_t start, int64_t count) {
             constexpr int N = decltype(n)::value;
             fetch_gradient<N>(item, work, start, count);
             for (int64_t k = 0; k < recipe.momenta; ++k)
                 fetch<N>(work.m + k * STRIDE, after(call.momenta, k, item.task, at + start), count);
             if (recipe.squares) fetch<N>(work.v, after(call.squares, 0, item.task, at + start), count);
-            make_features<N>(item, work, start, count);
-            V* o = network<N>(work, item.task);
+            make_features<N, false>(item, work, start, count);
+            const Start begins = start_of(item, work, start, count);
+            if (is_small(item.shape)) normalise<N>(work);
+            V* o = network<N>(work, item.task, is_small(item.shape), separable ? &begins : nullptr);
             if (recipe.exp_mult != 0)
                 for (int v = 0; v < N; ++v) o[v] *= exponential<T>(T(recipe.exp_mult) * o[STRIDE + v]);
             for (int v = 0; v < N; ++v) o[v] *= scale;

@@ -3,7 +3,6 @@
 Shapes: B tasks, P coordinates, G of them in the tensors that the network serves.
 """
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -15,6 +14,8 @@ from l2o.optimizers.base import Observation, State
 from l2o.optimizers.kernels import coordinate_mlp_cpp, coordinate_mlp_torch
 from l2o.optimizers.kernels.dispatch import is_donated
 from l2o.optimizers.kernels.recipe import Recipe
+
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[reportAttributeAccessIssue]
 
 
 class Kernel(Protocol):
@@ -60,14 +61,12 @@ def kernel_for(
 ) -> Kernel:
     """Give the fastest kernel for tensors of their device and dtype: plain torch where autograd or vmap watches."""
     tensors = (*weights, *decays, *seen, *state.values(), scale)
-    is_watched = _are_recorded(tensors) or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))  # type: ignore[reportAttributeAccessIssue]
+    is_watched = any(map(_is_transformed, tensors)) or (
+        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    )
     compiled: Kernel = coordinate_mlp_cpp
     is_served = not is_watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen)
     return compiled if is_served else torch_kernel
-
-
-def _are_recorded(tensors: Sequence[Tensor]) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 torch_kernel: Kernel = coordinate_mlp_torch

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from l2o.optimizees.layout import Layout
+from l2o.optimizees.layout import Layout, Shape
 from l2o.optimizers.accumulators import AXES, Decays
 from l2o.optimizers.base import Observation, State
 from l2o.optimizers.kernels import compilation
@@ -97,82 +97,78 @@ def step(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    tasks, grad, theta = len(seen.grad), _rows(seen.grad), _rows(seen.theta)
-    shapes = geometries(layout, served, recipe.matrices, recipe.limit)
-    sizes = (weights[0].shape[-1], *(bias.shape[-1] for bias in weights[1::2]))
-    _check(recipe, weights, decays, sizes, state, grad, theta, layout)
+    tasks, out = len(seen.grad), seen.grad.new_empty(len(seen.grad), served_layout(layout, served).size)
+    keys = tuple(key for key in AXES if key in state)
+    sizes = _checked_sizes(layout, keys, tuple(x.shape for x in (*seen, *decays, *weights, *map(state.get, keys))))
     counts = tuple(decay.shape[-1] for decay in decays)
-    out = grad.new_empty(tasks, served_layout(layout, served).size)
-    threads = _threads(sizes, grad.numel())
-    data = (grad, theta, out)
-    call = Call(tasks, len(shapes), threads, *(x.data_ptr() for x in data), *(x.stride(0) for x in data))
-    kept, after = [grad, theta], {}
-    for key, moment in zip(AXES, (call.momenta, call.squares, call.major, call.minor), strict=True):
-        if key in state:
-            old = _planes(state[key])
-            new = old if in_place and _is_own(old) else old.new_empty(old.shape)
-            _fill(moment, old, new)
-            kept.append(old)
-            after[key] = new.movedim(0, -1)
-    given = [value.detach().contiguous() for value in (*decays, *weights)]
-    for i, value in enumerate(given[:3]):
-        call.decays[i], call.decays_row[i] = value.data_ptr(), value.stride(0) if value.ndim == 2 else 0
-    for i, value in enumerate(given[3:]):
-        call.weights[i], call.weights_row[i] = value.data_ptr(), value.stride(0) if value.ndim == 3 - i % 2 else 0
-    scale = scale.detach().expand(tasks, len(served))
-    told = seen.step.to(grad.dtype).contiguous()
-    call.step, call.scale = told.data_ptr(), scale.data_ptr()
-    call.scale_row, call.scale_column = scale.stride()
-    _run(grad.dtype, recipe_structure(recipe, counts, sizes), shapes, call)
-    return out, after
+    shapes = geometries(layout, served, recipe.matrices, recipe.limit)
+    call = Call(tasks, len(shapes), _threads(sizes, seen.grad.numel()))
+    kept = _fill_inputs(call, seen, out, scale.expand(tasks, len(served)))
+    kept += _fill_phi(call, decays, weights)
+    moments = {key: _fill_moment(getattr(call, key), state[key], in_place) for key in keys}
+    _run(out.dtype, recipe_structure(recipe, counts, sizes), shapes, call)
+    del kept  # until here the kernel has read them
+    return out, {key: new.movedim(0, -1) for key, (_, new) in moments.items()}
 
 
-def _check(
-    recipe: Recipe,
-    weights: list[Tensor],
-    decays: Decays,
-    sizes: tuple[int, ...],
-    state: State,
-    grad: Tensor,
-    theta: Tensor,
-    layout: Layout,
-) -> None:
-    """Raise ValueError where a shape does not fit: the kernel reads memory by these sizes."""
-    tasks = len(grad)
-    wanted = [(tasks, layout.size)] * 2
-    found = [tuple(grad.shape), tuple(theta.shape)]
+@functools.lru_cache(maxsize=256)
+def _checked_sizes(layout: Layout, keys: tuple[str, ...], given: tuple[Shape, ...]) -> tuple[int, ...]:
+    """Give the sizes of the network: inputs, units, …, outputs, after checking every shape that the kernel relies on.
+
+    Raises ValueError where one does not fit: the kernel reads memory by these sizes.
+    """
+    found, tasks = [tuple(shape) for shape in given], given[0][0]
+    decays, weights = found[5:8], found[8 : len(found) - len(keys)]
+    sizes = (weights[0][-1], *(bias[-1] for bias in weights[1::2]))
+    leading = lambda shape, ndim: (tasks,) if len(shape) > ndim else ()  # noqa: E731
+    wanted = [(tasks, layout.size)] * 2 + [(tasks,)] * 3 + [(*leading(decay, 1), decay[-1]) for decay in decays]
     for (inputs, outputs), weight, bias in zip(pairwise(sizes), weights[::2], weights[1::2], strict=True):
-        leading = [(tasks,) if tensor.ndim > own else () for tensor, own in ((weight, 2), (bias, 1))]
-        wanted += [(*leading[0], outputs, inputs), (*leading[1], outputs)]
-        found += [tuple(weight.shape), tuple(bias.shape)]
-    for (key, axis), decay in zip(AXES.items(), (*decays, decays.factors), strict=True):
-        wanted += [(tasks, layout.length(axis), decay.shape[-1])] if key in state else []
-        found += [tuple(state[key].shape)] if key in state else []
-    if wanted != found:
-        raise ValueError(f"expected shapes {wanted}, got {found}")
+        wanted += [(*leading(weight, 2), outputs, inputs), (*leading(bias, 1), outputs)]
+    counts = dict(zip(AXES, (*decays, decays[2]), strict=True))
+    wanted += [(tasks, layout.length(AXES[key]), counts[key][-1]) for key in keys]
+    if wanted != found or any(counts[key][-1] for key in AXES if key not in keys):
+        raise ValueError(f"expected shapes {wanted}, got {found}, with the accumulators {keys}")
+    return sizes
+
+
+def _fill_inputs(call: Call, seen: Observation, out: Tensor, scale: Tensor) -> list[Tensor]:
+    """Write down where the observation lies, and the direction; give the tensors, which must outlive the call."""
+    grad, theta, step = _rows(seen.grad), _rows(seen.theta), seen.step.to(out.dtype).contiguous()
+    call.grad, call.theta, call.out = grad.data_ptr(), theta.data_ptr(), out.data_ptr()
+    call.grad_row, call.theta_row, call.out_row = grad.stride(0), theta.stride(0), out.stride(0)
+    call.step, call.scale = step.data_ptr(), scale.data_ptr()
+    call.scale_row, call.scale_column = scale.stride()
+    return [grad, theta, step, scale]
+
+
+def _fill_phi(call: Call, decays: Decays, weights: list[Tensor]) -> list[Tensor]:
+    """Write down where φ lies; give the tensors, which must outlive the call."""
+    given = [value if value.stride(-1) == 1 else value.contiguous() for value in decays]
+    given += [value if value.is_contiguous() else value.contiguous() for value in weights]
+    pointers = [value.data_ptr() for value in given]
+    rows = [value.stride(0) if value.ndim > 1 + (i > 2 and i % 2) else 0 for i, value in enumerate(given)]
+    call.decays[:], call.weights[: len(weights)] = pointers[:3], pointers[3:]
+    call.decays_row[:], call.weights_row[: len(weights)] = rows[:3], rows[3:]
+    return given
+
+
+def _fill_moment(moment: Moment, state: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
+    """Write down where an accumulator lies before and after the step; give both, (M, B, n), the new one not filled."""
+    old = state.movedim(-1, 0)  # (M, B, n), in the kernel's own order where it must be copied
+    if old.stride(2) != 1 and old.shape[2] > 1:
+        old = old.contiguous()
+    count, tasks, size = old.shape
+    (old_plane, old_row, _) = old.stride()
+    is_own = (tasks == 1 or old_row >= size) and (count == 1 or old_plane >= size)  # no two numbers at one place
+    new = old if in_place and is_own else old.new_empty(old.shape)
+    moment.old, moment.now, moment.old_plane, moment.old_row = old.data_ptr(), new.data_ptr(), old_plane, old_row
+    moment.plane, moment.row, _ = new.stride()
+    return old, new
 
 
 def _rows(tensor: Tensor) -> Tensor:
     """Give (B, P) with its rows contiguous, of any distance from each other."""
-    own = tensor.detach()
-    return own if own.stride(1) == 1 or own.shape[1] <= 1 else own.contiguous()
-
-
-def _planes(state: Tensor) -> Tensor:
-    """(B, n, M) -> (M, B, n) with its rows contiguous; in the kernel's own order where it must be copied."""
-    planes = state.detach().movedim(-1, 0)
-    return planes if planes.stride(2) == 1 or planes.shape[2] <= 1 else planes.contiguous()
-
-
-def _is_own(planes: Tensor) -> bool:
-    """Whether no two numbers (M, B, n) lie at the same place."""
-    count, tasks, size = planes.shape
-    return (tasks == 1 or planes.stride(1) >= size) and (count == 1 or planes.stride(0) >= size)
-
-
-def _fill(moment: Moment, old: Tensor, new: Tensor) -> None:
-    moment.old, moment.now = old.data_ptr(), new.data_ptr()
-    moment.old_plane, moment.old_row, moment.plane, moment.row = *old.stride()[:2], *new.stride()[:2]
+    return tensor if tensor.stride(1) == 1 or tensor.shape[1] <= 1 else tensor.contiguous()
 
 
 def _threads(sizes: Iterable[int], coordinates: int) -> int:

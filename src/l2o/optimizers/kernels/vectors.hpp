@@ -52,6 +52,7 @@ template <class T> constexpr int64_t LANES = VECTOR_BYTES / sizeof(T);
 
 template <class T> INLINE Vec<T> load(const T* from) { return *reinterpret_cast<const Unaligned<T>*>(from); }
 template <class T> INLINE void store(T* to, Vec<T> value) { *reinterpret_cast<Unaligned<T>*>(to) = value; }
+template <class T> INLINE Vec<T> splat(T value) { return value - Vec<T>{}; }  // value + 0 would be an addition: of -0
 
 // Load once, into a register: gcc would read the value from memory again at each of its uses, and be bound by loads.
 template <class V> INLINE V loaded(V value) {

@@ -19,6 +19,9 @@ FREE = (*FREE, "suite.tasks", "scoreboard.baselines")
 OPTIONAL = {"dataset", "preprocessing", "meta_gradient", "evaluation", "logger", "baselines", "proposals", "learned"}
 """Keys that a configuration may lack, if nothing else refers to them."""
 
+NULL_AT_FIRST = {"train": {"sweep", "objective"}, "evaluate": {"suite", "map"}}
+"""Groups of each program of which no option is chosen by default, so that its own configuration lacks their keys."""
+
 
 def compose(loader: Any, config_name: str | None, overrides: list[str]) -> DictConfig:
     """A configuration as Hydra composes it for one run."""
@@ -51,7 +54,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
             f"{program}.py needs '{missing}', which this command line or config leaves out or sets to null"
         )
     other = _other(program, loader)
-    read |= {"train": {"sweep"}, "evaluate": {"suite", "map"}}[program]  # groups that are null at first
+    read |= NULL_AT_FIRST[program]
     known = [key for key in keys_of(base) if key.split(".")[0] in read]
     for override in OverridesParser.create(config_loader=loader).parse_overrides(list(cfg.hydra.overrides.task)):
         _refuse_override(override, cfg, program, read, other, known)
@@ -64,7 +67,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
 def _other(program: str, loader: Any) -> set[str]:
     """The keys that the other program reads."""
     other = "evaluate" if program == "train" else "train"
-    return {str(key) for key in compose(loader, other, [])} | {"sweep", "suite", "map"}
+    return {str(key) for key in compose(loader, other, [])} | set().union(*NULL_AT_FIRST.values())
 
 
 def _refuse_override(

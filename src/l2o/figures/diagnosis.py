@@ -1,0 +1,41 @@
+"""The figure of a diagnosis: signal and bias of estimates of the meta-gradient, over the horizon."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from l2o.evaluation.diagnostics import Diagnosis
+
+COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
+
+
+def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "") -> Path:
+    """Draw the signal-to-noise ratio and the cosine to FullES's gradient, a line for each estimator and window.
+
+    Points without any signal, whose cosine nobody knows, are left out. Returns `path`, a PNG.
+    """
+    figure = Figure(figsize=(9.0, 3.8), layout="constrained")
+    signal, bias = figure.subplots(1, 2)
+    several = len({row.window for row in rows}) > 1
+    for i, (estimator, window) in enumerate(dict.fromkeys((row.estimator, row.window) for row in rows)):
+        own = [row for row in rows if (row.estimator, row.window) == (estimator, window)]
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": "o", "markersize": 3.5, "linewidth": 1.4}
+        label = f"{estimator}, K = {window}" if several else estimator
+        shown = [row for row in own if row.snr > 0 and math.isfinite(row.snr)]
+        signal.plot([row.horizon for row in shown], [row.snr for row in shown], label=label, **style)
+        known = [row for row in own if not math.isnan(row.cosine)]
+        errors = [0.0 if math.isnan(row.cosine_error) else row.cosine_error for row in known]
+        bias.errorbar([row.horizon for row in known], [row.cosine for row in known], errors, capsize=2, **style)
+    signal.set(xlabel="Horizon (steps)", ylabel="Signal-to-noise ratio of one estimate")
+    bias.set(xlabel="Horizon (steps)", ylabel="Cosine to FullES", ylim=(-1.05, 1.05))
+    if any(len(line.get_xdata()) for line in signal.lines):  # type: ignore[arg-type]  # an array
+        signal.set(xscale="log", yscale="log")
+        bias.set(xscale="log")
+    for axes in (signal, bias):
+        axes.grid(True, which="major", linestyle=":", linewidth=0.6)
+    signal.legend(fontsize="small")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=160)
+    return Path(path)

@@ -1,0 +1,156 @@
+"""A learned optimizer of two levels: a network for each tensor sets the step, one for each coordinate the direction.
+
+The hierarchy is that of Wichrowska et al. (2017, "Learned optimizers that scale and generalize") and Metz et al. (2020,
+arXiv 2009.11243); the inputs are ratios, which know neither the scale of the loss nor that of the gradient.
+
+Shapes: B tasks, P coordinates, K tensors, M momenta.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from l2o.checks import at_least_one
+from l2o.optimizees.layout import Axis, Layout
+from l2o.optimizers.accumulators import constant
+from l2o.optimizers.base import Observation, Scope, State, UpdateRule
+from l2o.optimizers.kernels.hierarchical import Memory, kernel_for
+from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
+from l2o.optimizers.mlp import MLP, linear
+
+SMOOTHED = 0.9
+"""The decay of the running means of a tensor's statistics."""
+
+LARGEST_EXPONENT = 4.0
+"""The network of a tensor may change a step by no more than a factor of e⁴, in either direction."""
+
+
+class Hierarchical(UpdateRule):
+    """g = −step_mult · s_t · exp(e_k) · (rms a / rms u) · u,  u = a + d,  a = m̂/(√v̂ + ε) with the first of the momenta.
+
+    a is Adam's direction. d is the output of a small MLP for each coordinate, whose inputs are the gradient, momenta of
+    several lengths and θ, all normalised, and a few numbers that its tensor tells it. e_k and these numbers come from a
+    second MLP for each tensor k, which sees how much the momenta agree (their root mean squares and the cosines between
+    them), the size of θ, the shape, the time, and the loss if there is one. Both heads start at 0: an untrained rule is
+    Adam. Only the direction of u counts; its size is that of a, so that d alone cannot make a rule run away.
+
+    With `reads_loss=False` the rule does without the loss, also where it is known.
+
+    s_t rises over the first `warmup` of the horizon T and falls linearly to 0 at its end. After T steps the rule rests.
+    """
+
+    scope = Scope.TENSOR
+    needs = frozenset({"horizon"})
+    batched_phi = True
+
+    def __init__(
+        self,
+        hidden_size: int = 8,
+        tensor_hidden_size: int = 16,
+        told: int = 4,
+        step_mult: float = 0.01,
+        warmup: float = 0.05,
+        momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
+        square_decay: float = 0.99,
+        reads_loss: bool = True,
+    ):
+        super().__init__()
+        at_least_one("optimizer", hidden_size=hidden_size, tensor_hidden_size=tensor_hidden_size, told=told)
+        self.hidden_size, self.tensor_hidden_size, self.told = hidden_size, tensor_hidden_size, told
+        self.step_mult, self.warmup, self.reads_loss = step_mult, warmup, reads_loss
+        self.momentum_decays, self.square_decay = [*map(float, momentum_decays)], float(square_decay)
+        count = len(self.momentum_decays)
+        self.tensor_mlp = MLP([2 * count + 8 + NUM_FEATURES, tensor_hidden_size, tensor_hidden_size, 1 + told])
+        self.mlp = MLP([count + 2 + told, hidden_size, hidden_size, 1])
+        for head in (self.tensor_mlp.weight_2, self.mlp.weight_2):
+            nn.init.zeros_(head)  # type: ignore[arg-type]
+        nn.init.trunc_normal_(self.tensor_mlp.weight_2[1:], std=tensor_hidden_size**-0.5)  # type: ignore[index]
+
+    def init_state(self, theta: Tensor, layout: Layout) -> State:
+        count, tensors = len(self.momentum_decays), (len(theta), len(layout.shapes))
+        return {
+            "momenta": theta.new_zeros(count, *theta.shape).movedim(0, -1),
+            "square": torch.zeros_like(theta),
+            "statistics": theta.new_zeros(2 * count + 1, *tensors).movedim(0, -1),
+            "step": theta.new_zeros(tensors),
+            **init_loss_trend(theta),
+        }
+
+    def state_axes(self) -> dict[str, Axis]:
+        coordinates = {"momenta": Axis.COORDINATES, "square": Axis.COORDINATES}
+        return coordinates | {"statistics": Axis.TENSORS, "step": Axis.TENSORS} | loss_trend_axes()
+
+    def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        count, step = len(self.momentum_decays), state["step"] + 1
+        decays = (*self.momentum_decays, self.square_decay)
+        correct = 1 / (1 - constant(decays, step)[:, None, None] ** step)  # (M + 1, B, K)
+        memory = Memory(state["momenta"].movedim(-1, 0), state["square"])
+        kernel = kernel_for([*seen[:2], *memory, *self.parameters()], count, self.hidden_size)
+        memory, found = kernel.remember(seen, memory, layout, decays, correct)
+        statistics, kept = _statistics(found[:-1], state["statistics"].movedim(-1, 0), step)
+        trend, losses = loss_trend(seen if self.reads_loss else _without_loss(seen), state)
+        exponent, *told = self._of_tensors(seen, layout, statistics, found[-1], trend)
+        scale = self.step_mult * self._scheduled(seen)[:, None] * exponent.exp() * found[1].sqrt()
+        sizes = (found[-1] + 1e-16).rsqrt()
+        weights, bias = self._of_coordinates(torch.stack(told))
+        update = kernel.direction(seen, memory, layout, correct, sizes, weights, bias, scale)
+        after = {"momenta": memory.momenta.movedim(0, -1), "square": memory.square}
+        return update, after | {"statistics": kept.movedim(0, -1), "step": step} | losses
+
+    def _of_tensors(
+        self, seen: Observation, layout: Layout, statistics: Tensor, squares: Tensor, trend: Tensor
+    ) -> Tensor:
+        """Give the exponent of every tensor's step and what it tells its coordinates, (1 + told, B, K)."""
+        shape = _shape_features(layout, seen.grad).expand(-1, *squares.shape)
+        size = (squares + 1e-12).log()[None] / 8 + 0.5
+        global_features = torch.cat((_time_features(seen), trend))[..., None].expand(-1, -1, squares.shape[1])
+        out = self.tensor_mlp(torch.cat((statistics, size, shape, global_features)))
+        return torch.cat((LARGEST_EXPONENT * torch.tanh(out[:1] / LARGEST_EXPONENT), out[1:]))
+
+    def _of_coordinates(self, told: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Give the weights of the coordinates' network, and the bias of its first layer (H, B, K) for each tensor."""
+        first = self.mlp.weight_0  # its last columns read what the tensor tells
+        inputs = len(self.momentum_decays) + 2
+        bias = linear(told, first[..., inputs:], self.mlp.bias_0)
+        rest = [self.mlp.weight_1, self.mlp.bias_1, self.mlp.weight_2, self.mlp.bias_2]
+        return [first[..., :inputs], *rest], bias
+
+    def _scheduled(self, seen: Observation) -> Tensor:
+        """Give s_t (B,)."""
+        horizon = torch.where(seen.horizon.isfinite(), seen.horizon, 1e6)
+        rise = (seen.step + 1) / (self.warmup * horizon).clamp(min=1.0)
+        return torch.minimum(rise, torch.ones_like(rise)) * (1 - seen.step / horizon).clamp(min=0.0)
+
+
+def _without_loss(seen: Observation) -> Observation:
+    return seen._replace(loss=torch.full_like(seen.loss, math.nan))
+
+
+def _statistics(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Give 2M + 1 features of every tensor, (2M + 1, B, K), and the running means that they are made of.
+
+    They are the logarithms of the root mean squares of ∇ and the M momenta, and the cosines between neighbours.
+    """
+    kept = torch.lerp(found, before, SMOOTHED)
+    now = kept / (1 - SMOOTHED**step)
+    count = len(now) // 2 + 1
+    squares, cross = now[:count], now[count:]
+    cosines = cross / (squares[1:] * squares[:-1] + 1e-20).sqrt()
+    return torch.cat(((squares + 1e-8).log().clamp(-9, 3) / 4 + 0.5, cosines)), kept
+
+
+def _shape_features(layout: Layout, like: Tensor) -> Tensor:
+    """Give two features of each tensor's shape, (2, 1, K): whether it has two axes or more, and its size."""
+    shapes = layout.shapes.values()
+    matrix = constant((float(len(shape) > 1) for shape in shapes), like)
+    size = constant((math.log(max(1, math.prod(shape))) / 8 - 0.5 for shape in shapes), like)
+    return torch.stack((matrix, size))[:, None]
+
+
+def _time_features(seen: Observation) -> Tensor:
+    """Give four features of the time, (4, B): t/T, (t/T)², and the logarithms of T and t."""
+    horizon = torch.where(seen.horizon.isfinite(), seen.horizon, 1e6)
+    done = (seen.step / horizon).clamp(max=1.0)
+    return torch.stack((done, done**2, horizon.log10() / 2 - 1, (seen.step + 1).log10() / 2 - 0.5))

@@ -1,0 +1,123 @@
+"""The hierarchical rule: where it starts, what it cannot do, and its compiled passes against plain torch."""
+
+import math
+
+import pytest
+import torch
+from modern_rules import LAYOUT, made, run, seen
+from torch.testing import assert_close
+
+from l2o.optimizees import Layout
+from l2o.optimizers import Hierarchical
+from l2o.optimizers.kernels import hierarchical_cpp
+from l2o.optimizers.kernels.hierarchical import Memory
+from l2o.optimizers.phi import with_phi
+
+B, K = 3, 6
+SHAPES = Layout(
+    {"scalar": (), "empty": (0, 3), "row": (1, 130), "long": (70, 150), "vector": (64,), "conv": (3, 2, 5, 5)}
+)
+
+
+def data(layout: Layout = LAYOUT, dtype: torch.dtype = torch.float64, steps: int = K):
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
+    return draw(steps, B, layout.size), draw(B, layout.size), draw(steps, B).exp()
+
+
+def test_an_untrained_rule_is_adam_with_warm_up_and_a_linear_decay():
+    grads, theta, losses = data(dtype=torch.float32)
+    updates, _ = run(Hierarchical(step_mult=0.03, warmup=0.25, square_decay=0.99), grads, theta, losses, LAYOUT, 8.0)
+    parameter = torch.nn.Parameter(theta.clone())
+    adam = torch.optim.Adam([parameter], lr=1.0, betas=(0.9, 0.99))
+    for t, grad in enumerate(grads):
+        before = parameter.detach().clone()
+        parameter.grad = grad
+        adam.step()
+        rate = 0.03 * min(1.0, (t + 1) / 2) * (1 - t / 8)
+        assert_close(updates[t], rate * (parameter.detach() - before), rtol=1e-4, atol=1e-7)
+
+
+def test_it_rests_after_its_horizon():
+    grads, theta, losses = data()
+    updates, _ = run(made("hierarchical").double(), grads, theta, losses, LAYOUT, 4.0)
+    assert updates[3].abs().max() > 0 and not updates[4:].any()
+
+
+def test_no_phi_can_make_a_step_larger_than_its_bound():
+    """A step is at most e⁴ times Adam's, whatever the networks say: the direction's size does not count."""
+    grads, theta, losses = data()
+    rule, adam = Hierarchical().double(), Hierarchical().double()
+    for parameter in rule.parameters():
+        parameter.data = 100 * torch.randn_like(parameter)
+    largest, bounds = (run(one, grads, theta, losses, LAYOUT)[0] for one in (rule, adam))
+    assert largest.isfinite().all()
+    for name, span in LAYOUT.slices.items():
+        own, bound = (updates[..., span].norm(dim=-1) for updates in (largest, bounds))
+        assert (own <= math.e**4 * bound * (1 + 1e-6)).all(), name
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e4])
+def test_it_does_not_know_the_scale_of_loss_and_gradient(scale):
+    rule = made("hierarchical").double()
+    grads, theta, losses = data()
+    as_they_are, _ = run(rule, grads, theta, losses, LAYOUT)
+    scaled, _ = run(rule, scale * grads, theta, scale * losses, LAYOUT)
+    assert_close(scaled, as_they_are, rtol=1e-3, atol=1e-6)  # ε is all that differs
+
+
+def test_a_loss_that_nobody_knows_counts_as_none():
+    rule, blind = made("hierarchical").double(), Hierarchical(5, 6, 2, reads_loss=False).double()
+    blind.load_state_dict(rule.state_dict())
+    grads, theta, losses = data()
+    known, _ = run(rule, grads, theta, losses, LAYOUT)
+    unknown, _ = run(rule, grads, theta, torch.full_like(losses, math.nan), LAYOUT)
+    without, _ = run(blind, grads, theta, losses, LAYOUT)
+    assert unknown.isfinite().all() and not torch.equal(known, unknown)
+    assert torch.equal(unknown, without)
+    some = torch.where(torch.arange(K)[:, None] % 2 == 0, losses, math.nan)  # known now and then
+    assert run(rule, grads, theta, some, LAYOUT)[0].isfinite().all()
+
+
+@pytest.mark.skipif(not hierarchical_cpp._library(), reason="no C++ compiler on this machine")
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+@pytest.mark.parametrize("hidden_size", [8, 5])
+@pytest.mark.parametrize("own_phi", [False, True])
+@torch.no_grad()
+def test_the_kernel_is_plain_torch(monkeypatch, dtype, tolerance, hidden_size, own_phi):
+    torch.manual_seed(0)
+    rule = Hierarchical(hidden_size).to(dtype)
+    for parameter in rule.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    noise = {name: p + 0.1 * torch.randn(B, *p.shape, dtype=dtype) for name, p in rule.named_parameters()}
+    grads, theta, losses = data(SHAPES, dtype)
+    found = []
+    for kernel in ("1", "0"):
+        monkeypatch.setenv("L2O_KERNEL", kernel)
+        with with_phi(rule, noise if own_phi else {}):
+            found.append(run(rule, grads, theta, losses, SHAPES))
+    (compiled, after), (plain, wanted) = found
+    assert_close(compiled, plain, rtol=0, atol=tolerance * plain.abs().max().item())
+    for key, value in after.items():
+        assert_close(value, wanted[key], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not hierarchical_cpp._library(), reason="no C++ compiler on this machine")
+@torch.no_grad()
+def test_the_number_of_threads_changes_no_bit_of_the_kernel():
+    rule, threads = made("hierarchical"), torch.get_num_threads()
+    grads, theta, losses = data(SHAPES, torch.float32, 1)
+    observed, tensors = seen(grads[0], theta, 0, 20.0, losses[0]), len(SHAPES.shapes)
+    memory = Memory(torch.zeros(3, B, SHAPES.size), torch.zeros(B, SHAPES.size))
+    correct, ones = torch.full((4, B, tensors), 10.0), torch.ones(B, tensors)
+    weights, bias = rule._of_coordinates(torch.ones(2, B, tensors))
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            after, found = hierarchical_cpp.remember(observed, memory, SHAPES, (0.9, 0.99, 0.999, 0.99), correct)
+            update = hierarchical_cpp.direction(observed, after, SHAPES, correct, ones, weights, bias, ones)
+            results.append(torch.cat([part.flatten() for part in (*after, found, update)]))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*results)
