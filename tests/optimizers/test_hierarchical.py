@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from l2o.optimizees import Layout
 from l2o.optimizers import Hierarchical
 from l2o.optimizers.kernels import hierarchical_cpp
-from l2o.optimizers.kernels.hierarchical import Memory
+from l2o.optimizers.kernels.hierarchical_memory import Memory
 from l2o.optimizers.phi import with_phi
 
 B, K = 3, 6

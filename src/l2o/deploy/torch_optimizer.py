@@ -166,8 +166,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if any(flat.nonfinite.is_worth_asking(flat.steps + 1) for own in moved for flat in own):
             self._watch.gradients(self.nonfinite_gradients())
 
-    # ------------------------------------------------------------------------------------------------- state_dict
-
     def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
         """Return the state and the groups' numbers, as torch's optimizers do; rules are left out."""
         saved = super().state_dict()
@@ -176,7 +174,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Raises ValueError, and leaves everything as it was, for the state of another rule or other parameters."""
+        """Take over a state. That of another rule or other parameters raises ValueError, and changes nothing."""
         own, given = [{**group} for group in self.param_groups], {}
 
         def before(_: Any, saved: dict[str, Any]) -> None:

@@ -24,10 +24,10 @@ class Diagnosis(NamedTuple):
     """Say how good the estimates of one estimator are, for episodes of `horizon` steps in windows of `window` steps.
 
     One estimate is the mean over the windows of an episode. `snr` is ‖g‖² / E‖ĝ − g‖², the signal-to-noise ratio of one
-    estimate. `cosine` is that of the angle between the estimator's expectation g and the reference's, which is 1 where
-    there is no bias, with its standard error. For signal and cosine the squared norms of means are freed of the noise
-    that is left in them; nan says that so few estimates show no signal at all. `inner_steps` are the evaluations of f
-    and its gradient that one estimate takes.
+    estimate. `cosine` is that of the angle between the estimator's expectation g and the reference's. It is 1 where
+    there is no bias, and cut at ±1; its standard error leaves the error of the reference out. For signal and cosine the
+    squared norms of means are freed of the noise that is left in them; nan says that so few estimates show no signal at
+    all. `inner_steps` are the evaluations of f and its gradient that one estimate takes.
     """
 
     estimator: str

@@ -16,7 +16,8 @@ from l2o.checks import at_least_one
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
-from l2o.optimizers.kernels.hierarchical import Memory, kernel_for
+from l2o.optimizers.kernels.hierarchical import kernel_for
+from l2o.optimizers.kernels.hierarchical_memory import Memory
 from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
 from l2o.optimizers.mlp import MLP, linear
 
@@ -111,11 +112,9 @@ class Hierarchical(UpdateRule):
 
     def _of_coordinates(self, told: Tensor) -> tuple[list[Tensor], Tensor]:
         """Give the weights of the coordinates' network, and the bias of its first layer (H, B, K) for each tensor."""
-        first = self.mlp.weight_0  # its last columns read what the tensor tells
-        inputs = len(self.momentum_decays) + 2
-        bias = linear(told, first[..., inputs:], self.mlp.bias_0)
-        rest = [self.mlp.weight_1, self.mlp.bias_1, self.mlp.weight_2, self.mlp.bias_2]
-        return [first[..., :inputs], *rest], bias
+        first, own_bias, *rest = self.mlp.weights
+        inputs = len(self.momentum_decays) + 2  # the last columns read what the tensor tells
+        return [first[..., :inputs], *rest], linear(told, first[..., inputs:], own_bias)
 
     def _scheduled(self, seen: Observation) -> Tensor:
         """Give s_t (B,)."""

@@ -3,26 +3,15 @@
 Shapes: B tasks, P coordinates, K tensors, M momenta, H hidden units.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import Observation
-
-EPS = 1e-8
-"""ε of ∇ / (√v̂ + ε)."""
-
-LARGEST_INPUT = 10.0
-"""What the inputs of the coordinates' network are clipped to, plus and minus."""
-
-
-class Memory(NamedTuple):
-    """Hold what is remembered of every coordinate."""
-
-    momenta: Tensor  # (M, B, P)
-    square: Tensor  # (B, P)
+from l2o.optimizers.kernels import hierarchical_cpp, hierarchical_torch
+from l2o.optimizers.kernels.hierarchical_memory import Memory
 
 
 class Kernel(Protocol):
@@ -61,8 +50,6 @@ class Kernel(Protocol):
 
 def kernel_for(tensors: list[Tensor], momenta: int, hidden_size: int) -> Kernel:
     """Give the fastest kernel for these tensors: plain torch where autograd or vmap watches."""
-    from l2o.optimizers.kernels import hierarchical_cpp, hierarchical_torch
-
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     watched = recorded or any(map(torch._C._functorch.is_functorch_wrapped_tensor, tensors))  # type: ignore[reportAttributeAccessIssue]
     served = not watched and hierarchical_cpp.serves(tensors, momenta, hidden_size)

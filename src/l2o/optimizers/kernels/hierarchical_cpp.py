@@ -19,7 +19,7 @@ from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import Observation
 from l2o.optimizers.kernels import compilation
 from l2o.optimizers.kernels.dispatch import is_donated
-from l2o.optimizers.kernels.hierarchical import EPS, Memory
+from l2o.optimizers.kernels.hierarchical_memory import EPS, Memory
 
 logger = logging.getLogger(__name__)
 

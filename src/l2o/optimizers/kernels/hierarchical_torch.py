@@ -11,7 +11,7 @@ from torch import Tensor
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import constant, mixed
 from l2o.optimizers.base import Observation
-from l2o.optimizers.kernels.hierarchical import EPS, LARGEST_INPUT, Memory
+from l2o.optimizers.kernels.hierarchical_memory import EPS, LARGEST_INPUT, Memory
 from l2o.optimizers.mlp import linear
 
 
