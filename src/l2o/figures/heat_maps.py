@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
@@ -37,16 +38,15 @@ def plot_heat_maps(maps: Sequence[HeatMap], columns: int, path: str | Path) -> P
     rows = math.ceil(len(maps) / columns)
     figure = Figure(figsize=(1.2 + 4.2 * columns, 0.6 + 3.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
-    for axes, shown in zip(grid.flat, maps, strict=True):
-        image = _draw(axes, shown)
-    bar = figure.colorbar(image, ax=grid, label="Final loss relative to tuned Adam", shrink=0.8)
+    images = [_draw(axes, shown) for axes, shown in zip(grid.flat, maps, strict=True)]
+    bar = figure.colorbar(images[0], ax=grid, label="Final loss relative to tuned Adam", shrink=0.8)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{2.0**value:g}"))
     bar.set_ticks([-2, -1, 0, 1, 2])
     figure.savefig(path, dpi=160)
     return Path(path)
 
 
-def _draw(axes: Axes, shown: HeatMap):  # matplotlib's AxesImage
+def _draw(axes: Axes, shown: HeatMap) -> AxesImage:
     losses = np.array(shown.losses, float)
     with np.errstate(divide="ignore"):
         colours = np.clip(np.log2(np.where(np.isfinite(losses), losses, np.inf)), -math.log2(FACTOR), math.log2(FACTOR))
