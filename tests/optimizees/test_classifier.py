@@ -79,10 +79,10 @@ def problem(optimizee, num_tasks, seed=3):
     return theta, optimizee.sample_batch(task, num_tasks, generator)
 
 
-def loaded(network, theta):
+def loaded(optimizee, theta):
     """The network with θ (P,) as its parameters."""
-    network = copy.deepcopy(network)
-    nn.utils.vector_to_parameters(theta, network.parameters())
+    network = copy.deepcopy(optimizee.network)
+    network.load_state_dict(optimizee.layout.parameters(theta), strict=False)  # it may have buffers
     return network
 
 
@@ -92,10 +92,10 @@ def test_loss_and_grad_equal_the_loaded_network_s(optimizee, num_tasks):
     losses, grads = optimizee.loss_and_grad(theta, batch)
     assert losses.shape == (num_tasks,) and grads.shape == theta.shape
     for b in range(num_tasks):
-        network = loaded(optimizee.network, theta[b])
+        network = loaded(optimizee, theta[b])
         loss = F.cross_entropy(network(batch["x"][b]), batch["y"][b])
         loss.backward()
-        grad = nn.utils.parameters_to_vector(p.grad for p in network.parameters())
+        grad = optimizee.layout.of_parameters({name: p.grad for name, p in network.named_parameters()})
         assert_close(losses[b], loss.detach(), rtol=1e-12, atol=1e-12)
         assert_close(grads[b], grad, rtol=1e-12, atol=1e-12)
 
@@ -207,7 +207,7 @@ def test_metrics_equal_a_computation_by_hand(optimizee, dataset):
     losses, accuracies = [], []
     for b in range(3):
         with torch.no_grad():
-            logits = loaded(optimizee.network, theta[b])(images).numpy()
+            logits = loaded(optimizee, theta[b])(images).numpy()
         probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         losses.append(-np.log(probabilities[np.arange(len(labels)), labels]).mean())
         accuracies.append((logits.argmax(1) == labels).mean())
