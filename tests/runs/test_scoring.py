@@ -215,6 +215,7 @@ def kept(cells: Path) -> list[Path]:
     return [path for path in cells.rglob("*.npz") if not path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, cells):
     words = ["suite=tiny", "logger=csv", "scoreboard.rates_count=2", f"learned.LSTM={PRETRAINED / 'quadratic'}"]
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
