@@ -63,7 +63,8 @@ class Hierarchical(UpdateRule):
         self.step_mult, self.warmup, self.reads_loss = step_mult, warmup, reads_loss
         self.momentum_decays, self.square_decay = [*map(float, momentum_decays)], float(square_decay)
         count = len(self.momentum_decays)
-        at_least_one("optimizer", number_of_momentum_decays=count)
+        if count == 0:
+            raise ValueError("Hierarchical: momentum_decays must have at least one decay, got []")
         below_one("Hierarchical", momentum_decays=self.momentum_decays, square_decay=self.square_decay)
         if not 0 <= warmup < 1:
             raise ValueError(f"Hierarchical: warmup is a fraction of the horizon, from 0 to less than 1, got {warmup}")
