@@ -1,11 +1,32 @@
 """Checks of what a user gives, each a ValueError that names the key."""
 
+import re
+from collections.abc import Sequence
+
 
 def at_least_one(group: str, **sizes: int) -> None:
-    """Every size must be a positive number; `group` is the configuration group that holds the keys."""
+    """Every size must be a positive whole number; `group` is the configuration group that holds the keys."""
     for name, value in sizes.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise ValueError(f"{group}.{name} must be a whole number, got {value!r}")
         if value < 1:
             raise ValueError(f"{group}.{name} must be at least 1, got {value}")
+
+
+def below_one(rule: str, **decays: float | Sequence[float]) -> None:
+    """Every decay β of a running mean, and of a list each, must lie in [0, 1)."""
+    for name, value in decays.items():
+        if not all(0 <= decay < 1 for decay in (value if isinstance(value, Sequence) else [value])):
+            raise ValueError(f"{rule}: {name} must lie in [0, 1), got {value}")
+
+
+def expression(rule: str, **patterns: str | None) -> None:
+    """Every pattern must be a regular expression, or None."""
+    for name, pattern in patterns.items():
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"{rule}: {name} is no regular expression: {pattern!r}, {error}") from error
 
 
 def valid_seed(seed: object) -> int:

@@ -152,3 +152,13 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, suffix: str, caps
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\.npz, \.safetensors, \.bin, \.pt, \.pth"):
         read_weights(tmp_path / "weights.txt")
+
+
+@pytest.mark.parametrize("name", ["adafac4", "celo"])
+def test_weights_that_are_nan_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
+    arrays = weights(name)
+    key = next(key for key in arrays if key.endswith("b1"))
+    np.savez(tmp_path / "damaged.npz", **arrays | {key: np.full_like(arrays[key], np.nan)})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"damaged.npz' cannot be imported: '.*' holds numbers that are nan") as error:
+        from_published(tmp_path / "damaged.npz")
+    assert "\n" not in str(error.value)

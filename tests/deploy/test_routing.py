@@ -204,3 +204,14 @@ def test_a_partitioned_rule_is_unrolled_as_it_is_used():
         parameter.grad = part.clone()
     LearnedOptimizer(list(params.items()), rule).step()
     assert torch.equal(torch.cat([p.detach().flatten() for p in params.values()]), update[0])
+
+
+def test_no_patterns_are_as_an_empty_mapping_of_them_and_a_partition_needs_a_group():
+    model = nn.Linear(2, 1)
+    optimizer = LearnedOptimizer(model.named_parameters(), two_rules(), patterns={})
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    LearnedOptimizer(model.named_parameters(), SGD(1.0), patterns={}).step()
+    with pytest.raises(ValueError, match="every group"):
+        Partitioned({}, {})

@@ -450,11 +450,26 @@ def test_it_refuses_that_its_problem_changes():
         ({"rule": SGD(0.1), "weight_decay": -1.0}, "lr and weight_decay must be >= 0"),
         ({"rule": SGD(0.1), "lr": float("nan")}, "lr and weight_decay must be >= 0"),
         ({"rule": SGD(0.1), "chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"rule": SGD(0.1), "chunk_size": True}, "chunk_size must be at least 1"),
+        ({"rule": SGD}, "rule must be an UpdateRule.*got the class SGD"),
+        ({"rule": SGD(0.1), "lr": torch.ones(2)}, "lr and weight_decay must be >= 0"),
+        ({"rule": SGD(0.1), "maximize": "no"}, "maximize must be True or False, got 'no'"),
+        ({"rule": SGD(0.1), "resting": None}, "resting must be True or False, got None"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, says):
     with pytest.raises(ValueError, match=says):
         LearnedOptimizer([nn.Parameter(torch.ones(1))], **arguments)
+
+
+@pytest.mark.parametrize("loss", [0.5, torch.tensor(0.5)])
+def test_a_loss_in_the_closures_place_is_refused(loss):
+    param = nn.Parameter(torch.ones(1))
+    param.grad = torch.ones(1)
+    optimizer = LearnedOptimizer([param], SGD(0.1))
+    with pytest.raises(ValueError, match=r"step takes a closure, got .*: give a loss as step\(loss=loss\)"):
+        optimizer.step(loss)
+    assert param.item() == 1 and optimizer.param_groups[0]["step"] == 0
 
 
 def test_complex_parameters_are_refused_and_not_added():
@@ -483,6 +498,14 @@ def test_the_state_of_another_rule_is_refused_and_nothing_is_changed(other):
     with pytest.raises(ValueError, match="the saved state of '0' is of another rule or parameter"):
         mine.load_state_dict(optimizer.state_dict())
     assert mine.param_groups[0]["lr"] == 0.3 and not mine.state
+
+
+def test_the_state_of_a_torch_optimizer_is_refused_also_before_its_first_step():
+    model = network()
+    mine = LearnedOptimizer(model.parameters(), LSTM(hidden_size=5))
+    with pytest.raises(ValueError, match=r"the saved state is of another optimizer: its groups have lr, betas"):
+        mine.load_state_dict(torch.optim.Adam(model.parameters()).state_dict())
+    assert mine.param_groups[0]["lr"] == 1.0
 
 
 def test_a_baseline_without_learning_rate_is_refused():

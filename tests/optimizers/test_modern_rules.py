@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from l2o.deploy.export import build, describe
 from l2o.optimizees import Layout
 from l2o.optimizees.layout import Axis
-from l2o.optimizers import AdafacMLP, Celo, Celo2, MLPLOpt, Scope, UpdateRule
+from l2o.optimizers import AdafacMLP, Adam, AdamW, Celo, Celo2, Hierarchical, MLPLOpt, Muon, Scope, UpdateRule
 from l2o.optimizers.base import Recording
 from l2o.optimizers.celo import second_phase
 from l2o.replay import replay
@@ -289,6 +289,20 @@ def made_adafac(**options) -> AdafacMLP:
     ("make", "message"),
     [
         (lambda: AdafacMLP(0), "hidden_size must be at least 1"),
+        (lambda: MLPLOpt(2.5), "hidden_size must be a whole number, got 2.5"),  # type: ignore[reportArgumentType]
+        (lambda: Celo("4"), "phase must be 1"),  # type: ignore[reportArgumentType]
+        (lambda: Celo2(True), "hidden_size must be a whole number, got True"),
+        (lambda: AdafacMLP(momentum_decays=[1.5, 0.9, 0.9]), r"momentum_decays must lie in \[0, 1\), got \[1.5, 0.9"),
+        (lambda: AdafacMLP(square_decays=[1.0]), r"square_decays must lie in \[0, 1\)"),
+        (lambda: AdafacMLP(unscaled="("), r"unscaled is no regular expression: '\(', missing"),
+        (lambda: Celo2(adam_pattern="("), "adam_pattern is no regular expression"),
+        (lambda: Muon(0.1, adam_pattern="*"), r"adam_pattern is no regular expression: '\*', nothing to repeat"),
+        (lambda: Muon(0.1, beta2=1.0), r"Muon: beta2 must lie in \[0, 1\), got 1.0"),
+        (lambda: Adam(0.1, beta1=-0.1), r"Adam: beta1 must lie in \[0, 1\)"),
+        (lambda: AdamW(0.1, beta2=float("nan")), r"AdamW: beta2 must lie in \[0, 1\), got nan"),
+        (lambda: Hierarchical(square_decay=2), r"square_decay must lie in \[0, 1\)"),
+        (lambda: Hierarchical(momentum_decays=[]), "momentum_decays must have at least one decay"),
+        (lambda: Hierarchical(warmup=-1.0), "warmup is a fraction of the horizon"),
         (lambda: AdafacMLP(step_scale="fan_out"), "step_scale must be null or fan_in"),
         (lambda: AdafacMLP(square_decays=[0.9, 0.99]), "one decay in square_decays"),
         (lambda: Celo(3), "phase must be 1"),

@@ -55,6 +55,8 @@ def saved_entries(
     """Return a state dict's entries by parameter, checked against the rules of the groups."""
     entries = {}
     for group, saved_group in zip(groups, saved["param_groups"], strict=False):  # torch refuses other lengths
+        if "chunk_size" not in saved_group:  # Adam's lr, say, would become this optimizer's
+            raise ValueError(f"the saved state is of another optimizer: its groups have {', '.join(saved_group)}")
         for (name, param), key in zip(named(group), saved_group["params"], strict=False):
             if key in saved["state"]:
                 entries[param], rule = saved["state"][key], serving(group, rules, name, param)

@@ -34,7 +34,8 @@ def adopt(group: Group, rules: list[UpdateRule]) -> UpdateRule:
             rules.append(rule)
         return rule
     if isinstance(rule, bool) or not isinstance(rule, int):
-        raise ValueError(f"rule must be an UpdateRule, e.g. l2o.from_pretrained(…), got {type(rule).__name__}")
+        got = f"the class {rule.__name__}" if isinstance(rule, type) else type(rule).__name__
+        raise ValueError(f"rule must be an UpdateRule, e.g. l2o.from_pretrained(…), got {got}")
     if not 0 <= rule < len(rules):
         raise ValueError(
             f"rule {rule} is none of optimizer.rules, of which there are {len(rules)}: give the rule itself"
@@ -58,8 +59,11 @@ def check(group: Group, rules: list[UpdateRule]) -> None:
         raise ValueError(
             f"lr and weight_decay must be >= 0 and finite, got {group['lr']!r} and {group['weight_decay']!r}"
         )
-    if (size := group["chunk_size"]) is not None and (not isinstance(size, int) or size < 1):
+    if (size := group["chunk_size"]) is not None and not _is_count(size):
         raise ValueError(f"chunk_size must be at least 1, or None, got {size!r}")
+    for name in ("maximize", "resting"):
+        if not isinstance(group[name], bool):
+            raise ValueError(f"{name} must be True or False, got {group[name]!r}")
     _check_knowledge(rule, group)
     check_patterns(rule, group["patterns"])
     if isinstance(group["patterns"], Mapping):
@@ -87,7 +91,7 @@ def refuse_idle_patterns(groups: Sequence[Group], rules: list[UpdateRule]) -> No
 
 def _check_knowledge(rule: UpdateRule, group: Group) -> None:
     horizon = group["horizon"]
-    if horizon is not None and not (isinstance(horizon, int) and not isinstance(horizon, bool) and horizon >= 1):
+    if horizon is not None and not _is_count(horizon):
         raise ValueError(f"horizon is the number of steps that the training will take, at least 1, got {horizon!r}")
     if horizon is None and "horizon" in rule.needs:
         raise ValueError(
@@ -98,8 +102,13 @@ def _check_knowledge(rule: UpdateRule, group: Group) -> None:
         raise ValueError(f"axes must be torch or as_given, got {group['axes']!r}")
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def _is_rate(value: Any) -> bool:
-    return isinstance(value, int | float | Tensor) and not isinstance(value, bool) and bool(0 <= value < math.inf)
+    is_number = isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    return is_number and not isinstance(value, bool) and bool(0 <= value < math.inf)
 
 
 def _check_parameter(name: str, param: Tensor, group: Group, rules: list[UpdateRule]) -> None:

@@ -11,6 +11,7 @@ from l2o.deploy.export import save
 from l2o.deploy.import_2016 import early_rule
 from l2o.deploy.import_modern import modern_rule
 from l2o.deploy.reasons import one_line
+from l2o.deploy.soundness import refuse_not_finite
 from l2o.deploy.weight_files import read_weights
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import Observation, UpdateRule
@@ -34,12 +35,14 @@ def from_published(file: str | Path) -> UpdateRule:
 
     The file is an .npz, .safetensors, .bin, .pt or .pth; nothing that it holds is run. Its convention is recognised by
     the names of its arrays (`KNOWN`). Raises ValueError, in one line, for a file that is missing or damaged, and for
-    arrays in no convention: it says what was found and what is known.
+    arrays in no convention, saying what was found and what is known; and for weights that are nan or infinite.
     """
     path = Path(file).expanduser()
     weights = read_weights(path)
     try:
         rule = early_rule(weights) or modern_rule(weights, path.stem)
+        if rule is not None:
+            refuse_not_finite(rule.state_dict())
     except ValueError as error:
         raise ValueError(one_line(f"'{path}' cannot be imported: {error}")) from error
     if rule is None:

@@ -26,7 +26,7 @@ def deciding(rule: UpdateRule, name: str, param: Tensor, patterns: Mapping[str, 
 
 def check_patterns(rule: UpdateRule, patterns: Any) -> None:
     """Raise ValueError unless `patterns` is None or has regular expressions for groups of the rule."""
-    if patterns is None:
+    if patterns is None or patterns == {}:
         return
     groups = groups_of(rule)
     if not groups:

@@ -120,11 +120,13 @@ class LearnedOptimizer(torch.optim.Optimizer):
         a scaler scales it, and where gradients are accumulated the mean of the batches' losses. Where a process group
         exists, its mean over the ranks is taken, so that all ranks have to give one. Where no rule needs a loss, a
         closure may return anything.
-        Raises ValueError where a rule needs a loss and there is none, for a sparse gradient, and for a parameter whose
-        shape has changed since the last step.
+        Raises ValueError where a rule needs a loss and there is none, for a loss in the closure's place, for a sparse
+        gradient, and for a parameter whose shape has changed since the last step.
         """
         returned = None
         if closure is not None:
+            if not callable(closure):
+                raise ValueError(f"step takes a closure, got {type(closure).__name__}: give a loss as step(loss=loss)")
             with torch.enable_grad():
                 returned = closure()
         self._step_groups(loss, returned)  # type: ignore[reportAttributeAccessIssue]

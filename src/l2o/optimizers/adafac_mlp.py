@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from l2o.checks import at_least_one
+from l2o.checks import at_least_one, below_one, expression
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import AXES, Decays, constant, init_moments
 from l2o.optimizers.base import Observation, Scope, State
@@ -98,6 +98,9 @@ class AdafacMLP(ScheduledRule):
                 "AdafacMLP needs one decay in square_decays and as many in momentum_decays as in factor_decays, "
                 f"got {len(square_decays)}, {len(momentum_decays)} and {len(factor_decays)}"
             )
+        decays = {"momentum_decays": momentum_decays, "square_decays": square_decays, "factor_decays": factor_decays}
+        below_one("AdafacMLP", **{name: [*map(float, value)] for name, value in decays.items()})
+        expression("AdafacMLP", unscaled=unscaled)
         self.hidden_size, self.num_layers, self.learned_decays = hidden_size, num_layers, learned_decays
         self.step_mult, self.exp_mult = step_mult, exp_mult
         self.momentum_decays, self.square_decays = [*map(float, momentum_decays)], [*map(float, square_decays)]

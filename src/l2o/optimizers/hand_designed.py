@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from l2o.checks import below_one
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.adam_averages import ADAM_AXES, adam_step, init_adam
 from l2o.optimizers.base import Observation, Scope, State
@@ -131,6 +132,7 @@ class Adam(HandDesigned):
         final: float = 0.0,
     ):
         super().__init__(lr, 0.0, warmup, schedule, final)
+        below_one(type(self).__name__, beta1=beta1, beta2=beta2)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:
@@ -159,6 +161,7 @@ class AdamW(HandDesigned):
         final: float = 0.0,
     ):
         super().__init__(lr, weight_decay, warmup, schedule, final)
+        below_one(type(self).__name__, beta1=beta1, beta2=beta2)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from l2o.checks import at_least_one
+from l2o.checks import at_least_one, below_one
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
@@ -63,6 +63,11 @@ class Hierarchical(UpdateRule):
         self.step_mult, self.warmup, self.reads_loss = step_mult, warmup, reads_loss
         self.momentum_decays, self.square_decay = [*map(float, momentum_decays)], float(square_decay)
         count = len(self.momentum_decays)
+        if count == 0:
+            raise ValueError("Hierarchical: momentum_decays must have at least one decay, got []")
+        below_one("Hierarchical", momentum_decays=self.momentum_decays, square_decay=self.square_decay)
+        if not 0 <= warmup < 1:
+            raise ValueError(f"Hierarchical: warmup is a fraction of the horizon, from 0 to less than 1, got {warmup}")
         self.tensor_mlp = MLP([2 * count + 8 + NUM_FEATURES, tensor_hidden_size, tensor_hidden_size, 1 + told])
         self.mlp = MLP([count + 2 + told, hidden_size, hidden_size, 1])
         for head in (self.tensor_mlp.weight_2, self.mlp.weight_2):

@@ -9,6 +9,7 @@ import re
 import torch
 from torch import Tensor
 
+from l2o.checks import below_one, expression
 from l2o.optimizees.layout import Axis, Layout, Shape
 from l2o.optimizers.adam_averages import ADAM_AXES, adam_step, init_adam
 from l2o.optimizers.base import Observation, Scope, State
@@ -53,6 +54,8 @@ class Muon(HandDesigned):
             raise ValueError(f"Muon: adjust must be one of {', '.join(ADJUSTMENTS)}, got {adjust!r}")
         self.momentum, self.nesterov, self.adjust = momentum, nesterov, adjust
         self.adam_pattern, self.adam_mult = adam_pattern, adam_mult
+        below_one("Muon", beta1=beta1, beta2=beta2)
+        expression("Muon", adam_pattern=adam_pattern)
         self.beta1, self.beta2, self.eps = beta1, beta2, eps
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:

@@ -37,7 +37,7 @@ class Partitioned(UpdateRule):
 
     def __init__(self, rules: Mapping[str, UpdateRule], patterns: Mapping[str, str]):
         super().__init__()
-        if set(rules) != set(patterns) or "class" in rules:  # an exported rule's own word
+        if not rules or set(rules) != set(patterns) or "class" in rules:  # an exported rule's own word
             raise ValueError(f"every group, not named class, needs a rule and a pattern: {[*rules]}, {[*patterns]}")
         for pattern in patterns.values():
             try:
