@@ -24,7 +24,7 @@ from l2o.meta_gradients import (
     TruncatedBPTT,
 )
 from l2o.optimizees import Classifier, Quadratic, mlp
-from l2o.optimizers import LSTM, AdafacMLP, Adam, Celo, LogAndSign, Momentum, Partitioned
+from l2o.optimizers import LSTM, NTMBFGS, AdafacMLP, Adam, Celo, LogAndSign, Momentum, Partitioned
 from l2o.training.carries import filled, leaves_of
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -48,6 +48,7 @@ RULES = {
     "lstm": lambda: LSTM(LogAndSign(10.0), hidden_size=3, output_scale=0.1),
     "adafac mlp": AdafacMLP,
     "learned initial state, frozen weights": lambda: Celo(phase=2, scheduler_size=3),
+    "state that grows": lambda: NTMBFGS(hidden_size=2, averaging_cells=1, output_scale=0.1),
     "partitioned": lambda: Partitioned(
         {"a": LSTM(hidden_size=2, output_scale=0.1), "b": Adam(0.1)}, {"a": ".*weight|theta", "b": ".*bias"}
     ),
