@@ -85,16 +85,22 @@ def test_drawn_optimizees_are_finitely_many_and_the_same_every_time() -> None:
         (lambda: Choices([lambda: 3]), "must return an Optimizee, it returned int"),
         (lambda: Drawn(lambda generator: None), "must return an Optimizee, it returned NoneType"),  # type: ignore[arg-type, return-value]
         (lambda: Drawn(lambda generator: Quadratic(2), count=0), "count must be at least 1, got 0"),
+        (lambda: Drawn(3), "by a function of a generator, got make=3"),  # type: ignore[arg-type]
+        (lambda: Choices([partial(Quadratic, 3)], {"data": 1}), r"cannot be called with shared=\['data'\]"),
+        (lambda: Family([Quadratic(2)]), "a family's sample_optimizee is an optimizee, Choices"),  # type: ignore[arg-type]
         (lambda: Family(Quadratic(2), num_slots=0), "num_slots must be at least 1, got 0"),
         (lambda: Family(Quadratic(2), num_tasks=0), "num_tasks must be at least 1, got 0"),
         (lambda: Family(Quadratic(2), weight=0.0), "positive number, got 0.0"),
         (lambda: Family(Quadratic(2), weight=math.nan), "positive number, got nan"),
         (lambda: named({}, Quadratic(2)), "has no entry"),
+        (lambda: named([Family(Quadratic(2))], Quadratic(2)), "gives each family a name"),  # type: ignore[arg-type]
+        (lambda: named({1: Family(Quadratic(2)), "1": Family(Quadratic(2))}, Quadratic(2)), "twice: 1, '1'"),  # type: ignore[dict-item]
         (lambda: named({"a/b": Family(Quadratic(2))}, Quadratic(2)), "without '/', got 'a/b'"),
         (lambda: named({"a": Quadratic(2)}, Quadratic(2)), "learner.families.a must be a Family .* got Quadratic"),  # type: ignore[dict-item]
         (lambda: learner(families={"a": Family(Quadratic(2), horizon=6)}), "families.a: .* 4 does not divide 6"),
         (lambda: learner(families={"a": Family(Quadratic(2), horizon=LogUniform(1, 3))}), "families.a: .* shorter"),
         (lambda: learner(validation={"a": 3}), "learner.validation.a must be an optimizee"),
+        (lambda: learner(validation=[Quadratic(2)]), "gives each optimizee a name"),
         (lambda: learner(snapshots=[0]), "from 1 on, or parts of the run between 0 and 1: got 0"),
         (lambda: learner(snapshots=[1.5]), "got 1.5"),
         (lambda: learner(ema_decay=1.0), "below 1, as 0.99, or null: got 1.0"),
