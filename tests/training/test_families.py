@@ -22,6 +22,7 @@ from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
 from l2o.optimizers import LSTM, Adam
 from l2o.runs.progress import Progress as Reporter
 from l2o.seeds import Stream
+from l2o.training.average import Average
 from l2o.training.families import Choices, Drawn, Family, named, number_of
 from l2o.training.horizons import LogUniform, Progress, Uniform
 from l2o.training.learner import MetaLearner
@@ -428,6 +429,16 @@ def test_the_average_of_phi_is_exponential_and_quick_at_first() -> None:
     assert not torch.equal(expected["head.weight"], start["head.weight"])
 
 
+def test_an_average_that_was_read_before_phi_moved_follows_it_to_its_device() -> None:
+    average, rule = Average(0.9), LSTM(hidden_size=2)
+    average.update(rule)
+    resumed = Average(0.9)
+    resumed.load_state_dict(average.state_dict())
+    resumed.update(rule.to("meta"))
+    assert resumed.updates == 2 and resumed.phi is not None
+    assert {value.device.type for value in resumed.phi.values()} == {"meta"}
+
+
 def test_the_average_is_kept_where_it_is_better_and_training_goes_on_from_phi() -> None:
     """A meta learning rate so large that φ jumps about, but no fall to chance level replaces it."""
     wild = {"meta_optimizer": partial(torch.optim.SGD, lr=0.3), "final_lr_fraction": 1.0}
@@ -589,24 +600,30 @@ def test_a_checkpoint_of_other_ranks_names_the_way_to_start_from_it(tmp_path: Pa
 class Noisy(PersistentES):
     """An estimator that finds the signal-to-noise ratio that it was told."""
 
-    def __init__(self, snr: float):
+    def __init__(self, snr: float, capped: float):
         super().__init__()
-        self.snr = snr
+        self.found = {"snr": snr, "not_finite": 0.0, "capped": capped}
 
     def __call__(self, *arguments: Any) -> WindowResult:
-        return super().__call__(*arguments)._replace(diagnostics={"snr": self.snr})
+        return super().__call__(*arguments)._replace(diagnostics=self.found)
 
 
 @pytest.mark.parametrize(
-    ("snr", "says"), [(0.2, "0.6, over 3 pairs; noise outweighs it"), (0.5, "noise is not what"), (math.nan, None)]
+    ("snr", "capped", "says"),
+    [
+        (1e-6, 0.0, "a pair's signal-to-noise ratio is 1e-06, where 0.00"),
+        (0.5, 0.0, "noise is not what holds it up"),
+        (math.nan, 0.0, None),
+        (math.nan, 0.9, "90% of the losses are at the cap"),  # where all are, nobody knows the ratio
+    ],
 )
 def test_a_run_that_stalls_is_told_its_noise_once(
-    caplog: pytest.LogCaptureFixture, snr: float, says: str | None
+    caplog: pytest.LogCaptureFixture, snr: float, capped: float, says: str | None
 ) -> None:
     """φ does not move, so that no validation is better than the first."""
-    still = {"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "meta_gradient": Noisy(snr), "num_tasks": 3}
+    still = {"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "meta_gradient": Noisy(snr, capped), "num_tasks": 3}
     trainer(13, Reporter(), log_every_n_steps=1).fit(learner(episodes_per_epoch=1, horizon=4, **still))
-    lines = [r.getMessage() for r in caplog.records if "signal-to-noise" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "no better φ" in r.getMessage()]
     assert len(lines) == (says is not None)
     for line in lines:
         assert line.startswith("10 validations have found no better φ") and says is not None and says in line

@@ -177,4 +177,4 @@ class MetaLearner(Validating):
             self.state.inner_steps = self.state.windows * self.window
         self.state.scheduler = checkpoint["lr_schedulers"][0]
         if self.average is not None and "average" in checkpoint["l2o"]:
-            self.average.load_state_dict(checkpoint["l2o"]["average"], self.device)
+            self.average.load_state_dict(checkpoint["l2o"]["average"])
