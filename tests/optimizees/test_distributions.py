@@ -121,6 +121,13 @@ def test_bad_ranges_are_refused(make, says: str, images: Dataset) -> None:
         make(images)
 
 
+@pytest.mark.parametrize("experiment", ["general", "families_small"])
+def test_the_runs_of_general_optimizers_refuse_what_the_suites_hold_out(experiment: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        held_out = compose(overrides=["+suite=held_out"]).suite.held_out
+        assert compose("train", overrides=[f"experiment={experiment}"]).learner.held_out == held_out
+
+
 def test_a_family_with_something_held_out_is_refused() -> None:
     held_out = [["matrix factorisation"], ["embedding", "recurrence"]]
     good = [NoisyQuadratic(3)]

@@ -18,7 +18,7 @@ from l2o.deploy import export
 from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT, WindowResult
 from l2o.meta_gradients.evolution import FullES
 from l2o.meta_gradients.persistent import PersistentES
-from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
+from l2o.optimizees import Classifier, MatrixFactorisation, Optimizee, Quadratic, mlp
 from l2o.optimizers import LSTM, Adam
 from l2o.runs.progress import Progress as Reporter
 from l2o.seeds import Stream
@@ -102,6 +102,11 @@ def test_drawn_optimizees_are_finitely_many_and_the_same_every_time() -> None:
         (lambda: learner(families={"a": Family(Quadratic(2), horizon=LogUniform(1, 3))}), "families.a: .* shorter"),
         (lambda: learner(validation={"a": 3}), "learner.validation.a must be an optimizee"),
         (lambda: learner(validation=[Quadratic(2)]), "gives each optimizee a name"),
+        (
+            lambda: learner(families={"a": Family(MatrixFactorisation())}, held_out=[["matrix factorisation"]]),
+            "the family 'a' would train on what is held out",
+        ),
+        (lambda: learner(held_out=["attention"]), "held_out must be a list of lists of features"),
         (lambda: learner(snapshots=[0]), "from 1 on, or parts of the run between 0 and 1: got 0"),
         (lambda: learner(snapshots=[1.5]), "got 1.5"),
         (lambda: learner(ema_decay=1.0), "below 1, as 0.99, or null: got 1.0"),
