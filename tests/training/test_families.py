@@ -332,7 +332,9 @@ def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, data
         assert all(torch.equal(value, undisturbed.average.phi[name]) for name, value in module.average.phi.items())
 
 
-def test_a_family_that_is_new_or_gone_leaves_the_others_where_they_were(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_family_that_is_new_or_gone_leaves_the_others_where_they_were(
+    tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     trainer(1, SaveAlways(tmp_path)).fit(learner(families=families(dataset)))
     changed = {"quadratics": families(dataset)["quadratics"], "new": Family(Quadratic(4))}
     module = learner(families=changed)
@@ -345,6 +347,10 @@ def test_a_family_that_is_new_or_gone_leaves_the_others_where_they_were(tmp_path
 
     trainer(1, Look()).fit(module, ckpt_path=tmp_path / "window2.ckpt", weights_only=True)
     assert module.state.windows == 6 and module.slots[1].counter > 0
+    given_up = [r.getMessage() for r in caplog.records if "given up" in r.getMessage()]
+    assert given_up == [
+        f"family images has no slot {slot} in this run: the checkpoint's episode there is given up" for slot in range(2)
+    ]
 
 
 def test_another_architecture_in_a_slot_starts_a_new_episode_with_a_word(
