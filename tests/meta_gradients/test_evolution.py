@@ -428,6 +428,7 @@ def test_the_signal_to_noise_ratio_is_that_of_single_pairs():
         (lambda: FullES(sigma=float("nan")), "positive sigma, got nan"),
         (lambda: FullES(clip=0.0), "must be positive, got 0.0"),
         (lambda: FullES(cap=1.0), "more than 1 or null, got 1.0"),
+        (lambda: FullES(cap=float("inf")), "more than 1 or null, got inf"),
         (lambda: FullES(loss_on="train"), "loss_on must be one of"),
         (lambda: PersistentES("step"), "period must be window, episode or a positive number of steps, got 'step'"),
         (lambda: PersistentES(0), "got 0"),

@@ -105,11 +105,27 @@ def test_numbers_are_drawn_to_both_ends() -> None:
         (lambda images: Quadratics(dims=(0, 2)), "dims must be"),
         (lambda images: LogisticRegressions(classes=(1, 2)), "classes must be .* from 2 on"),
         (lambda images: CharGRUs(text(), lengths=(1.5, 2)), "lengths must be"),
+        (lambda images: CharGRUs(text(), inits=()), r"inits must be a list of at least one value .* got \(\)"),
+        (lambda images: LogisticRegressions(margins=()), "margins must be a list"),
+        (lambda images: MLPImages(images, inits="normal"), "inits must be a list .* got 'normal'"),
+        (lambda images: MLPImages(images, activations=[]), "activations must be a list"),
+        (lambda images: ConvImages(images, width=(4, 8)), "ConvImages has no setting width; .* sides, batch_sizes"),
+        (
+            lambda images: drawn(MLPImages(images, init_std=[0.1])),
+            r"init_std must be a number or a range \[low",
+        ),
     ],
 )
 def test_bad_ranges_are_refused(make, says: str, images: Dataset) -> None:
     with pytest.raises(ValueError, match=says):
         make(images)
+
+
+@pytest.mark.parametrize("experiment", ["general", "families_small"])
+def test_the_runs_of_general_optimizers_refuse_what_the_suites_hold_out(experiment: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        held_out = compose(overrides=["+suite=held_out"]).suite.held_out
+        assert compose("train", overrides=[f"experiment={experiment}"]).learner.held_out == held_out
 
 
 def test_a_family_with_something_held_out_is_refused() -> None:

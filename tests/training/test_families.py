@@ -18,10 +18,11 @@ from l2o.deploy import export
 from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT, WindowResult
 from l2o.meta_gradients.evolution import FullES
 from l2o.meta_gradients.persistent import PersistentES
-from l2o.optimizees import Classifier, Optimizee, Quadratic, mlp
+from l2o.optimizees import Classifier, MatrixFactorisation, Optimizee, Quadratic, mlp
 from l2o.optimizers import LSTM, Adam
 from l2o.runs.progress import Progress as Reporter
 from l2o.seeds import Stream
+from l2o.training.average import Average
 from l2o.training.families import Choices, Drawn, Family, named, number_of
 from l2o.training.horizons import LogUniform, Progress, Uniform
 from l2o.training.learner import MetaLearner
@@ -85,16 +86,27 @@ def test_drawn_optimizees_are_finitely_many_and_the_same_every_time() -> None:
         (lambda: Choices([lambda: 3]), "must return an Optimizee, it returned int"),
         (lambda: Drawn(lambda generator: None), "must return an Optimizee, it returned NoneType"),  # type: ignore[arg-type, return-value]
         (lambda: Drawn(lambda generator: Quadratic(2), count=0), "count must be at least 1, got 0"),
+        (lambda: Drawn(3), "by a function of a generator, got make=3"),  # type: ignore[arg-type]
+        (lambda: Choices([partial(Quadratic, 3)], {"data": 1}), r"cannot be called with shared=\['data'\]"),
+        (lambda: Family([Quadratic(2)]), "a family's sample_optimizee is an optimizee, Choices"),  # type: ignore[arg-type]
         (lambda: Family(Quadratic(2), num_slots=0), "num_slots must be at least 1, got 0"),
         (lambda: Family(Quadratic(2), num_tasks=0), "num_tasks must be at least 1, got 0"),
         (lambda: Family(Quadratic(2), weight=0.0), "positive number, got 0.0"),
         (lambda: Family(Quadratic(2), weight=math.nan), "positive number, got nan"),
         (lambda: named({}, Quadratic(2)), "has no entry"),
+        (lambda: named([Family(Quadratic(2))], Quadratic(2)), "gives each family a name"),  # type: ignore[arg-type]
+        (lambda: named({1: Family(Quadratic(2)), "1": Family(Quadratic(2))}, Quadratic(2)), "twice: 1, '1'"),  # type: ignore[dict-item]
         (lambda: named({"a/b": Family(Quadratic(2))}, Quadratic(2)), "without '/', got 'a/b'"),
         (lambda: named({"a": Quadratic(2)}, Quadratic(2)), "learner.families.a must be a Family .* got Quadratic"),  # type: ignore[dict-item]
         (lambda: learner(families={"a": Family(Quadratic(2), horizon=6)}), "families.a: .* 4 does not divide 6"),
         (lambda: learner(families={"a": Family(Quadratic(2), horizon=LogUniform(1, 3))}), "families.a: .* shorter"),
         (lambda: learner(validation={"a": 3}), "learner.validation.a must be an optimizee"),
+        (lambda: learner(validation=[Quadratic(2)]), "gives each optimizee a name"),
+        (
+            lambda: learner(families={"a": Family(MatrixFactorisation())}, held_out=[["matrix factorisation"]]),
+            "the family 'a' would train on what is held out",
+        ),
+        (lambda: learner(held_out=["attention"]), "held_out must be a list of lists of features"),
         (lambda: learner(snapshots=[0]), "from 1 on, or parts of the run between 0 and 1: got 0"),
         (lambda: learner(snapshots=[1.5]), "got 1.5"),
         (lambda: learner(ema_decay=1.0), "below 1, as 0.99, or null: got 1.0"),
@@ -320,7 +332,9 @@ def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, data
         assert all(torch.equal(value, undisturbed.average.phi[name]) for name, value in module.average.phi.items())
 
 
-def test_a_family_that_is_new_or_gone_leaves_the_others_where_they_were(tmp_path: Path, dataset: Dataset) -> None:
+def test_a_family_that_is_new_or_gone_leaves_the_others_where_they_were(
+    tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
     trainer(1, SaveAlways(tmp_path)).fit(learner(families=families(dataset)))
     changed = {"quadratics": families(dataset)["quadratics"], "new": Family(Quadratic(4))}
     module = learner(families=changed)
@@ -333,6 +347,10 @@ def test_a_family_that_is_new_or_gone_leaves_the_others_where_they_were(tmp_path
 
     trainer(1, Look()).fit(module, ckpt_path=tmp_path / "window2.ckpt", weights_only=True)
     assert module.state.windows == 6 and module.slots[1].counter > 0
+    given_up = [r.getMessage() for r in caplog.records if "given up" in r.getMessage()]
+    assert given_up == [
+        f"family images has no slot {slot} in this run: the checkpoint's episode there is given up" for slot in range(2)
+    ]
 
 
 def test_another_architecture_in_a_slot_starts_a_new_episode_with_a_word(
@@ -420,6 +438,16 @@ def test_the_average_of_phi_is_exponential_and_quick_at_first() -> None:
     assert module.average is not None and module.average.phi is not None
     torch.testing.assert_close(module.average.phi, expected)
     assert not torch.equal(expected["head.weight"], start["head.weight"])
+
+
+def test_an_average_that_was_read_before_phi_moved_follows_it_to_its_device() -> None:
+    average, rule = Average(0.9), LSTM(hidden_size=2)
+    average.update(rule)
+    resumed = Average(0.9)
+    resumed.load_state_dict(average.state_dict())
+    resumed.update(rule.to("meta"))
+    assert resumed.updates == 2 and resumed.phi is not None
+    assert {value.device.type for value in resumed.phi.values()} == {"meta"}
 
 
 def test_the_average_is_kept_where_it_is_better_and_training_goes_on_from_phi() -> None:
@@ -583,24 +611,30 @@ def test_a_checkpoint_of_other_ranks_names_the_way_to_start_from_it(tmp_path: Pa
 class Noisy(PersistentES):
     """An estimator that finds the signal-to-noise ratio that it was told."""
 
-    def __init__(self, snr: float):
+    def __init__(self, snr: float, capped: float):
         super().__init__()
-        self.snr = snr
+        self.found = {"snr": snr, "not_finite": 0.0, "capped": capped}
 
     def __call__(self, *arguments: Any) -> WindowResult:
-        return super().__call__(*arguments)._replace(diagnostics={"snr": self.snr})
+        return super().__call__(*arguments)._replace(diagnostics=self.found)
 
 
 @pytest.mark.parametrize(
-    ("snr", "says"), [(0.2, "0.6, over 3 pairs; noise outweighs it"), (0.5, "noise is not what"), (math.nan, None)]
+    ("snr", "capped", "says"),
+    [
+        (1e-6, 0.0, "a pair's signal-to-noise ratio is 1e-06, where 0.00"),
+        (0.5, 0.0, "noise is not what holds it up"),
+        (math.nan, 0.0, None),
+        (math.nan, 0.9, "90% of the losses are at the cap"),  # where all are, nobody knows the ratio
+    ],
 )
 def test_a_run_that_stalls_is_told_its_noise_once(
-    caplog: pytest.LogCaptureFixture, snr: float, says: str | None
+    caplog: pytest.LogCaptureFixture, snr: float, capped: float, says: str | None
 ) -> None:
     """φ does not move, so that no validation is better than the first."""
-    still = {"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "meta_gradient": Noisy(snr), "num_tasks": 3}
+    still = {"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "meta_gradient": Noisy(snr, capped), "num_tasks": 3}
     trainer(13, Reporter(), log_every_n_steps=1).fit(learner(episodes_per_epoch=1, horizon=4, **still))
-    lines = [r.getMessage() for r in caplog.records if "signal-to-noise" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "no better φ" in r.getMessage()]
     assert len(lines) == (says is not None)
     for line in lines:
         assert line.startswith("10 validations have found no better φ") and says is not None and says in line

@@ -58,6 +58,10 @@ def test_an_episode_is_whole_windows(steps: float, expected: int) -> None:
         (lambda: Uniform(0, 5), "at least 1, got low=0"),
         (lambda: LogUniform(10, 5), "low=10 and high=5"),
         (lambda: Curriculum([]), "at least one stage"),
+        (lambda: Curriculum(20), r"as stages=\[100, 1000\], got 20"),  # type: ignore[arg-type]
+        (lambda: Uniform(20.5, 60), "a whole number of steps, got low=20.5"),  # type: ignore[arg-type]
+        (lambda: LogUniform(20, 60.0), "a whole number of steps, got high=60.0"),  # type: ignore[arg-type]
+        (lambda: Fixed(True), "a whole number of steps, got steps=True"),
         (lambda: Curriculum([10], until=1.5), "from 0 to 1, got until=1.5"),
         (lambda: Curriculum([math.pi]), "a horizon is a number of steps, or a .* got 3.14"),  # type: ignore[list-item]
         (lambda: as_horizon(True), "got True"),

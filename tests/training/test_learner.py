@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from l2o.deploy import export
 from l2o.meta_gradients.imitation import Imitation
 from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
 from l2o.optimizees import Quadratic
-from l2o.optimizers import LSTM, SGD, Adam
+from l2o.optimizers import LSTM, NTMBFGS, SGD, Adam, UpdateRule
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.progress import Progress
 from l2o.seeds import Stream
@@ -92,15 +93,29 @@ def test_the_best_phi_is_that_of_the_lowest_final_validation_loss() -> None:
     assert torch.equal(best, torch.cat([p.detach().flatten() for p in module.best_rule().parameters()]))
 
 
-@pytest.mark.parametrize("meta_gradient", [None, Imitation(Adam(lr=0.01), cooldown=0.5)])
-def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, meta_gradient: MetaGradient | None) -> None:
-    undisturbed = learner(meta_gradient=meta_gradient)
+def small_lstm() -> UpdateRule:
+    return LSTM(hidden_size=4)
+
+
+def memory() -> UpdateRule:
+    """A rule whose state has more and more parts as an episode goes on."""
+    return NTMBFGS(hidden_size=3, averaging_cells=1)
+
+
+@pytest.mark.parametrize(
+    ("make", "meta_gradient"),
+    [(small_lstm, None), (small_lstm, Imitation(Adam(lr=0.01), cooldown=0.5)), (memory, None)],
+)
+def test_resuming_from_every_checkpoint_gives_the_same_bits(
+    tmp_path: Path, make: Callable[[], UpdateRule], meta_gradient: MetaGradient | None
+) -> None:
+    undisturbed = learner(rule=make(), meta_gradient=meta_gradient)
     first = trainer(3, SaveAlways(tmp_path))
     first.fit(undisturbed)
     checkpoints = sorted(tmp_path.iterdir())
     assert len(checkpoints) == 15 + 3
     for path in checkpoints:
-        module = learner(rule=LSTM(hidden_size=4), meta_gradient=meta_gradient)
+        module = learner(rule=make(), meta_gradient=meta_gradient)
         resumed = trainer(3)
         resumed.fit(module, ckpt_path=path, weights_only=True)
         assert torch.equal(phi(module), phi(undisturbed)), path.name

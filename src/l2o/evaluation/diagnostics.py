@@ -174,6 +174,6 @@ def advice(snr: float, num_parameters: int, not_finite: float = 0.0, capped: flo
         return (
             f"a pair's signal-to-noise ratio is {snr:.1g}, where {best:.1g} is the most for {num_parameters} "
             "meta-parameters: the losses of long episodes drown it. Raise learner.num_tasks, take meta_gradient=nres, "
-            "or shorten the horizon"
+            "shorten the horizon, or let learner.ema_decay average φ"
         )
     return None

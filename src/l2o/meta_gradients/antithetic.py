@@ -68,7 +68,7 @@ class AntitheticPairs(MetaGradient, ABC):
             raise ValueError(f"an evolution strategy needs a positive sigma, got {sigma}")
         if clip is not None and not clip > 0:
             raise ValueError(f"clip limits the differences of an evolution strategy and must be positive, got {clip}")
-        if cap is not None and not cap > 1:
+        if cap is not None and not 1 < cap < math.inf:
             raise ValueError(f"cap is how many times its first loss a loss may count, more than 1 or null, got {cap}")
         refuse_unknown(loss_on)
         self.sigma, self.objective, self.telescoping = sigma, objective or Mean(), telescoping

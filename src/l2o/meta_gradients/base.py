@@ -18,8 +18,8 @@ from l2o.unroll import start_episode
 
 Carry = Any
 """What an estimator remembers between two windows of an episode: any nesting of dictionaries, lists and (named) tuples
-whose leaves are tensors, numbers, strings or None. The nesting stays the same from the start to the end of an episode.
-Nothing in it requires a gradient."""
+whose leaves are tensors, numbers, strings or None. The nesting stays the same from the start to the end of an episode,
+but for the state in an `Episode`, to which a rule may add tensors. Nothing in it requires a gradient."""
 
 
 class WindowResult(NamedTuple):

@@ -58,6 +58,13 @@ def refuse_ranges(least: int = 1, **pairs: Pair) -> None:
             raise ValueError(f"{name} must be [low, high], whole numbers from {least} on, got {[*pair]}")
 
 
+def refuse_no_choice(**choices: object) -> None:
+    """Raise ValueError, naming the argument, for what is no list to choose from, or an empty one."""
+    for name, values in choices.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
+            raise ValueError(f"{name} must be a list of at least one value to choose from, got {values!r}")
+
+
 class Images:
     """Holds a data set in every side between two, each averaged once. A side above the images' own is not drawn."""
 
@@ -89,8 +96,13 @@ class OnImages:
         activations: Sequence[str] = ACTIVATIONS,
         inits: Sequence[str] = INITS,
         init_std: Sequence[float] = (0.01, 0.2),
+        **unknown: object,
     ):
+        if unknown:
+            known = "sides, batch_sizes, activations, inits and init_std"
+            raise ValueError(f"{type(self).__name__} has no setting {', '.join(unknown)}; all images have {known}")
         refuse_ranges(batch_sizes=batch_sizes)
+        refuse_no_choice(activations=activations, inits=inits, init_std=init_std)
         self.images, self.batch_sizes, self.activations = Images(dataset, sides), batch_sizes, activations
         self.inits, self.init_std = inits, tuple(init_std)
 

@@ -9,7 +9,7 @@ from torch import Generator
 
 from l2o.data.texts import Text
 from l2o.optimizees.base import Optimizee
-from l2o.optimizees.distributions import INITS, Pair, log_uniform, one_of, refuse_ranges
+from l2o.optimizees.distributions import INITS, Pair, log_uniform, one_of, refuse_no_choice, refuse_ranges
 from l2o.optimizees.language_model import LanguageModel
 from l2o.optimizees.logistic_regression import LogisticRegression
 from l2o.optimizees.networks import CharGRU
@@ -47,6 +47,7 @@ class LogisticRegressions:
     ):
         refuse_ranges(dims=dims, num_points=num_points, batch_sizes=batch_sizes)
         refuse_ranges(2, classes=classes)
+        refuse_no_choice(margins=margins)
         self.dims, self.classes, self.num_points, self.batch_sizes = dims, classes, num_points, batch_sizes
         self.condition, self.margins = condition, margins
 
@@ -77,6 +78,7 @@ class CharGRUs:
         refuse_ranges(
             hidden_sizes=hidden_sizes, embedding_sizes=embedding_sizes, lengths=lengths, batch_sizes=batch_sizes
         )
+        refuse_no_choice(inits=inits, init_std=init_std)
         self.text, self.hidden_sizes, self.embedding_sizes = text, hidden_sizes, embedding_sizes
         self.lengths, self.batch_sizes, self.inits, self.init_std = lengths, batch_sizes, inits, tuple(init_std)
 

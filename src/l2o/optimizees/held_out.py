@@ -85,7 +85,7 @@ def refuse_held_out(families: Mapping[str, Iterable[Optimizee]], held_out: Itera
                 raise ValueError(
                     f"the family '{name}' would train on what is held out: its optimizee {number} "
                     f"({type(optimizee).__name__}) has {' and '.join(reasons)}. Leave it out of the training, or "
-                    "out of suite.held_out, and no longer call it never seen"
+                    "out of held_out, and no longer call it never seen"
                 )
 
 
@@ -94,6 +94,6 @@ def _checked(held_out: Iterable[Combination]) -> list[Combination]:
     for combination in combinations:
         if isinstance(combination, str) or not len(combination) or not {*combination} <= FEATURES.keys():
             raise ValueError(
-                f"suite.held_out must be a list of lists of features, each of {', '.join(FEATURES)}; got {combination}"
+                f"held_out must be a list of lists of features, each of {', '.join(FEATURES)}; got {combination}"
             )
     return combinations

@@ -50,7 +50,7 @@ def initial_theta(
 def check(network: nn.Module, layout: Layout, kind: str, std: Std) -> None:
     """Raise a ValueError where `initial_theta` would, so that a mistake is found when an optimizee is built."""
     ends = [std] if isinstance(std, (int, float)) else [*std]
-    if len(ends) not in (1, 2) or not all(isinstance(end, (int, float)) for end in ends):
+    if (len(ends) != 2 and ends != [std]) or not all(isinstance(end, (int, float)) for end in ends):
         raise ValueError(f"init_std must be a number or a range [low, high], got {std}")
     if min(ends) < 0 or (len(ends) == 2 and not 0 < ends[0] <= ends[1]):
         raise ValueError(f"init_std must be >= 0, and a range [low, high] needs 0 < low <= high, got {std}")

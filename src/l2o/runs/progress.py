@@ -1,6 +1,7 @@
 """What a run says of itself while it goes: counters, speed, a line for each epoch, and whether it learns anything."""
 
 import logging
+import math
 import sys
 import time
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 
+from l2o.evaluation.diagnostics import advice
 from l2o.training.learner import MetaLearner
 from l2o.training.safeguards import CHANCE, HUGE
 
@@ -95,23 +97,18 @@ STALLED = 10
 def _tell_where_it_stalls(trainer: pl.Trainer, learner: pl.LightningModule) -> None:
     """Say in one line what the meta-gradient's noise is where a run has stalled, if its estimator measures that."""
     assert isinstance(learner, MetaLearner)
-    one = trainer.callback_metrics.get("train/snr")
-    if one is None or one.isnan() or learner.state.validations_since_best != STALLED or not trainer.is_global_zero:
+    measured = [trainer.callback_metrics.get(f"train/{name}") for name in ("snr", "not_finite", "capped")]
+    if measured[0] is None or learner.state.validations_since_best != STALLED or not trainer.is_global_zero:
         return
-    pairs = trainer.world_size * sum(slot.family.num_tasks or 1 for slot in learner.slots)
-    ratio = one.item() * pairs
-    noisy = (
-        "noise outweighs it: try more learner.num_tasks, more slots, a larger meta_gradient.sigma, learner.ema_decay"
-    )
-    steady = "noise is not what holds it up: try another learner.meta_optimizer.lr, longer horizons, another objective"
-    log.warning(
-        "%d validations have found no better φ. The signal-to-noise ratio of the meta-gradient is about %.2g, over %d "
-        "pairs; %s",
-        STALLED,
-        ratio,
-        pairs,
-        noisy if ratio < 1 else steady,
-    )
+    snr, *fractions = (math.nan if value is None else value.item() for value in measured)
+    size = sum(parameter.numel() for parameter in learner.rule.parameters() if parameter.requires_grad)
+    found = advice(snr, size, *fractions)
+    if found is None and not math.isnan(snr):
+        found = (
+            "noise is not what holds it up: try another learner.meta_optimizer.lr, longer horizons, another objective"
+        )
+    if found is not None:
+        log.warning("%d validations have found no better φ; %s", STALLED, found)
 
 
 def _fraction(trainer: pl.Trainer) -> float:

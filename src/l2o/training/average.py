@@ -31,6 +31,8 @@ class Average:
         current = rule.state_dict()
         if self.phi is None:
             self.phi = {name: value.clone() for name, value in current.items()}
+        # A checkpoint is read before Lightning moves φ to its device.
+        self.phi = {name: value.to(current[name].device) for name, value in self.phi.items()}
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for name, value in self.phi.items():
@@ -48,12 +50,12 @@ class Average:
         phi = None if self.phi is None else {name: value.cpu().clone() for name, value in self.phi.items()}
         return {"phi": phi, "updates": self.updates}
 
-    def load_state_dict(self, saved: dict[str, Phi | int | None], device: torch.device | str) -> None:
-        """Take over what a checkpoint holds."""
+    def load_state_dict(self, saved: dict[str, Phi | int | None]) -> None:
+        """Take over what a checkpoint holds. The next update moves it to the device of φ."""
         phi, updates = saved["phi"], saved["updates"]
         assert isinstance(updates, int) and not isinstance(phi, int)
         self.updates = updates
-        self.phi = None if phi is None else {name: value.to(device) for name, value in phi.items()}
+        self.phi = None if phi is None else {name: value.clone() for name, value in phi.items()}
 
 
 @contextmanager

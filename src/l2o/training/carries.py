@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from l2o.unroll import Episode
+
 Leaves = dict[str, Any]
 """Tensors, numbers, strings and None by their paths in a carry."""
 
@@ -23,8 +25,10 @@ def leaves_of(carry: Any) -> Leaves:
 def filled(like: Any, leaves: Leaves) -> Any | None:
     """Return a carry that is nested as `like` and holds the leaves given, on the devices of the leaves of `like`.
 
+    The state of an episode may have gained keys since its start, as the memory of NTM-BFGS does: these are added.
     Returns None where `like` has other leaves: other paths, or tensors for other numbers of tasks or coordinates.
     """
+    like = _grown(like, "", leaves)
     own = dict(_walk(like, ""))
     if own.keys() != leaves.keys() or not all(_fits(own[path], leaf) for path, leaf in leaves.items()):
         return None
@@ -46,6 +50,23 @@ def of_older_checkpoint(episode: Mapping[str, Any], horizon: float) -> list[Leav
     return [leaves_of(alone), leaves_of({"episode": alone, "teacher": teacher})]
 
 
+def _grown(part: Any, path: str, leaves: Leaves) -> Any:
+    """Return a carry in which every rule's state also has the keys that only the leaves know of, for as many tasks."""
+    if isinstance(part, Episode):
+        inside = _below(path, "state.")
+        known = {name.removeprefix(inside): leaf for name, leaf in leaves.items() if name.startswith(inside)}
+        late = {
+            key: leaf.to(part.theta.device)
+            for key, leaf in known.items()
+            if key not in part.state and isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == len(part.theta)
+        }
+        return part._replace(state={**part.state, **late})
+    children = _children(part)
+    if children is None:
+        return part
+    return _rebuilt(part, {name: _grown(child, _below(path, name), leaves) for name, child in children.items()})
+
+
 def _fits(own: Any, leaf: Any) -> bool:
     """Return whether two leaves can stand for each other: the first two axes count tasks and coordinates."""
     if isinstance(own, Tensor) and isinstance(leaf, Tensor):
@@ -60,7 +81,7 @@ def _walk(part: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, part if children is None else None
         return
     for name, child in children.items():
-        yield from _walk(child, f"{path}.{name}" if path else name)
+        yield from _walk(child, _below(path, name))
 
 
 def _mapped(part: Any, path: str, change: Callable[[str, Any], Any]) -> Any:
@@ -68,7 +89,16 @@ def _mapped(part: Any, path: str, change: Callable[[str, Any], Any]) -> Any:
     children = _children(part)
     if children is None:
         return change(path, part)
-    made = {name: _mapped(child, f"{path}.{name}" if path else name, change) for name, child in children.items()}
+    return _rebuilt(part, {name: _mapped(child, _below(path, name), change) for name, child in children.items()})
+
+
+def _below(path: str, name: str) -> str:
+    """Return the path of a child."""
+    return f"{path}.{name}" if path else name
+
+
+def _rebuilt(part: Any, made: Mapping[str, Any]) -> Any:
+    """Return a node of the same kind as `part` with other children, given by name."""
     if isinstance(part, Mapping):
         return dict(zip(part, made.values(), strict=True))
     return type(part)(*made.values()) if hasattr(part, "_fields") else type(part)(made.values())

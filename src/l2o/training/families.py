@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 from zlib import crc32
 
@@ -50,6 +51,8 @@ class Drawn(Choices):
 
     def __init__(self, make: Callable[[Generator], Optimizee], count: int = ARCHITECTURES, seed: int = 0):
         at_least_one("a family", count=count)
+        if not callable(make):
+            raise ValueError(f"a family draws optimizees by a function of a generator, got make={make!r}")
         generator = torch.Generator().manual_seed(seed)
         super().__init__([_checked_kind(make(generator), make) for _ in range(count)])
 
@@ -78,6 +81,11 @@ class Family:
             raise ValueError(f"a family's weight must be a positive number, got {self.weight}")
         if isinstance(self.sample_optimizee, Optimizee):
             object.__setattr__(self, "sample_optimizee", Choices([self.sample_optimizee]))
+        elif not callable(self.sample_optimizee):
+            raise ValueError(
+                "a family's sample_optimizee is an optimizee, Choices, Drawn, or a function of a generator that "
+                f"returns an optimizee: got {self.sample_optimizee!r}"
+            )
 
     def filled(self, num_tasks: int, horizon: int) -> "Family":
         """Return the family with the learner's values in the place of those that it leaves open."""
@@ -108,6 +116,8 @@ def named(families: Mapping[str, Family] | None, optimizee: Optimizee) -> dict[s
     """
     if families is None:
         return {ALONE: Family(optimizee)}
+    if not isinstance(families, Mapping):
+        raise ValueError(f"learner.families gives each family a name, as {{NAME: FAMILY}}: got {families!r}")
     if not families:
         raise ValueError("learner.families has no entry: give at least one family, or null to train on one optimizee")
     for name, family in families.items():
@@ -117,6 +127,8 @@ def named(families: Mapping[str, Family] | None, optimizee: Optimizee) -> dict[s
             raise ValueError(
                 f"learner.families.{name} must be a Family (l2o.training.families.Family), got {type(family).__name__}"
             )
+    if len({str(name) for name in families}) < len(families):
+        raise ValueError(f"learner.families has one name twice: {', '.join(map(repr, families))}")
     return {str(name): family for name, family in families.items()}
 
 
@@ -135,6 +147,12 @@ def ready(optimizee: Optimizee, device: torch.device) -> Optimizee:
 def _made(make: Callable[..., Optimizee], keywords: Mapping[str, Any]) -> Optimizee:
     if not callable(make):
         raise ValueError(f"a family chooses among optimizees and functions that return one, got {make!r}")
+    try:
+        signature(make).bind(**keywords)
+    except TypeError as error:
+        raise ValueError(f"{make!r} of a family cannot be called with shared={[*keywords]}: {error}") from error
+    except ValueError:  # functions of C have no signature
+        pass
     return _checked_kind(make(**keywords), make)
 
 

@@ -90,8 +90,8 @@ class Curriculum(Horizon):
     """
 
     def __init__(self, stages: Sequence[Horizon | int], until: float = 0.75):
-        if not stages:
-            raise ValueError("a curriculum needs at least one stage, as stages=[100, 1000]")
+        if not isinstance(stages, Sequence) or not stages:
+            raise ValueError(f"a curriculum needs at least one stage, as stages=[100, 1000], got {stages!r}")
         if not 0 <= until <= 1:
             raise ValueError(f"the curriculum's last stage begins at a part of the run from 0 to 1, got until={until}")
         self.stages, self.until = [as_horizon(stage) for stage in stages], until
@@ -125,6 +125,8 @@ def in_windows(steps: float, window: int) -> int:
 
 def _refuse_below_one(**sizes: int) -> None:
     for name, value in sizes.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"horizon must be a whole number of steps, got {name}={value!r}")
         if value < 1:
             raise ValueError(f"horizon must be at least 1, got {name}={value}")
 

@@ -14,6 +14,7 @@ from l2o.checks import at_least_one
 from l2o.meta_gradients.base import MetaGradient
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees.base import Optimizee
+from l2o.optimizees.held_out import Combination, refuse_held_out
 from l2o.optimizers.base import UpdateRule
 from l2o.training import meta_schedule, resuming, warm_start
 from l2o.training.average import Average
@@ -45,7 +46,8 @@ class MetaLearner(Validating):
 
     `snapshots` are the moments at which φ is kept beside: whole numbers of windows, or parts of the run between 0 and
     1. `warm_start` is a file (`warm_start.ckpt`, or a checkpoint) whose φ, meta-optimizer and counters a new run goes
-    on from, with new episodes. `state` is where the run stands.
+    on from, with new episodes. `state` is where the run stands. No family may contain an optimizee with all the
+    features of an entry of `held_out` (`l2o.optimizees.held_out`).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class MetaLearner(Validating):
         snapshots: Sequence[float] = (),
         ema_decay: float | None = None,
         warm_start: str | None = None,
+        held_out: Sequence[Combination] = (),
     ):
         super().__init__()
         at_least_one("learner", horizon=horizon, window=window, num_tasks=num_tasks, max_skipped=max_skipped)
@@ -76,6 +79,7 @@ class MetaLearner(Validating):
         self.families = {name: f.filled(num_tasks, horizon) for name, f in named(families, optimizee).items()}
         refuse(rule, self.families, horizon, window, final_lr_fraction, snapshots)
         refuse_families(rule, self.families, seed)
+        refuse_held_out({name: f.architectures(name, seed) for name, f in self.families.items()}, held_out)
         self.automatic_optimization = False
         self.rule, self.optimizee = rule, optimizee
         self.meta_gradient = meta_gradient or TruncatedBPTT()
@@ -177,4 +181,4 @@ class MetaLearner(Validating):
             self.state.inner_steps = self.state.windows * self.window
         self.state.scheduler = checkpoint["lr_schedulers"][0]
         if self.average is not None and "average" in checkpoint["l2o"]:
-            self.average.load_state_dict(checkpoint["l2o"]["average"], self.device)
+            self.average.load_state_dict(checkpoint["l2o"]["average"])

@@ -11,7 +11,7 @@ from l2o.optimizers.base import UpdateRule
 from l2o.training.carries import of_older_checkpoint
 from l2o.training.families import ALONE
 from l2o.training.horizons import Horizon, Progress
-from l2o.training.slots import Slot
+from l2o.training.slots import Slot, warn
 
 Place = tuple[str, int]
 """A slot's family and its number in there."""
@@ -61,6 +61,9 @@ def load_slots(
     for place, part in zip(_shared(saved), parts, strict=True):
         slot = next((slot for slot in slots if (slot.name, slot.index) == place), None)
         if slot is None:
+            if part.get("carry") is not None:
+                where = f"family {place[0]}" if place[0] != ALONE else "the single optimizee"
+                warn("%s has no slot %d in this run: the checkpoint's episode there is given up", where, place[1])
             continue
         ways = [part["carry"]] if part.get("carry") is not None else []
         if part.get("episode") is not None and isinstance(slot.family.horizon, Horizon):

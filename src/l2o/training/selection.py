@@ -25,6 +25,8 @@ class Selection:
         num_steps: int,
         seed: int,
     ):
+        if suite is not None and not isinstance(suite, Mapping):
+            raise ValueError(f"learner.validation gives each optimizee a name, as {{NAME: OPTIMIZEE}}: got {suite!r}")
         for name, optimizee in (suite or {}).items():
             if not str(name) or "/" in str(name) or not isinstance(optimizee, Optimizee):
                 raise ValueError(f"learner.validation.{name} must be an optimizee under a name without '/'")
