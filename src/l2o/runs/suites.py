@@ -71,10 +71,8 @@ def open_tasks(cfg: DictConfig, device: str) -> dict[str, tuple[Task, str]]:
         described = str(node.get("description") or "")
         published = node.get("published")
         digest = None if content is None else hash_of(content)
-        found[str(name)] = (
-            Task(str(name), horizons, node.related and not held_out, described, published, digest),
-            text,
-        )
+        related = node.related and not held_out
+        found[str(name)] = Task(str(name), horizons, related, described, published, digest), text
     if moved:
         log.warning("never seen, because they are held out of training as they are here: %s", ", ".join(moved))
     return found
