@@ -103,6 +103,22 @@ def test_a_board_s_numbers_are_those_worked_out_by_hand():
     assert standing(board, learned, False) is None and mean_cost(board, learned) is None
 
 
+def test_a_row_fits_into_a_narrow_terminal_however_bad_its_rule():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from l2o.evaluation.scoreboard_tables import briefly, tables
+
+    adam = outcome({0.1: [cell(3, 2), cell(3, 4)]}, 2)
+    bad = outcome({1.0: [cell(3, 7.3e7), cell(3, 5.1e7)], 3.0: [cell(3, 9e9), cell(3, 9e9)]}, 2, 3.0)
+    board = Scoreboard("s", [Task("t", (2,), True)], ["Adam"], {(("t", 2), "Adam"): adam, (("t", 2), "X"): bad})
+    text = StringIO()
+    Console(file=text, width=80).print(*tables(board))
+    assert "…" not in text.getvalue() and "X, best of 2" in text.getvalue() and "100%" in text.getvalue()
+    assert [briefly(value) for value in (0.123456, 999.4, 24512345.0, np.inf)] == ["0.123", "999", "2e+07", "∞"]
+
+
 def test_published_envelopes_tell_a_speed_up():
     adam = outcome({0.1: [cell(3, 2)]}, 2)
     task = Task("t", (2,), True, published="known")
