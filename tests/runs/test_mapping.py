@@ -10,6 +10,7 @@ from programs import ROOT
 from l2o.figures.heat_maps import HeatMap, plot_heat_maps
 from l2o.optimizers import LSTM
 from l2o.runs import mapping, scoring
+from l2o.runs.command_line.modes import refuse_other_mode
 
 SMALL = [
     *("map=mlp", "map.values.width=[3,4]", "map.values.depth=[1,2]", "map.values.horizon=[2,3,4]"),
@@ -53,6 +54,52 @@ def test_a_map_without_a_learned_rule_or_of_another_property_is_refused():
         mapping.open_map(config("learned.LSTM=null"))
     with pytest.raises(ValueError, match="colour must be one of width"):
         mapping.open_map(config("map.panels=[{x: width, y: colour}]"))
+
+
+WRONG = {
+    "map.panels=[]": "map.panels is empty",
+    "map.panels=3": "map.panels must be a list, got 3",
+    "map.panels=[3]": r"map.panels\[0\] must be a table of keys, got 3",
+    "map.panels=[{x: width}]": r"map.panels\[0\].y is missing",
+    "map.panels=[{x: width, y: width}]": "has width on both axes",
+    "map.panels=[{x: width, y: depth, z: horizon}]": "z has no effect",
+    "map.values.width=[]": "map.values.width must be different values, at least one",
+    "map.values.width=[2, 2]": "map.values.width must be different values",
+    "map.values.width=3": "map.values.width must be a list, got 3",
+    "map.values.width=[a]": "map.values.width must be an integer, got 'a'",
+    "map.values.depth=[0]": "map.values.depth must be at least 1, got 0",
+    "map.values.horizon=[2.5]": "map.values.horizon must be an integer, got 2.5",
+    "map.values.init_std=[-1.0]": "map.values.init_std must be more than 0",
+    "map.point.width=0": "map.point.width must be at least 1",
+    "map.point.horizon=null": "map.point.horizon must be an integer, got null",
+    "map.trained={width: 3}": "map.trained.width must be the lowest and the highest value, got 3",
+    "map.trained={width: [3, 1]}": "map.trained.width must be the lowest and the highest",
+    "map.trained={colour: [1, 3]}": "map.trained.colour has no effect",
+    "map.optimizee=null": "map.optimizee must be a table of keys",
+    "map.name=a/b": "map.name must be a name of letters",
+}
+"""Values of a map's keys that could only go wrong."""
+
+
+@pytest.mark.parametrize(("word", "message"), WRONG.items())
+def test_a_wrong_value_of_a_map_is_named(word: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        mapping.open_map(config(word))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "adam_envelopes=e.json",
+        "scoreboard.scales=[1.0]",
+        "scoreboard.baselines.Muon.centre=0.1",
+        "map.point.hidden=[3]",
+    ],
+)
+def test_what_a_map_does_not_read_is_refused(word: str):
+    with pytest.raises(ValueError, match="has no effect"):
+        refuse_other_mode(config(), [word])
+    refuse_other_mode(config(), ["scoreboard.baselines.Adam.centre=0.1", "scoreboard.seeds=2", "map.point.width=4"])
 
 
 def test_what_a_rule_was_trained_on_comes_from_its_card():

@@ -16,7 +16,8 @@ from l2o.evaluation.scoreboard import Entry, Scoreboard, Task, outcome
 from l2o.evaluation.standings import mean_cost, standing
 from l2o.optimizees import Quadratic
 from l2o.optimizers import SGD
-from l2o.runs import cell_jobs, cell_store, scoring, shipped_baselines, suites
+from l2o.runs import cell_jobs, cell_store, devices, scoring, shipped_baselines, suites
+from l2o.runs.command_line import suite_settings
 
 PRETRAINED = ROOT / "src/l2o/deploy/pretrained"
 SMALL = ["scoreboard.rates_count=3", "scoreboard.seeds=2", "suite.tasks.digits=null"]
@@ -100,6 +101,22 @@ def test_a_board_s_numbers_are_those_worked_out_by_hand():
     found = standing(board, learned, True)
     assert found and found.to_adam.value == 0.75 and found.worst == pytest.approx(5 / 6) and found.diverged == 0
     assert standing(board, learned, False) is None and mean_cost(board, learned) is None
+
+
+def test_a_row_fits_into_a_narrow_terminal_however_bad_its_rule():
+    from io import StringIO
+
+    from rich.console import Console
+
+    from l2o.evaluation.scoreboard_tables import briefly, tables
+
+    adam = outcome({0.1: [cell(3, 2), cell(3, 4)]}, 2)
+    bad = outcome({1.0: [cell(3, 7.3e7), cell(3, 5.1e7)], 3.0: [cell(3, 9e9), cell(3, 9e9)]}, 2, 3.0)
+    board = Scoreboard("s", [Task("t", (2,), True)], ["Adam"], {(("t", 2), "Adam"): adam, (("t", 2), "X"): bad})
+    text = StringIO()
+    Console(file=text, width=80).print(*tables(board))
+    assert "…" not in text.getvalue() and "X, best of 2" in text.getvalue() and "100%" in text.getvalue()
+    assert [briefly(value) for value in (0.123456, 999.4, 24512345.0, np.inf)] == ["0.123", "999", "2e+07", "∞"]
 
 
 def test_published_envelopes_tell_a_speed_up():
@@ -267,6 +284,9 @@ REFUSED = [
     (["suite=tiny", "learned.X=nowhere"], "no trained optimizer 'nowhere'"),
     (["suite=tiny", f"+learned.Adam={PRETRAINED / 'quadratic'}"], "the name of a baseline"),
     (["suite=tiny", "adam_envelopes=none.json"], "none.json"),
+    (["suite=tiny", "device=banana"], "device=banana cannot be used here"),
+    (["experiment=quadratic", "device=banana"], "device=banana cannot be used here"),
+    (["map=mlp", "+learned.X=digits", "device=cuda:97"], "device=cuda:97 cannot be used here"),
 ]
 """Command lines that make no sense, and what their one line says."""
 
@@ -278,6 +298,64 @@ def test_what_makes_no_sense_is_refused_in_one_line(tmp_path):
             assert run.wait() == 1, (words, run.output)
             last = run.output.strip().splitlines()[-1]
             assert last.startswith("error: ") and message in last, (words, run.output)
+
+
+AT_ONCE = {
+    "suite.tasks.quadratic=3": "suite.tasks.quadratic must be a table of keys, got 3",
+    "suite.tasks.quadratic=null": "'tiny' has no tasks",
+    "suite.tasks.quadratic.horizons=5": r"horizons must be a list, each item an integer, got 5",
+    "suite.tasks.quadratic.horizons=[true]": "horizons must be a list, each item an integer",
+    "suite.tasks.quadratic.related=maybe": "related must be true or false, got 'maybe'",
+    "suite.tasks.quadratic.optimizee=3": "optimizee must be a table of keys, got 3",
+    "suite.tasks.quadratic.optimizee=null": "optimizee is missing",
+    "+suite.tasks.quadratic.horizon=[3]": "suite.tasks.quadratic.horizon has no effect: nothing reads it: did you mean",
+    "suite.tasks.quadratic.description=[1]": "description must be text or null",
+    "suite.name=../x": "suite.name must be a name of letters",
+    "scoreboard.baselines=null": "scoreboard.baselines must be a table of keys, got null",
+    "scoreboard.baselines.Adam=3": "scoreboard.baselines.Adam must be a table of keys, got 3",
+    "scoreboard.baselines.Adam.centre=abc": "centre must be a number, got 'abc'",
+    "scoreboard.baselines.Adam.centre=null": "centre is missing",
+    "scoreboard.baselines.Adam.centre=inf": "centre must be a number",
+    "scoreboard.baselines.Adam.centre=true": "centre must be a number, got true",
+    "scoreboard.baselines.Adam.centre=0": "centre must be a learning rate from 1e-9 to 1e9",
+    "scoreboard.baselines.Adam.rule=3": "rule must be a table of keys",
+    "+scoreboard.baselines.Adam.rule.lr=0.1": "rule.lr has no effect: its learning rate is tuned",
+    "+scoreboard.baselines.Adam.center=1": "Adam.center has no effect: nothing reads it: did you mean centre",
+    "scoreboard.rates_count=100000": "at most 41",
+    "scoreboard.scales=[1.0,1.0]": "must be positive, different, and hold 1.0",
+}
+"""Values of a suite's and a scoreboard's keys that could only go wrong."""
+
+
+@pytest.mark.parametrize(("word", "message"), AT_ONCE.items())
+def test_a_wrong_value_is_named_before_anything_is_built(word: str, message: str):
+    with pytest.raises(ValueError, match=message):
+        suite_settings.refuse_suite_settings(config(word))
+
+
+def test_a_wrong_value_leaves_nothing_behind(tmp_path):
+    words = ["suite=tiny", "suite.tasks.digits.horizons=5", "logger=csv", "hydra.run.dir=out"]
+    with server() as programs:
+        run = programs.script("evaluate.py", tmp_path, *words)
+        assert run.wait() == 1 and run.output.strip().startswith("error: suite.tasks.digits.horizons"), run.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_task_that_is_held_out_is_never_seen_whatever_it_says(tmp_path, caplog):
+    """Images of 28×28 move the tasks of suite=small on images, and these alone, into the other column."""
+    x, y = np.random.default_rng(0).integers(0, 256, (40, 28, 28), dtype=np.uint8), np.arange(40) % 10
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+
+    def related(side: int) -> dict[str, bool]:
+        words = ["suite=small", f"suite.images={tmp_path / 'd.npz'}", f"suite.side={side}"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            cfg = compose("evaluate", words)
+        cfg.suite.tasks = {name: cfg.suite.tasks[name] for name in ("relu_mlp", "deep_mlp", "least_squares")}
+        return {name: task.related for name, (task, _) in suites.open_tasks(cfg, "cpu").items()}
+
+    assert related(14) == {"relu_mlp": True, "deep_mlp": False, "least_squares": True} and not caplog.text
+    assert related(28) == {"relu_mlp": False, "deep_mlp": False, "least_squares": True}
+    assert "relu_mlp (images above 14×14)" in caplog.text and "deep_mlp" not in caplog.text
 
 
 def test_envelopes_without_a_task_of_the_suite_are_refused(tmp_path):
@@ -293,7 +371,7 @@ def test_a_suite_takes_its_own_device_unless_one_is_given(monkeypatch):
     for gpu, expected in ((False, ["cpu", "cpu", "cuda:1"]), (True, ["cpu", "cuda", "cuda:1"])):
         monkeypatch.setattr("torch.cuda.is_available", lambda gpu=gpu: gpu)
         asked = [("auto", "cpu"), ("auto", "auto"), ("cuda:1", "cpu")]
-        assert [scoring.chosen_device(*words) for words in asked] == expected
+        assert [devices.chosen_device(*words) for words in asked] == expected
 
 
 def test_envelopes_of_another_shape_are_refused(tmp_path):

@@ -34,10 +34,10 @@ def rows(board: Scoreboard, related: bool | None) -> list[list[str]]:
         cost = mean_cost(board, entry)
         row = [
             entry.label,
-            shown(sums.to_adam.value),
-            f"{shown(sums.to_adam.low)}–{shown(sums.to_adam.high)}",
-            shown(sums.to_best.value),
-            shown(sums.worst),
+            briefly(sums.to_adam.value),
+            f"{briefly(sums.to_adam.low)}–{briefly(sums.to_adam.high)}",
+            briefly(sums.to_best.value),
+            briefly(sums.worst),
             f"{sums.diverged:.0%}",
             f"{sums.speed_up:.2f}",
             "–" if sums.speed_up_in_time is None else f"{sums.speed_up_in_time:.2f}",
@@ -144,6 +144,11 @@ def _markdown(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def shown(value: float) -> str:
     """Return a number with three digits, and ∞ for one that is not finite."""
     return f"{value:.3g}" if math.isfinite(value) else "∞"
+
+
+def briefly(value: float) -> str:
+    """Return the same, with one digit from a thousand on: 2e+07, so that a row still fits into 80 columns."""
+    return f"{value:.0e}" if 1000 <= value < math.inf else shown(value)
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -18,6 +17,7 @@ from l2o.figures import draw
 from l2o.figures.proposals import plot_proposals
 from l2o.optimizees import Optimizee
 from l2o.optimizers import UpdateRule
+from l2o.runs.devices import chosen_device, usable
 from l2o.runs.loggers import log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.tunings import remember_tunings
@@ -45,7 +45,7 @@ def open_comparison(cfg: DictConfig) -> Opened:
     if not rules:
         raise ValueError("there is no optimizer to compare: give a trained one as learned.LSTM=PATH, or a baseline")
     optimizee = instantiate(compared_optimizee(cfg))
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
+    device = usable(chosen_device(cfg.device))
     return Opened(cfg, list(learned), rules, optimizee, instantiate(cfg.evaluation), device)
 
 

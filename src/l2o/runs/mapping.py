@@ -13,14 +13,12 @@ from l2o.evaluation import scoreboard_files
 from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard, Task
 from l2o.figures.heat_maps import HeatMap, plot_heat_maps
 from l2o.optimizers import UpdateRule
+from l2o.runs.command_line.suite_settings import PROPERTIES, refuse_suite_settings
 from l2o.runs.contents import hash_of, problem_contents
+from l2o.runs.devices import chosen_device, usable
 from l2o.runs.loggers import log_figure
-from l2o.runs.scoring import chosen_device
 from l2o.runs.shipped_baselines import record
 from l2o.runs.suites import Contestant, Suite, built, open_baselines
-
-PROPERTIES = ("width", "depth", "horizon", "init_std")
-"""What a map may vary: units of every hidden layer, hidden layers, steps, the standard deviation of θ_0."""
 
 Point = Mapping[str, float]
 
@@ -30,11 +28,8 @@ def open_map(cfg: DictConfig) -> Suite:
     rules = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
     if not rules:
         raise ValueError("a map shows where a learned rule holds: give one as learned.NAME=PATH")
-    for place in cfg.map.panels:
-        for key in (place.x, place.y):
-            if key not in PROPERTIES or not cfg.map["values"].get(key):
-                raise ValueError(f"map.panels: {key} must be one of {', '.join(PROPERTIES)}, with map.values.{key}")
-    device = chosen_device(cfg.device, "cpu")
+    refuse_suite_settings(cfg)
+    device = usable(chosen_device(cfg.device, "cpu"))
     tasks = {name: _task(cfg, name, point, device) for name, point in _networks(cfg).items()}
     contestants = {name: Contestant(rule, (1.0,), False) for name, rule in rules.items()}
     contestants[REFERENCE] = open_baselines(cfg)[REFERENCE]

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -21,6 +20,8 @@ from l2o.figures.scoreboard import plot_profile
 from l2o.files import write_text
 from l2o.runs import cell_store
 from l2o.runs.cell_jobs import Answers, Job, run_jobs
+from l2o.runs.command_line.suite_settings import refuse_suite_settings
+from l2o.runs.devices import chosen_device, usable
 from l2o.runs.loggers import log_scoreboard
 from l2o.runs.shipped_baselines import record, shipped_outcomes
 from l2o.runs.suites import Suite, built, open_baselines, open_learned, open_tasks
@@ -30,7 +31,8 @@ log = logging.getLogger(__name__)
 
 def open_suite(cfg: DictConfig) -> Suite:
     """Build the tasks and the optimizers. Raises ValueError where something is missing or makes no sense."""
-    device = chosen_device(cfg.device, cfg.suite.get("device", "cpu"))
+    refuse_suite_settings(cfg)
+    device = usable(chosen_device(cfg.device, cfg.suite.get("device", "cpu")))
     given = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
     baselines = open_baselines(cfg)
     if both := given.keys() & baselines.keys():
@@ -43,15 +45,6 @@ def open_suite(cfg: DictConfig) -> Suite:
         raise ValueError("adam_envelopes has no effect: it has none of the suite's tasks (suite.tasks.NAME.published)")
     name = str(cfg.suite.get("name", "suite"))
     return Suite(cfg, name, tasks, open_learned(cfg, given) | baselines, envelopes, device)
-
-
-def chosen_device(asked: str, of_suite: str) -> str:
-    """Return the device that was asked for; with "auto" that of the suite, which may leave it to the machine, too.
-
-    Small tasks are as fast on a CPU, on which the package has tuned their baselines.
-    """
-    device = of_suite if asked == "auto" else asked
-    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def read_envelopes(path: str | Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The tasks of a suite and the optimizers that meet there, from a configuration."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from l2o.evaluation.scoreboard import REFERENCE, Task
 from l2o.optimizees import Optimizee
+from l2o.optimizees.held_out import held_out_for
 from l2o.optimizers import HandDesigned, UpdateRule
 from l2o.runs.contents import hash_of, problem_contents
+
+log = logging.getLogger(__name__)
 
 
 class Contestant(NamedTuple):
@@ -50,27 +54,27 @@ def rates_around(centre: float, count: int) -> tuple[float, ...]:
 def open_tasks(cfg: DictConfig, device: str) -> dict[str, tuple[Task, str]]:
     """Return the tasks of `cfg.suite` by name, each with its optimizee's configuration as JSON text, for `built`.
 
-    Raises ValueError where a task lacks something, names the key, and says what is wanted.
+    A task that `cfg.suite.held_out` holds out is never seen, whatever it says of itself: images of another size, for
+    example, may make it so.
     """
-    tasks = cfg.suite.get("tasks")
-    if not tasks:
-        raise ValueError(f"suite '{cfg.suite.get('name', '?')}' has no tasks to score on")
-    found = {}
-    for name, node in tasks.items():
+    found, moved = {}, []
+    for name, node in cfg.suite.tasks.items():
         if node is None:  # left out on the command line: suite.tasks.NAME=null
             continue
-        for key in ("optimizee", "horizons", "related"):
-            if node.get(key) is None:
-                raise ValueError(f"suite.tasks.{name}.{key} is missing: a task has an optimizee, horizons and related")
         horizons = tuple(sorted(set(node.horizons)))
-        if not horizons or not all(isinstance(h, int) and h >= 1 for h in horizons):
-            raise ValueError(f"suite.tasks.{name}.horizons must be numbers of steps, at least 1, got {node.horizons}")
         text = OmegaConf.to_yaml(node.optimizee, resolve=True)
-        content = problem_contents(_without_paths(node.optimizee), built(text, device))
+        optimizee = built(text, device)
+        content = problem_contents(_without_paths(node.optimizee), optimizee)
+        held_out = held_out_for(optimizee, cfg.suite.get("held_out") or ())
+        if node.related and held_out:
+            moved.append(f"{name} ({' and '.join(held_out)})")
         described = str(node.get("description") or "")
         published = node.get("published")
         digest = None if content is None else hash_of(content)
-        found[str(name)] = (Task(str(name), horizons, bool(node.related), described, published, digest), text)
+        related = node.related and not held_out
+        found[str(name)] = Task(str(name), horizons, related, described, published, digest), text
+    if moved:
+        log.warning("never seen, because they are held out of training as they are here: %s", ", ".join(moved))
     return found
 
 
@@ -107,10 +111,8 @@ def open_baselines(cfg: DictConfig) -> dict[str, Contestant]:
 
 
 def open_learned(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, Contestant]:
-    """Return learned optimizers with the scales of `cfg.scoreboard`. Raises ValueError where 1 is not one of them."""
+    """Return learned optimizers with the scales of `cfg.scoreboard`."""
     scales = tuple(float(scale) for scale in cfg.scoreboard.scales)
-    if 1.0 not in scales or not all(scale > 0 for scale in scales):
-        raise ValueError(f"scoreboard.scales must be positive and hold 1.0, at which nothing is tuned, got {scales}")
     return {name: Contestant(rule, scales, False) for name, rule in rules.items()}
 
 

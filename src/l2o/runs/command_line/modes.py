@@ -27,6 +27,8 @@ def refuse_other_mode(cfg: DictConfig, words: Sequence[str]) -> None:
     suite = cfg.get("suite") or cfg.get("map")
     for word in words:
         top = re.split(r"[=.@/\[]", word.lstrip("+~"))[0]
+        if cfg.get("map"):
+            _refuse_on_a_map(word)
         if suite and top in OF_ONE_PROBLEM and not _reads(suite, top):
             remedy = "these have tasks, baselines and seeds of their own (suite.*, map.*, scoreboard.*)"
             raise ValueError(f"{word} has no effect on a suite or a map: {remedy}")
@@ -34,6 +36,16 @@ def refuse_other_mode(cfg: DictConfig, words: Sequence[str]) -> None:
             raise ValueError(
                 f"{word} has no effect without a suite or a map: add suite=small, or another of conf/suite"
             )
+
+
+def _refuse_on_a_map(word: str) -> None:
+    """Refuse what only a suite reads: a map shows rules as they are, beside tuned Adam alone."""
+    key = word.lstrip("+~").partition("=")[0]
+    if key == "map.point.hidden":
+        raise ValueError(f"{word} has no effect: it is made of map.point.width and map.point.depth")
+    of_others = re.match(r"scoreboard\.baselines\.(?!Adam\b)", key)
+    if of_others or key in ("adam_envelopes", "scoreboard.scales"):
+        raise ValueError(f"{word} has no effect on a map, which shows rules at a scale of 1 beside tuned Adam alone")
 
 
 def _reads(suite: DictConfig, key: str) -> bool:

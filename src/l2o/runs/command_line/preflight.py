@@ -21,6 +21,7 @@ from l2o.runs.command_line.modes import refuse_other_mode
 from l2o.runs.command_line.own_code import import_own, is_in_home, working_folder
 from l2o.runs.command_line.read_keys import refuse_unread
 from l2o.runs.command_line.settings import refuse_settings
+from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.command_line.sweep_values import configurations
 from l2o.runs.errors import exit_with
 
@@ -68,6 +69,7 @@ class Preflight(Callback):
                 refuse_settings(config, keys)
                 if self.program == "evaluate":
                     refuse_other_mode(config, list(config.hydra.overrides.task))
+                    refuse_suite_settings(config)
             for config, keys in zip(found, read, strict=True):
                 import_own(config, working_folder(config))
                 with _as_in_a_job(config) as known:
