@@ -98,7 +98,8 @@ class LSTM(UpdateRule):
         return pick("hidden"), pick("cell")
 
     def _weights(self) -> list[Tensor]:
-        return [*self.cells.parameters(), *self.head.parameters()]
+        # `parameters()` would walk over all modules and compare all tensors, at every step
+        return [weight for module in (*self.cells, self.head) for weight in module._parameters.values()]  # type: ignore[reportReturnType]
 
 
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:
