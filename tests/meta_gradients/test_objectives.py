@@ -156,3 +156,10 @@ def test_a_test_batch_holds_test_images_through_every_view(dataset):
 def test_what_makes_no_sense_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("objective", [Sum(), Mean()])
+def test_a_constant_slope_is_that_of_autograd(objective):
+    losses = (1 + torch.rand(4, 3)).requires_grad_()
+    (wanted,) = torch.autograd.grad(objective(losses, torch.ones(3), False).sum(), losses)
+    assert_close(torch.full_like(wanted, objective.slope(4)), wanted, rtol=1e-15, atol=0)

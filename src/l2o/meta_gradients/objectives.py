@@ -23,6 +23,10 @@ class Objective(ABC):
         `last` says that the window is the last one of its episode.
         """
 
+    def slope(self, num_steps: int) -> float | None:
+        """Return ∂L/∂ℓ_t where it is the same constant for every step of a window, else None: autograd finds it."""
+        return None
+
 
 class Sum(Objective):
     """L = Σ_t ℓ_t, the sum over the steps of a window (Andrychowicz et al. 2016, equation 2 with w_t = 1)."""
@@ -30,12 +34,18 @@ class Sum(Objective):
     def __call__(self, losses: Tensor, start_loss: Tensor, last: bool) -> Tensor:
         return losses.sum(0)
 
+    def slope(self, num_steps: int) -> float:
+        return 1.0
+
 
 class Mean(Objective):
     """L = 1/K Σ_t ℓ_t, the mean over the steps of a window."""
 
     def __call__(self, losses: Tensor, start_loss: Tensor, last: bool) -> Tensor:
         return losses.mean(0)
+
+    def slope(self, num_steps: int) -> float:
+        return 1 / num_steps
 
 
 class Last(Objective):

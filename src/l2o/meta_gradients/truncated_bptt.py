@@ -91,6 +91,9 @@ class TruncatedBPTT(MetaGradient):
 
     def _weights(self, losses: Tensor, start: Episode, num_steps: int) -> tuple[Tensor, Tensor | None]:
         """Return the objective's value and w = ∂L/∂ℓ (K, B), which is None where L does not depend on the losses."""
+        slope = self.objective.slope(num_steps)
+        if slope is not None:
+            return self._objective(losses, start, num_steps), torch.full_like(losses, slope / losses.shape[1])
         with torch.enable_grad():
             losses = losses.detach().requires_grad_()
             objective = self._objective(losses, start, num_steps)
