@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.base import TOLD, Batch, Optimizee
 from l2o.optimizers.base import Observation, State, UpdateRule, for_each_task
 from l2o.optimizers.kernels.dispatch import donated_state
 
@@ -34,7 +34,7 @@ class Episode(NamedTuple):
     def seen(self) -> Observation:
         """Give what an update rule is told at this step."""
         step, horizon = (for_each_task(value, self.theta) for value in (self.step, self.horizon))
-        return Observation(self.grad, self.theta, self.loss, step, horizon)
+        return Observation(self.grad, self.theta, told(self.loss, self.task), step, horizon)
 
     def to(self, device: torch.device | str) -> "Episode":
         """Give the same episode on another device."""
@@ -42,6 +42,11 @@ class Episode(NamedTuple):
         theta, loss, grad = (part.to(device) for part in (self.theta, self.loss, self.grad))
         start_loss = None if self.start_loss is None else self.start_loss.to(device)
         return self._replace(task=task, theta=theta, loss=loss, grad=grad, state=state, start_loss=start_loss)
+
+
+def told(losses: Tensor, task: Batch) -> Tensor:
+    """Give what an update rule is told of losses (…, B): nan for the tasks that keep them to themselves."""
+    return losses.where(task[TOLD], math.nan) if TOLD in task else losses
 
 
 def start_episode(

@@ -256,6 +256,24 @@ def test_the_mean_of_an_episodes_windows_is_full_es_where_epsilon_is_one(name):
     assert_close(mean, whole.gradient, rtol=1e-10, atol=1e-13)
 
 
+def test_emphasis_weighs_every_window_by_its_place_in_the_episode():
+    rule = AdafacMLP()
+    plain, weighed = (results(PersistentES("episode", emphasis=p), rule, 2) for p in (0.0, 2.0))
+    assert len(weighed) == 4
+    for i, (found, expected) in enumerate(zip(weighed, plain, strict=True)):
+        counts = 3 * ((2 * i + 1) / 8) ** 2
+        assert torch.equal(found.losses, expected.losses)
+        assert_close(found.objective, counts * expected.objective)
+        assert_close(found.gradient, [counts * g for g in expected.gradient], rtol=1e-12, atol=0)
+
+
+def test_emphasis_needs_a_horizon():
+    estimator, generator = PersistentES("episode", emphasis=1.0), Generator().manual_seed(0)
+    carry = estimator.start(AdafacMLP(), Quadratic(3), 2, float("inf"), generator)
+    with pytest.raises(ValueError, match="no horizon T: give it a finite one"):
+        estimator(AdafacMLP(), Quadratic(3), carry, 2, generator)
+
+
 def test_a_period_of_one_window_is_pes():
     rule = phase_two()
     by_steps, by_window = (results(PersistentES(period), rule, 2) for period in (2, "window"))
@@ -434,6 +452,8 @@ def test_the_signal_to_noise_ratio_is_that_of_single_pairs():
         (lambda: PersistentES(0), "got 0"),
         (lambda: PersistentES(True), "got True"),
         (lambda: PersistentES(2.5), "got 2.5"),
+        (lambda: PersistentES(emphasis=-1.0), "from 0 on, got -1.0"),
+        (lambda: PersistentES(emphasis=float("inf")), "from 0 on, got inf"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):

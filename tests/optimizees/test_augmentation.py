@@ -5,6 +5,8 @@ import torch
 from torch import Generator
 from torch.testing import assert_close
 
+from l2o.meta_gradients import TruncatedBPTT
+from l2o.meta_gradients.truncated_bptt import recorded
 from l2o.optimizees import (
     Classifier,
     LossScaled,
@@ -13,11 +15,15 @@ from l2o.optimizees import (
     Quadratic,
     Reparametrised,
     Repeated,
+    Untold,
     mlp,
 )
 from l2o.optimizees.augmented import Augmented
+from l2o.optimizees.base import TOLD
 from l2o.optimizees.distributions import drawn as drawn_optimizees
 from l2o.optimizees.views import View
+from l2o.optimizers import Hierarchical
+from l2o.unroll import start_episode, step
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -90,6 +96,33 @@ def test_noise_is_drawn_anew_with_every_minibatch_and_alike_for_copies():
     assert not torch.equal(first[0], first[1])
 
 
+def test_a_rule_is_not_told_the_losses_of_some_tasks():
+    """f is as before; the rule is told nan for the same tasks at every step, and both copies of a task are alike."""
+    view, rule = Untold(NoisyQuadratic(3), 0.3), Hierarchical()
+    theta, task, batch = drawn(view)
+    start, _, plain = drawn(NoisyQuadratic(3))
+    assert torch.equal(theta, start) and 0.6 < task[TOLD].double().mean() < 0.8
+    assert view.loss_and_grad(theta, batch)[0].isfinite().all() and plain.keys() == batch.keys() - {TOLD}
+    generator = Generator().manual_seed(1)
+    episode = start_episode(rule, Repeated(view, 2), 20, generator)
+    for _ in range(3):
+        told = episode.seen.loss.isfinite()
+        assert torch.equal(told, episode.task[TOLD]) and torch.equal(told[:10], told[10:]) and 0 < told.sum() < 20
+        assert episode.loss.isfinite().all()
+        _, episode = step(rule, Repeated(view, 2), episode, generator)
+    window = TruncatedBPTT()(rule, view, start_episode(rule, view, 20, generator), 3, generator)
+    assert window.losses.isfinite().all()
+
+
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_a_recording_tells_what_the_steps_have_told(chance):
+    view, rule, generator = Untold(Quadratic(3), chance), Hierarchical(), Generator().manual_seed(1)
+    episode = start_episode(rule, view, 2, generator)
+    losses = torch.ones(3, 2)
+    read = recorded(episode, torch.zeros(4, 2, 3), losses, view).losses
+    assert read.isfinite().all() if chance == 0 else read.isnan().all()
+
+
 def test_an_augmented_distribution_puts_its_views_around_every_draw():
     make = Augmented(lambda generator: Quadratic(3), [0.1, 10.0], loss_scale=[0.5, 2.0], gradient_noise=0.2)
     levels = set()
@@ -111,6 +144,7 @@ def test_an_augmented_distribution_puts_its_views_around_every_draw():
         (lambda inner: LossScaled(inner, [2.0, 1.0]), "two positive numbers"),
         (lambda inner: Reparametrised(inner, level="layer"), "global, tensor or coordinate, got 'layer'"),
         (lambda inner: NoisyGradients(inner, -1.0), "standard deviation >= 0, got -1.0"),
+        (lambda inner: Untold(inner, 1.5), "from 0 to 1, got 1.5"),
         (lambda inner: LossScaled(View(LossScaled(inner))), "has one loss scale, and this one has it already"),
     ],
 )

@@ -33,6 +33,7 @@ from l2o.optimizees import (
     Reparametrised,
     Repeated,
     Subset,
+    Untold,
     VisionTransformer,
     conv_net,
     mlp,
@@ -120,6 +121,7 @@ AUGMENTATIONS = {
 }
 NOISY = {
     "noisy gradients": NoisyGradients,
+    "untold": Untold,
     "half of noisy": lambda optimizee: Subset(NoisyGradients(Reparametrised(optimizee)), slice(0, 2)),
 }
 AUGMENTED = ("quadratic", "classifier", "noisy quadratic", "recurrent", "a user's")

@@ -18,7 +18,7 @@ from l2o.deploy import export
 from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT, WindowResult
 from l2o.meta_gradients.evolution import FullES
 from l2o.meta_gradients.persistent import PersistentES
-from l2o.optimizees import Classifier, MatrixFactorisation, Optimizee, Quadratic, mlp
+from l2o.optimizees import Classifier, LossScaled, MatrixFactorisation, Optimizee, Quadratic, mlp
 from l2o.optimizers import LSTM, Adam
 from l2o.runs.progress import Progress as Reporter
 from l2o.seeds import Stream
@@ -76,6 +76,8 @@ def test_drawn_optimizees_are_finitely_many_and_the_same_every_time() -> None:
     assert dims != [one.layout.size for one in Drawn(make, count=5, seed=4).optimizees]
     stream = Generator().manual_seed(0)
     assert all(first(stream) in first.optimizees for _ in range(20))
+    seen = Drawn(make, count=5, seed=3, view=LossScaled).optimizees
+    assert all(isinstance(one, LossScaled) for one in seen) and dims == [one.layout.size for one in seen]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,10 @@ def test_drawn_optimizees_are_finitely_many_and_the_same_every_time() -> None:
         (lambda: Choices([lambda: 3]), "must return an Optimizee, it returned int"),
         (lambda: Drawn(lambda generator: None), "must return an Optimizee, it returned NoneType"),  # type: ignore[arg-type, return-value]
         (lambda: Drawn(lambda generator: Quadratic(2), count=0), "count must be at least 1, got 0"),
+        (
+            lambda: Drawn(lambda g: Quadratic(2), view=lambda one: 3),
+            "must return an Optimizee, it returned int",
+        ),  # type: ignore[arg-type, return-value]
         (lambda: Drawn(3), "by a function of a generator, got make=3"),  # type: ignore[arg-type]
         (lambda: Choices([partial(Quadratic, 3)], {"data": 1}), r"cannot be called with shared=\['data'\]"),
         (lambda: Family([Quadratic(2)]), "a family's sample_optimizee is an optimizee, Choices"),  # type: ignore[arg-type]

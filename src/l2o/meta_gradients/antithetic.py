@@ -93,6 +93,10 @@ class AntitheticPairs(MetaGradient, ABC):
     def renewed(self, pairs: Pairs, rule: UpdateRule, generator: Generator) -> Pairs:
         """Give the pairs the ε and the ξ of the stretch that begins now."""
 
+    def counts(self, step: float, horizon: float) -> float:
+        """Return how many times a window counts whose middle is at a step of an episode."""
+        return 1.0
+
     def drawn(self, rule: UpdateRule, num_pairs: int, generator: Generator) -> Tensor:
         """Draw ε (N, D)."""
         like = centre(rule)
@@ -116,7 +120,8 @@ class AntitheticPairs(MetaGradient, ABC):
         capped_losses = capped(losses, first, self.cap)
         last = ends(start.step, num_steps, start.horizon)
         value, differences, before = self._differences(capped_losses, lengths, first, last, carry.before)
-        each = sum_of_products(self._weighed(differences) / (2 * self.sigma**2), credits)  # (N, D)
+        counts = self.counts(start.step + num_steps / 2, start.horizon)
+        each = sum_of_products(counts * self._weighed(differences) / (2 * self.sigma**2), credits)  # (N, D)
         diagnostics = {
             "snr": signal_to_noise(each),
             "not_finite": 1 - losses[-1].isfinite().to(losses.dtype).mean(),
@@ -124,7 +129,7 @@ class AntitheticPairs(MetaGradient, ABC):
         }
         gradient, carry = in_order(rule, each.mean(0)), pairs._replace(before=before)
         done = pairs.episode.step >= pairs.episode.horizon
-        return WindowResult(capped_losses, value, gradient, carry, done, diagnostics)
+        return WindowResult(capped_losses, counts * value, gradient, carry, done, diagnostics)
 
     def _unrolled(
         self, rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator

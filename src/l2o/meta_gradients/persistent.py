@@ -3,6 +3,7 @@
 Shapes: N pairs, D numbers of φ that are trained.
 """
 
+import math
 from typing import Literal
 
 from torch import Generator
@@ -30,7 +31,11 @@ class PersistentES(AntitheticPairs):
     The mean of the estimates of an episode's windows is unbiased for the mean of their objectives, smoothed by noise
     that is independent between periods, as long as φ stays the same. While it is trained, φ moves between windows, and
     the estimates lag behind (hysteresis); episodes must be out of phase. An episode ends between two windows, so that ξ
-    starts anew just where the states do. For the other arguments see `AntitheticPairs`.
+    starts anew just where the states do.
+
+    With `emphasis` p, a window counts (p + 1) (t/T)^p times, where t is the step in its middle: the end of an episode
+    matters more than its start, and all windows together count as many times as there are. For the other arguments see
+    `AntitheticPairs`.
 
     Raises ValueError for a period that is neither of the two words nor a positive number of steps.
     """
@@ -45,12 +50,22 @@ class PersistentES(AntitheticPairs):
         clip: float | None = None,
         cap: float | None = 2.0,
         loss_on: LossOn = "inner",
+        emphasis: float = 0.0,
     ):
         super().__init__(sigma, objective, telescoping, sign, clip, cap, loss_on)
         steps = isinstance(period, int) and not isinstance(period, bool) and period > 0
         if not steps and period not in ("window", "episode"):
             raise ValueError(f"period must be window, episode or a positive number of steps, got {period!r}")
-        self.period = period
+        if not 0 <= emphasis < math.inf:
+            raise ValueError(f"emphasis is the power of t/T by which a window counts, from 0 on, got {emphasis}")
+        self.period, self.emphasis = period, emphasis
+
+    def counts(self, step: float, horizon: float) -> float:
+        if not self.emphasis:
+            return 1.0
+        if not math.isfinite(horizon):
+            raise ValueError("emphasis weighs windows by t/T, and this episode has no horizon T: give it a finite one")
+        return (self.emphasis + 1) * (step / horizon) ** self.emphasis
 
     def stretches(self, step: int, num_steps: int) -> list[int]:
         if isinstance(self.period, str):

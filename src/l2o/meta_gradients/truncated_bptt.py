@@ -14,7 +14,7 @@ from l2o.meta_gradients.objectives import Last, Objective, Sum
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import Recording, UpdateRule, take
 from l2o.replay import gradients, replay
-from l2o.unroll import Episode, step
+from l2o.unroll import Episode, step, told
 
 
 class TruncatedBPTT(MetaGradient):
@@ -136,5 +136,5 @@ def summed_back(grads: Tensor, weights: Tensor) -> Tensor:
 
 def recorded(start: Episode, grads: Tensor, losses: Tensor, optimizee: Optimizee) -> Recording:
     """Make the recording of a window that began at `start`, from the gradients that were read and f(θ_1) … f(θ_K)."""
-    read = torch.cat((start.loss[None], losses[:-1]))
+    read = told(torch.cat((start.loss[None], losses[:-1])), start.task)
     return Recording(grads, read, start.theta, start.state, start.step, start.horizon, optimizee.layout)

@@ -19,6 +19,7 @@ from l2o.optimizees.matrix_factorisation import MatrixFactorisation
 from l2o.optimizees.networks import CharGRU, CharTransformer, Mixer, VisionTransformer, conv_net, mlp, res_net
 from l2o.optimizees.noisy_quadratic import NoisyQuadratic
 from l2o.optimizees.quadratic import Quadratic
+from l2o.optimizees.untold import Untold
 from l2o.optimizees.views import Repeated, Subset
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ __all__ = [
     "Repeated",
     "Split",
     "Subset",
+    "Untold",
     "VisionTransformer",
     "conv_net",
     "mlp",

@@ -15,6 +15,10 @@ from l2o.optimizees.layout import Layout
 Batch = dict[str, Tensor]
 """What a loss reads. The leading axis of every tensor counts tasks."""
 
+TOLD = "the loss is told"
+"""The entry of a task, (B,) of true and false, that says whether an update rule is told the task's losses. A task
+without it tells them."""
+
 Split = Literal["train", "validation", "test"]
 """What tasks are for: meta-training, choosing φ and learning rates, the final comparison."""
 

@@ -68,7 +68,7 @@ class Hierarchical(UpdateRule):
         below_one("Hierarchical", momentum_decays=self.momentum_decays, square_decay=self.square_decay)
         if not 0 <= warmup < 1:
             raise ValueError(f"Hierarchical: warmup is a fraction of the horizon, from 0 to less than 1, got {warmup}")
-        self.tensor_mlp = MLP([2 * count + 8 + NUM_FEATURES, tensor_hidden_size, tensor_hidden_size, 1 + told])
+        self.tensor_mlp = MLP([2 * count + 10 + NUM_FEATURES, tensor_hidden_size, tensor_hidden_size, 1 + told])
         self.mlp = MLP([count + 2 + told, hidden_size, hidden_size, 1])
         for head in (self.tensor_mlp.weight_2, self.mlp.weight_2):
             nn.init.zeros_(head)  # type: ignore[arg-type]
@@ -146,11 +146,20 @@ def _statistics(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Te
 
 
 def _shape_features(layout: Layout, like: Tensor) -> Tensor:
-    """Give two features of each tensor's shape, (2, 1, K): whether it has two axes or more, and its size."""
-    shapes = layout.shapes.values()
-    matrix = constant((float(len(shape) > 1) for shape in shapes), like)
-    size = constant((math.log(max(1, math.prod(shape))) / 8 - 0.5 for shape in shapes), like)
-    return torch.stack((matrix, size))[:, None]
+    """Give four features of each tensor's shape, (4, 1, K): whether it has two axes or more, and logarithms of its size
+    and of how many inputs and outputs a layer with this weight has."""
+    features = [_of_shape(name, layout) for name in layout.shapes]
+    return torch.stack([constant((feature[i] for feature in features), like) for i in range(4)])[:, None]
+
+
+def _of_shape(name: str, layout: Layout) -> tuple[float, float, float, float]:
+    shape = layout.shapes[name]
+    size = math.log(max(1, math.prod(shape))) / 8 - 0.5
+    if len(shape) < 2:
+        return 0.0, size, 0.0, 0.0
+    outputs = max(1, shape[-1 if name in layout.turned else 0])  # kernels that are turned have their outputs last
+    inputs = max(1, math.prod(shape) // outputs)
+    return 1.0, size, math.log(inputs) / 4 - 1, math.log(outputs) / 4 - 1
 
 
 def _time_features(seen: Observation) -> Tensor:

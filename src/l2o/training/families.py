@@ -47,14 +47,22 @@ class Drawn(Choices):
 
     `make(generator)` returns a random optimizee: its architecture, activation, minibatch and so on. It keeps the data
     set in itself, so that all optimizees share it. A run sees the same optimizees whatever the run's own seed is.
+    `view(optimizee)`, where it is given, returns a view that is used in the optimizee's place.
     """
 
-    def __init__(self, make: Callable[[Generator], Optimizee], count: int = ARCHITECTURES, seed: int = 0):
+    def __init__(
+        self,
+        make: Callable[[Generator], Optimizee],
+        count: int = ARCHITECTURES,
+        seed: int = 0,
+        view: Callable[[Optimizee], Optimizee] | None = None,
+    ):
         at_least_one("a family", count=count)
         if not callable(make):
             raise ValueError(f"a family draws optimizees by a function of a generator, got make={make!r}")
         generator = torch.Generator().manual_seed(seed)
-        super().__init__([_checked_kind(make(generator), make) for _ in range(count)])
+        found = [_checked_kind(make(generator), make) for _ in range(count)]
+        super().__init__([_checked_kind(view(one), view) for one in found] if view is not None else found)
 
 
 @dataclass(frozen=True)
