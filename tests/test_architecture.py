@@ -15,6 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 
 FLOORS = (
     {"files", "seeds", "checks"},
+    {"native"},
     {"data"},
     {"optimizees"},
     {"optimizers"},

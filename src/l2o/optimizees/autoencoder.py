@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from l2o.data.datasets import Dataset
 from l2o.optimizees.base import Batch
 from l2o.optimizees.initial import Std
+from l2o.optimizees.kernels import chain
 from l2o.optimizees.network_loss import NetworkLoss, refuse_other_data
 
 TEST_IMAGES = 1000
@@ -41,6 +42,9 @@ class Autoencoder(NetworkLoss):
 
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
         return (batch["x"].flatten(1) - self._output(theta, batch["x"]).sigmoid()).square().mean()
+
+    def _compiled(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        return chain.loss_and_grad(self._chain(Autoencoder), chain.Loss.SIGMOID_SQUARES, theta, batch["x"])
 
     @torch.no_grad()
     def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:

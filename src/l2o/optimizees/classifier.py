@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from l2o.data.datasets import Dataset
 from l2o.optimizees.base import Batch
 from l2o.optimizees.initial import Std
+from l2o.optimizees.kernels import chain
 from l2o.optimizees.network_loss import NetworkLoss, refuse_other_data
 from l2o.optimizees.networks import ColoursFirst
 
@@ -62,6 +63,10 @@ class Classifier(NetworkLoss):
 
     def loss(self, theta: Tensor, batch: Batch) -> Tensor:
         return F.cross_entropy(self._output(theta, batch["x"]), batch["y"])
+
+    def _compiled(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        kind = chain.Loss.CROSS_ENTROPY
+        return chain.loss_and_grad(self._chain(Classifier), kind, theta, batch["x"], batch["y"])
 
     @torch.no_grad()
     def metrics(self, theta: Tensor, task: Batch) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.kernels import chain
 from l2o.optimizees.layout import Layout
 from l2o.optimizees.spectra import Range, eigenvalues, ends, log_uniform, rotations
 
@@ -41,6 +42,7 @@ class LogisticRegression(Optimizee):
         self.margin, self.weight_decay, self.init_std = margin, weight_decay, init_std
         self.condition = ends("condition", condition, 1.0)
         self.layout = Layout({"weight": (classes, dim), "bias": (classes,)})
+        self.chain = (chain.Link(dim, classes, weight=0, bias=classes * dim),)
 
     def sample(self, num_tasks: int, generator: Generator) -> tuple[Tensor, Batch]:
         draw = lambda *shape: torch.randn(num_tasks, *shape, generator=generator, device=generator.device)  # noqa: E731
@@ -65,3 +67,9 @@ class LogisticRegression(Optimizee):
         logits = batch["x"] @ parts["weight"].mT + parts["bias"][:, None]  # (B, N, C)
         fit = F.cross_entropy(logits.mT, batch["y"], reduction="none").mean(1)
         return fit + 0.5 * self.weight_decay * parts["weight"].square().sum((1, 2))
+
+    def _loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        same = type(self).loss is LogisticRegression.loss and type(self).losses is LogisticRegression.losses
+        given = chain.Loss.CROSS_ENTROPY, theta, batch["x"], batch["y"], self.weight_decay
+        found = chain.loss_and_grad(self.chain, *given) if same else None
+        return found or super()._loss_and_grad(theta, batch)

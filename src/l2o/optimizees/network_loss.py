@@ -16,6 +16,7 @@ from l2o.data.datasets import Dataset
 from l2o.data.reasons import reason
 from l2o.optimizees import initial
 from l2o.optimizees.base import Batch, Optimizee
+from l2o.optimizees.kernels import chain
 from l2o.optimizees.layout import Layout
 
 FEW_PIXELS = 4096
@@ -57,6 +58,25 @@ class NetworkLoss(Optimizee):
     def to(self, device: torch.device | str) -> Self:
         self.network.to(device)
         return self
+
+    def _loss_and_grad(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._compiled(theta, batch) or super()._loss_and_grad(theta, batch)
+
+    def _compiled(self, theta: Tensor, batch: Batch) -> tuple[Tensor, Tensor] | None:
+        """Give f(θ) (B,) and ∇f(θ) (B, P) by a compiled kernel, or None where there is none for this network and loss.
+
+        A subclass that has one asks `_chain` whether the kernel knows the network.
+        """
+        return None
+
+    def _chain(self, owner: type["NetworkLoss"]) -> chain.Chain | None:
+        """Return the network as the compiled kernel knows it, or None.
+
+        It is None as well where a subclass of `owner` has another loss than that of `owner`, which the kernel computes.
+        """
+        own = type(self)
+        same = own.loss is owner.loss and own.losses is Optimizee.losses and own._output is NetworkLoss._output
+        return chain.chain_of(self.network, self.layout) if same else None
 
     def _num_pixels(self) -> int:
         """Return how many pixels a minibatch of one task has."""

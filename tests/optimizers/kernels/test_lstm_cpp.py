@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from l2o.native import libraries
 from l2o.optimizers.kernels import lstm_cpp
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -277,10 +278,10 @@ class TestContract:
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("CXX", "/no/compiler")
-        lstm_cpp._library.cache_clear()
+        libraries.loaded.cache_clear()
         with caplog.at_level(logging.WARNING):
             assert not lstm_cpp.available() and not lstm_cpp.available()
-        lstm_cpp._library.cache_clear()
+        libraries.loaded.cache_clear()
         assert len(caplog.messages) == 1 and "the compiled LSTM kernel is not available" in caplog.messages[0]
 
     @numeric

@@ -11,8 +11,6 @@ variable `L2O_KERNEL=0` disables the kernel.
 
 import ctypes
 import functools
-import logging
-import os
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -20,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from l2o.native.libraries import library
 from l2o.optimizees.layout import Layout, Shape
 from l2o.optimizers.accumulators import AXES, Decays
 from l2o.optimizers.base import Observation, State
-from l2o.optimizers.kernels import compilation
 from l2o.optimizers.kernels.coordinate_mlp_structures import (
     MAX_DECAYS,
     MAX_GROUPS,
@@ -36,17 +34,14 @@ from l2o.optimizers.kernels.coordinate_mlp_structures import (
 )
 from l2o.optimizers.kernels.recipe import Recipe, served_layout
 
-logger = logging.getLogger(__name__)
-
 SOURCE = Path(__file__).with_name("coordinate_mlp.cpp")
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
 WORK_PER_COORDINATE = 200  # what features cost beside the network, in multiply-adds
-IMPORTED_BY = os.getpid()  # torch's threads, if they run already, are this process's
 
 
 def available() -> bool:
     """Whether the kernel can be used. Compiles it the first time; warns once where that fails; never raises."""
-    return os.environ.get("L2O_KERNEL") != "0" and _library() is not None
+    return _library() is not None
 
 
 def serves(recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation) -> bool:
@@ -179,22 +174,13 @@ def _threads(sizes: Iterable[int], coordinates: int) -> int:
 
 
 def _run(dtype: torch.dtype, *structures: ctypes.Structure | ctypes.Array) -> None:
-    library = _library()
-    if library is None or not available():
+    loaded = _library()
+    if loaded is None:
         raise RuntimeError("the compiled kernel of the coordinates' network is not available")
-    function = library.l2o_coordinate_mlp_float32 if dtype == torch.float32 else library.l2o_coordinate_mlp_float64
+    function = loaded.l2o_coordinate_mlp_float32 if dtype == torch.float32 else loaded.l2o_coordinate_mlp_float64
     if function(*map(ctypes.byref, structures)):
         raise MemoryError("the compiled kernel of the coordinates' network ran out of memory")
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Give the loaded library, or None after a warning."""
-    try:
-        library = compilation.load(SOURCE)
-        ctypes.c_int64.in_dll(library, "l2o_pool_owner").value = IMPORTED_BY
-        return library
-    except (compilation.CompilerError, OSError, ImportError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        logger.warning("the compiled kernel of the coordinates' network is not available: %s", reason)
-        return None
+    return library(SOURCE, "the compiled kernel of the coordinates' network")

@@ -8,25 +8,20 @@ Shapes: B tasks, P coordinates, K tensors, M momenta, H hidden units.
 
 import ctypes
 import functools
-import logging
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from l2o.native.libraries import library
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.base import Observation
-from l2o.optimizers.kernels import compilation
 from l2o.optimizers.kernels.dispatch import is_donated
 from l2o.optimizers.kernels.hierarchical_memory import EPS, Memory
-
-logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("hierarchical.cpp")
 MAX_MOMENTA, MAX_HIDDEN = 8, 64
 COORDINATES_PER_THREAD = 8192  # what takes longer than to wake a thread
-IMPORTED_BY = os.getpid()  # torch's threads, if they run already, are this process's
 
 
 def serves(tensors: list[Tensor], momenta: int, hidden_size: int) -> bool:
@@ -34,7 +29,7 @@ def serves(tensors: list[Tensor], momenta: int, hidden_size: int) -> bool:
     kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
     fits = kinds in ({("cpu", torch.float32)}, {("cpu", torch.float64)})
     small = 0 < momenta <= MAX_MOMENTA and hidden_size <= MAX_HIDDEN
-    return fits and small and os.environ.get("L2O_KERNEL") != "0" and _library() is not None
+    return fits and small and _library() is not None
 
 
 def remember(
@@ -114,14 +109,5 @@ def _converted(argument: int | float | Tensor | ctypes.Array[ctypes.c_void_p]) -
     return ctypes.c_int64(argument) if isinstance(argument, int) else argument
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    """Give the loaded library, or None after a warning."""
-    try:
-        library = compilation.load(SOURCE)
-        ctypes.c_int64.in_dll(library, "l2o_pool_owner").value = IMPORTED_BY
-        return library
-    except (compilation.CompilerError, OSError, ImportError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        logger.warning("the compiled kernel of the hierarchical rule is not available: %s", reason)
-        return None
+    return library(SOURCE, "the compiled kernel of the hierarchical rule")

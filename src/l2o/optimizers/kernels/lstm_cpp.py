@@ -24,27 +24,21 @@ variable `L2O_KERNEL=0` disables the kernel.
 """
 
 import ctypes
-import functools
 import itertools
-import logging
-import os
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from l2o.optimizers.kernels import compilation
-
-logger = logging.getLogger(__name__)
+from l2o.native.libraries import library
 
 SOURCE = Path(__file__).with_name("lstm.cpp")
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
-IMPORTED_BY = os.getpid()  # torch's threads, if they run already, are this process's
 
 
 def available() -> bool:
     """Whether the kernel can be used. Compiles it the first time; warns once where that fails; never raises."""
-    return os.environ.get("L2O_KERNEL") != "0" and _library() is not None
+    return _library() is not None
 
 
 def step(
@@ -179,21 +173,14 @@ def _threads(weights: list[Tensor], evaluations: int) -> int:
 
 def _call(name: str, dtype: torch.dtype, *arguments: int | ctypes.Array[ctypes.c_void_p]) -> None:
     """Run an exported function: integers, then arrays of pointers."""
-    if not available():
+    loaded = _library()
+    if loaded is None:
         raise RuntimeError("the compiled LSTM kernel is not available")
-    function = getattr(_library(), f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
+    function = getattr(loaded, f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
     converted = [ctypes.c_int64(argument) if isinstance(argument, int) else argument for argument in arguments]
     if function(*converted):
         raise MemoryError("the compiled LSTM kernel ran out of memory")
 
 
-@functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The loaded library, or None after a warning."""
-    try:
-        library = compilation.load(SOURCE)
-        ctypes.c_int64.in_dll(library, "l2o_pool_owner").value = IMPORTED_BY
-        return library
-    except (compilation.CompilerError, OSError, ImportError, ValueError) as error:
-        logger.warning("the compiled LSTM kernel is not available: %s", str(error).partition("\n")[0])
-        return None
+    return library(SOURCE, "the compiled LSTM kernel")

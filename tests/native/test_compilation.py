@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from l2o.optimizers.kernels import compilation, lstm_cpp
+from l2o.native import compilation
+from l2o.optimizers.kernels import lstm_cpp
 
 needs_compiler = pytest.mark.skipif(not lstm_cpp.available(), reason="no C++ compiler on this machine")
 REPORT = """

@@ -20,6 +20,9 @@ from l2o.files import cache_folder, locked, replacing
 # No -ffast-math: linked into a shared library it makes the whole process flush denormals to zero (gcc before 13), and
 # the kernel's own arithmetic gains nothing from it.
 FLAGS = "-O3 -std=c++17 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fPIC -shared -pthread"
+HEADERS = Path(__file__).parent
+"""Where the headers lie that sources of several parts of the package share."""
+
 LINUX_PROCESSORS = Path("/proc/cpuinfo")
 
 
@@ -61,8 +64,10 @@ def _native_flag() -> str:
 
 
 def _fingerprint(source: Path, compiler: list[str]) -> str:
-    """Return a hash of everything that the library depends on, the headers beside the source included."""
-    parts = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.hpp")))]
+    """Return a hash of everything that the library depends on, the headers in both folders included."""
+    folders = dict.fromkeys((source.parent, HEADERS))
+    headers = [header for folder in folders for header in sorted(folder.glob("*.hpp"))]
+    parts = [path.read_bytes() for path in (source, *headers)]
     parts += [FLAGS.encode(), shlex.join(compiler).encode(), _output([*compiler, "--version"])]
     parts += [processor().encode(), sysconfig.get_platform().encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -106,7 +111,7 @@ def _compile(compiler: list[str], source: Path, path: Path) -> None:
     Raises CompilerError with the first line of what the compiler says where both fail.
     """
     with replacing(path) as temporary:
-        command = [*compiler, *FLAGS.split(), str(source), "-o", str(temporary)]
+        command = [*compiler, *FLAGS.split(), f"-I{HEADERS}", str(source), "-o", str(temporary)]
         result = subprocess.run([*command, _native_flag()], capture_output=True, text=True, check=False)
         if result.returncode:
             result = subprocess.run(command, capture_output=True, text=True, check=False)
