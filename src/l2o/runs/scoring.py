@@ -11,7 +11,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from l2o.deploy.hub import from_pretrained
 from l2o.evaluation import scoreboard_files
 from l2o.evaluation.cells import Cell, measure, needs_each_horizon
 from l2o.evaluation.scoreboard import REFERENCE, Outcome, Scoreboard, Task, outcome
@@ -23,9 +22,10 @@ from l2o.runs.beyond import add_beyond
 from l2o.runs.cell_jobs import Answers, Job, job_of, run_jobs
 from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.devices import chosen_device, usable
+from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_scoreboard
 from l2o.runs.shipped_baselines import record, shipped_outcomes
-from l2o.runs.suites import Suite, built, open_baselines, open_learned, open_tasks
+from l2o.runs.suites import Suite, built, open_baselines, open_tasks, with_scales
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def open_suite(cfg: DictConfig) -> Suite:
     """Build the tasks and the optimizers. Raises ValueError where something is missing or makes no sense."""
     refuse_suite_settings(cfg)
     device = usable(chosen_device(cfg.device, cfg.suite.get("device", "cpu")))
-    given = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
+    given = open_learned(cfg)
     baselines = open_baselines(cfg)
     if both := given.keys() & baselines.keys():
         raise ValueError(f"learned.{min(both)} has the name of a baseline: give it another one")
@@ -45,7 +45,7 @@ def open_suite(cfg: DictConfig) -> Suite:
     if envelopes and not any(task.published in envelopes for task, _ in tasks.values()):
         raise ValueError("adam_envelopes has no effect: it has none of the suite's tasks (suite.tasks.NAME.published)")
     name = str(cfg.suite.get("name", "suite"))
-    return Suite(cfg, name, tasks, open_learned(cfg, given) | baselines, envelopes, device)
+    return Suite(cfg, name, tasks, with_scales(cfg, given) | baselines, envelopes, device)
 
 
 def read_envelopes(path: str | Path) -> dict[str, Any]:

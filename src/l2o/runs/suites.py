@@ -117,7 +117,7 @@ def open_baselines(cfg: DictConfig) -> dict[str, Contestant]:
     return found
 
 
-def open_learned(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, Contestant]:
+def with_scales(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, Contestant]:
     """Return learned optimizers with the scales of `cfg.scoreboard`."""
     scales = tuple(float(scale) for scale in cfg.scoreboard.scales)
     return {name: Contestant(rule, scales, False) for name, rule in rules.items()}
