@@ -48,6 +48,27 @@ def test_a_window_that_broke_down_does_not_hide_a_later_one():
     assert scores.steps_to(losses, 1.0) == 2
 
 
+def test_a_rise_compares_the_end_with_the_lowest_fifty_steps():
+    falling = np.linspace(2.0, 1.0, 200)
+    curves = np.stack([falling, np.concatenate((falling[::2], falling[::-2]))], 1)  # the second one climbs up again
+    low, high = falling[::2][-50:].mean(), falling[::-2][-50:].mean()
+    found = scores.rise(curves)
+    assert found.worst == pytest.approx(high / np.convolve(curves[:, 1], np.ones(50) / 50, "valid").min())
+    means = np.convolve(curves.mean(1), np.ones(50) / 50, "valid")
+    assert found.mean == pytest.approx(means[-1] / means.min()) and 1 < found.mean < found.worst and low < high
+    assert scores.rise(falling[:, None]) == (1.0, 1.0)
+    assert scores.rise(falling[:20, None]) == (1.0, 1.0)  # fewer steps than fifty are one mean
+
+
+def test_a_rise_of_a_run_that_broke_down_is_infinite():
+    curves = np.ones((200, 2))
+    curves[-1, 1] = np.nan
+    assert scores.rise(curves) == (INF, INF)
+    curves[-1, 1] = 1.0
+    curves[60, 1] = np.inf  # and came back
+    assert scores.rise(curves) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("loss", "steps"), [(3.0, 0.0), (2.0, 0.0), (1.5, 5.0), (1.0, 10.0), (0.75, 15.0), (0.5, 20.0), (0.4, None)]
 )

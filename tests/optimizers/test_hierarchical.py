@@ -38,6 +38,51 @@ def test_an_untrained_rule_is_adam_with_warm_up_and_a_linear_decay():
         assert_close(updates[t], rate * (parameter.detach() - before), rtol=1e-4, atol=1e-7)
 
 
+def controlled(trained: Hierarchical, **changes: str) -> Hierarchical:
+    """The same φ in a rule of which a part is left out."""
+    rule = Hierarchical(5, 6, 2, **changes).double()
+    rule.load_state_dict(trained.state_dict())
+    return rule
+
+
+def test_a_control_without_both_trained_parts_is_adam_along_a_cosine_whatever_phi_says():
+    grads, theta, losses = data()
+    trained, untrained = made("hierarchical").double(), Hierarchical(5, 6, 2, schedule="cosine").double()
+    control = controlled(trained, direction="adam", schedule="cosine")
+    found, expected = (run(rule, grads, theta, losses, LAYOUT, 8.0)[0] for rule in (control, untrained))
+    assert_close(found, expected)
+    linear, _ = run(Hierarchical(5, 6, 2).double(), grads, theta, losses, LAYOUT, 8.0)
+    for t in range(K):  # the untrained rule falls linearly
+        assert_close(found[t] * (1 - t / 8), linear[t] * 0.5 * (1 + math.cos(math.pi * t / 8)))
+
+
+def test_a_control_with_adam_s_direction_keeps_the_trained_size_of_each_tensor_s_step():
+    grads, theta, losses = data()
+    trained = made("hierarchical").double()
+    found, own, adam = (
+        run(rule, grads, theta, losses, LAYOUT)[0]
+        for rule in (controlled(trained, direction="adam"), trained, Hierarchical(5, 6, 2).double())
+    )
+    for name, span in LAYOUT.slices.items():
+        step, size, direction = (part[..., span] for part in (found, own, adam))
+        assert_close(step.norm(dim=-1), size.norm(dim=-1), msg=name)
+        unit = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        assert_close(step, step.norm(dim=-1, keepdim=True) * unit, msg=name)
+    assert (found - own).abs().max() > 1e-3 * own.abs().max()
+
+
+def test_a_control_with_a_cosine_keeps_the_trained_direction():
+    grads, theta, losses = data()
+    trained = made("hierarchical").double()
+    found, own = (run(r, grads, theta, losses, LAYOUT)[0] for r in (controlled(trained, schedule="cosine"), trained))
+    adam, _ = run(Hierarchical(5, 6, 2, schedule="cosine").double(), grads, theta, losses, LAYOUT)
+    for name, span in LAYOUT.slices.items():
+        step, trained_step, size = (part[..., span] for part in (found, own, adam))
+        assert_close(step.norm(dim=-1), size.norm(dim=-1), msg=name)
+        unit = trained_step / trained_step.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        assert_close(step, step.norm(dim=-1, keepdim=True) * unit, msg=name)
+
+
 def test_it_rests_after_its_horizon():
     grads, theta, losses = data()
     updates, _ = run(made("hierarchical").double(), grads, theta, losses, LAYOUT, 4.0)

@@ -302,6 +302,8 @@ def made_adafac(**options) -> AdafacMLP:
         (lambda: AdamW(0.1, beta2=float("nan")), r"AdamW: beta2 must lie in \[0, 1\), got nan"),
         (lambda: Hierarchical(square_decay=2), r"square_decay must lie in \[0, 1\)"),
         (lambda: Hierarchical(momentum_decays=[]), "momentum_decays must have at least one decay"),
+        (lambda: Hierarchical(direction="cosine"), "direction must be learned or adam, got 'cosine'"),
+        (lambda: Hierarchical(schedule="linear"), "schedule must be learned or cosine, got 'linear'"),
         (lambda: Hierarchical(warmup=-1.0), "warmup is a fraction of the horizon"),
         (lambda: AdafacMLP(step_scale="fan_out"), "step_scale must be null or fan_in"),
         (lambda: AdafacMLP(square_decays=[0.9, 0.99]), "one decay in square_decays"),

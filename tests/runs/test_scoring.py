@@ -11,11 +11,12 @@ from omegaconf import DictConfig
 from programs import ROOT, server
 
 from l2o.evaluation import scoreboard_files
-from l2o.evaluation.cells import Cell
+from l2o.evaluation.cells import Cell, run_cells
 from l2o.evaluation.scoreboard import Entry, Scoreboard, Task, outcome
+from l2o.evaluation.scores import rise
 from l2o.evaluation.standings import mean_cost, standing
 from l2o.optimizees import Quadratic
-from l2o.optimizers import SGD
+from l2o.optimizers import SGD, AdamW
 from l2o.runs import cell_jobs, cell_store, devices, scoring, shipped_baselines, suites
 from l2o.runs.command_line import suite_settings
 
@@ -79,6 +80,8 @@ def test_adam_is_the_measure_and_every_baseline_is_tuned_alike():
 def test_rates_are_half_decades_on_one_lattice():
     assert suites.rates_around(0.0316, 7) == pytest.approx([1e-3, 10**-2.5, 1e-2, 10**-1.5, 0.1, 10**-0.5, 1.0])
     assert set(suites.rates_around(0.01, 3)) < set(suites.rates_around(0.0316, 7))
+    assert suites.rates_around(0.01, 3, 4) == pytest.approx([10**-2.25, 1e-2, 10**-1.75])
+    assert set(suites.rates_around(0.01, 3)) < set(suites.rates_around(0.01, 5, 4))
     with pytest.raises(ValueError, match="positive centre"):
         suites.rates_around(0.0, 7)
 
@@ -108,7 +111,8 @@ def test_a_row_fits_into_a_narrow_terminal_however_bad_its_rule():
 
     from rich.console import Console
 
-    from l2o.evaluation.scoreboard_tables import briefly, tables
+    from l2o.evaluation.scoreboard_tables import tables
+    from l2o.evaluation.scoreboard_texts import briefly
 
     adam = outcome({0.1: [cell(3, 2), cell(3, 4)]}, 2)
     bad = outcome({1.0: [cell(3, 7.3e7), cell(3, 5.1e7)], 3.0: [cell(3, 9e9), cell(3, 9e9)]}, 2, 3.0)
@@ -126,6 +130,33 @@ def test_published_envelopes_tell_a_speed_up():
     assert board.published_speed_up(task, ("t", 2), Entry("", "Adam", None)) == pytest.approx(20 / 3 / 2)
     other = task._replace(published=None)
     assert board.published_speed_up(other, ("t", 2), Entry("", "Adam", None)) is None
+
+
+def test_learned_rules_go_on_beyond_their_horizon_where_the_suite_asks_for_it(runs, cells):
+    words = [f"+learned.X={PRETRAINED / 'quadratic'}", "+suite.compare_with=[Adam,Muon]", "+suite.beyond=3"]
+    board = scored(*words)
+    assert list(board.beyond) == [(("quadratic", 20), "X")] and board.beyond_factor == 3.0
+    assert board.compare_with == ["Adam", "Muon"]
+    assert ("quadratic", "X", 20, 2) in runs  # two seeds at one rate
+    suite = scoring.open_suite(config(*words))
+    job = cell_jobs.job_of(suite, suite.tasks["quadratic"][0], "X", 20, (1.0,), 3.0)
+    answers = job.run()
+    losses = np.stack([answers["quadratic", "X", 20, seed, 1.0].losses for seed in (0, 1)], 1)
+    assert losses.shape == (60, 2)
+    assert board.beyond[("quadratic", 20), "X"] == pytest.approx(rise(losses))
+    runs.clear()
+    scored(*words)
+    assert not runs  # the longer runs are kept, too, apart from the others
+    longer = {path for path in cells.rglob("*.npz") if len(np.load(path)["losses"]) == 60}
+    assert longer == set(job.paths.values())
+
+
+def test_a_rule_beyond_its_horizon_is_told_the_horizon_and_not_the_length_of_the_run():
+    rule = AdamW(schedule="cosine", weight_decay=0.0)
+    ((cell,),) = run_cells(rule, Quadratic(dim=3), [0.1], 12, [0], horizon=4)
+    ((short,),) = run_cells(rule, Quadratic(dim=3), [0.1], 4, [0])
+    np.testing.assert_allclose(cell.losses[:4], short.losses, rtol=1e-6)
+    np.testing.assert_allclose(cell.losses[4:], cell.losses[3], rtol=1e-6)  # the cosine has come down to 0
 
 
 # -------------------------------------------------------------------------------------------------- what is kept
@@ -322,6 +353,10 @@ AT_ONCE = {
     "+scoreboard.baselines.Adam.rule.lr=0.1": "rule.lr has no effect: its learning rate is tuned",
     "+scoreboard.baselines.Adam.center=1": "Adam.center has no effect: nothing reads it: did you mean centre",
     "scoreboard.rates_count=100000": "at most 41",
+    "+suite.compare_with=[Adma]": "compare_with names Adma, which is no baseline of the scoreboard: did you mean Adam",
+    "+suite.compare_with=Adam": "compare_with must be a list",
+    "+suite.beyond=3": "suite.beyond has no effect without suite.compare_with",
+    "+suite={compare_with:[Adam],beyond:1}": "suite.beyond must be a multiple of the horizon, more than 1",
     "scoreboard.scales=[1.0,1.0]": "must be positive, different, and hold 1.0",
 }
 """Values of a suite's and a scoreboard's keys that could only go wrong."""

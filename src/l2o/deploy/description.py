@@ -46,6 +46,26 @@ def build(description: dict[str, Any]) -> UpdateRule:
     return rule
 
 
+def changed(rule: UpdateRule, changes: Mapping[str, Any]) -> UpdateRule:
+    """Return a rule with the class, the φ and the card of another, but with other arguments of the constructor.
+
+    Raises ValueError, naming them, for arguments that the class does not have, and where φ no longer fits.
+    """
+    description = describe(rule)
+    if unknown := [name for name in changes if name == "class" or name not in description]:
+        takes = ", ".join(name for name in description if name != "class")
+        raise ValueError(f"{rule.label} has no argument {unknown[0]}: it takes {takes}")
+    found = build(description | {name: _described(value, f"the argument {name}") for name, value in changes.items()})
+    weights = {name: value.clone() for name, value in rule.state_dict().items()}
+    try:
+        found.load_state_dict(weights, assign=True)  # in their dtype
+    except RuntimeError as error:
+        names = ", ".join(f"{name}={value}" for name, value in changes.items())
+        raise ValueError(f"the trained weights of {rule.label} do not fit it with {names}") from error
+    found.card = rule.card
+    return found.train(rule.training)
+
+
 def plain(value: Any, what: str) -> Any:
     """Return `value` as JSON knows it, numbers that are not finite as they are; `what` names it in the ValueError."""
     if isinstance(value, nn.Parameter):

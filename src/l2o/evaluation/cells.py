@@ -86,16 +86,17 @@ def run_cells(
     num_steps: int,
     seeds_of_tasks: Sequence[int],
     device: torch.device | str = "cpu",
+    horizon: int | None = None,
 ) -> list[list[Cell]]:
     """Run a rule at R rates on the tasks of S seeds, and return a list for each seed, with a cell for each rate.
 
-    All rates meet the same task, start and minibatches of a seed. The rule is told that the episode has `num_steps`
-    steps. Rule and optimizee must already be on `device`.
+    All rates meet the same task, start and minibatches of a seed. The rule is told that the episode has `horizon`
+    steps, by default as many as it has. Rule and optimizee must already be on `device`.
     """
     rows = OneOfEachSeed(optimizee, seeds_of_tasks, len(rates))
     moving = at_rates(rule, [*rates] * len(seeds_of_tasks), device)
     count = len(rates) * len(seeds_of_tasks)
-    start, losses = loss_curves(moving, rows, count, num_steps, Generator(device))
+    start, losses = loss_curves(moving, rows, count, num_steps, Generator(device), horizon)
     curves, begins = losses.T.float().cpu().numpy(), start.tolist()
     cells = [Cell(curve, begin) for curve, begin in zip(curves, begins, strict=True)]
     return [cells[first : first + len(rates)] for first in range(0, count, len(rates))]

@@ -37,18 +37,31 @@ def learning_curves(
 
 
 def loss_curves(
-    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
+    rule: UpdateRule,
+    optimizee: Optimizee,
+    num_tasks: int,
+    num_steps: int,
+    generator: Generator,
+    horizon: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Give f(θ_0) (B,) and f(θ_1) … f(θ_T) (T, B) of `learning_curves`, without the cost of metrics and pictures."""
-    episode, losses, _ = _unrolled(rule, optimizee, num_tasks, num_steps, generator)
+    """Give f(θ_0) (B,) and f(θ_1) … f(θ_T) (T, B) of `learning_curves`, without the cost of metrics and pictures.
+
+    `horizon` is what the rule is told; by default T. A smaller one shows what becomes of a rule after its horizon.
+    """
+    episode, losses, _ = _unrolled(rule, optimizee, num_tasks, num_steps, generator, horizon)
     return episode.loss, losses
 
 
 def _unrolled(
-    rule: UpdateRule, optimizee: Optimizee, num_tasks: int, num_steps: int, generator: Generator
+    rule: UpdateRule,
+    optimizee: Optimizee,
+    num_tasks: int,
+    num_steps: int,
+    generator: Generator,
+    horizon: int | None = None,
 ) -> tuple[Episode, Tensor, Episode]:
     """Give the episode at its start, the losses of its T steps (T, B), and the episode at its end."""
     check(optimizee, generator.device)
-    episode = start_episode(rule, optimizee, num_tasks, generator, num_steps)
+    episode = start_episode(rule, optimizee, num_tasks, generator, horizon or num_steps)
     losses, after = unroll(rule, optimizee, episode, num_steps, generator)
     return episode, losses, after

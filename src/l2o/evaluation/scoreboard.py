@@ -12,7 +12,7 @@ import numpy as np
 
 from l2o.evaluation import scores
 from l2o.evaluation.cells import Cell, Cost
-from l2o.evaluation.scores import Array
+from l2o.evaluation.scores import Array, Rise
 
 REFERENCE = "Adam"
 """The baseline that final losses are shown relative to."""
@@ -83,6 +83,9 @@ class Scoreboard:
 
     `baselines` are tuned, so that each makes one row. Any other optimizer makes two: at a rate of 1, where nothing is
     tuned, and at its best rate of a few. `envelopes` has published curves of tuned Adam by the names of their tasks.
+
+    `compare_with` names baselines that every entry is compared with task by task. `beyond` says what becomes of learned
+    optimizers, at a rate of 1, that go on to `beyond_factor` times the horizon that they were told.
     """
 
     suite: str
@@ -91,6 +94,9 @@ class Scoreboard:
     outcomes: dict[tuple[Case, str], Outcome] = field(default_factory=dict)
     costs: dict[tuple[str, str], Cost] = field(default_factory=dict)
     envelopes: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    compare_with: Sequence[str] = ()
+    beyond: dict[tuple[Case, str], Rise] = field(default_factory=dict)
+    beyond_factor: float = 1.0
 
     @property
     def optimizers(self) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from l2o.evaluation.cells import Cost
 from l2o.evaluation.scoreboard import Outcome, Scoreboard, Task
+from l2o.evaluation.scores import Rise
 from l2o.files import write_text
 
 SHIPPED = Path(__file__).parent / "baselines"
@@ -22,6 +23,10 @@ DIGITS = 6
 def save(board: Scoreboard, path: str | Path, also: Mapping[str, Any] | None = None) -> None:
     """Write a scoreboard, whole or not at all, with what `also` adds to it. What is not finite becomes null."""
     found: dict[str, Any] = {"suite": board.suite, "baselines": board.baselines, **(also or {}), "tasks": {}}
+    if board.compare_with:
+        found["compare_with"] = list(board.compare_with)
+    if board.beyond:
+        found["beyond_factor"] = board.beyond_factor
     for task in board.tasks:
         found["tasks"][task.name] = {
             "content": task.content,
@@ -31,6 +36,10 @@ def save(board: Scoreboard, path: str | Path, also: Mapping[str, Any] | None = N
             "costs": {name: list(cost) for (of, name), cost in board.costs.items() if of == task.name},
             "horizons": {str(horizon): _outcomes(board, task, horizon) for horizon in task.horizons},
         }
+        if board.beyond:
+            found["tasks"][task.name]["beyond"] = {
+                str(horizon): _rises(board, task, horizon) for horizon in task.horizons
+            }
     if board.envelopes:
         used = [task.published for task in board.tasks if task.published in board.envelopes]
         found["envelopes"] = {name: [_numbers(part) for part in board.envelopes[name]] for name in used if name}
@@ -41,7 +50,7 @@ def save_baselines(results: str | Path, path: str | Path) -> None:
     """Write the baselines of a scoreboard.json alone, for other machines: without what a step costs on this one."""
     board, also = load(results)
     board.outcomes = {key: found for key, found in board.outcomes.items() if key[1] in board.baselines}
-    board.costs, board.envelopes = {}, {}
+    board.costs, board.envelopes, board.beyond, board.compare_with = {}, {}, {}, ()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save(board, path, {key: also[key] for key in ("device", "seeds", "torch", "rules")})
 
@@ -52,11 +61,14 @@ def load(path: str | Path) -> tuple[Scoreboard, dict[str, Any]]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         tasks = [_task(name, node) for name, node in found["tasks"].items()]
         board = Scoreboard(found["suite"], tasks, found["baselines"], envelopes=found.get("envelopes", {}))
+        board.compare_with, board.beyond_factor = found.get("compare_with", ()), found.get("beyond_factor", 1.0)
         for name, node in found["tasks"].items():
             board.costs |= {(name, optimizer): Cost(*cost) for optimizer, cost in node["costs"].items()}
             for horizon, rows in node["horizons"].items():
                 read = {((name, int(horizon)), optimizer): _outcome(row) for optimizer, row in rows.items()}
                 board.outcomes.update(read)
+            for horizon, rises in node.get("beyond", {}).items():
+                board.beyond |= {((name, int(horizon)), optimizer): _rise(row) for optimizer, row in rises.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"'{path}' is no scoreboard.json of evaluate.py suite=…: {error}") from error
     return board, found
@@ -78,6 +90,15 @@ def _outcomes(board: Scoreboard, task: Task, horizon: int) -> dict[str, Any]:
         for (case, name), found in board.outcomes.items()
         if case == (task.name, horizon)
     }
+
+
+def _rises(board: Scoreboard, task: Task, horizon: int) -> dict[str, list[float | None]]:
+    return {name: _numbers(rise) for (case, name), rise in board.beyond.items() if case == (task.name, horizon)}
+
+
+def _rise(row: Sequence[float | None]) -> Rise:
+    mean, worst = (math.inf if value is None else value for value in row)
+    return Rise(mean, worst)
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

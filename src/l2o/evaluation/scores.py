@@ -20,6 +20,9 @@ DIVERGED = 2.0
 RESAMPLES = 2000
 """So many times the seeds of every task are drawn anew for an interval."""
 
+BEYOND_STEPS = 50
+"""So many steps are averaged where it is asked whether a loss rises again after the horizon."""
+
 Array = NDArray[np.float64]
 
 
@@ -51,6 +54,28 @@ def steps_to(losses: ArrayLike, target: float) -> int | None:
         means = np.lib.stride_tricks.sliding_window_view(values.mean(1), width).mean(-1)
     reached = np.flatnonzero(means <= target)  # a comparison with nan is false
     return int(reached[0]) + width if len(reached) else None
+
+
+class Rise(NamedTuple):
+    """Say how far the loss at the end of runs lies above its lowest: of the mean curve, and of the worst seed."""
+
+    mean: float
+    worst: float
+
+
+def rise(losses: ArrayLike) -> Rise:
+    """Divide the running mean of losses (T, S) at their end by its lowest, over `BEYOND_STEPS` steps or all of fewer.
+
+    1 says that the loss is lowest at the end. A mean that is not finite counts as inf.
+    """
+    values = np.asarray(losses, float)
+    width = min(BEYOND_STEPS, len(values))
+    with np.errstate(invalid="ignore", over="ignore"):
+        curves = np.column_stack((values.mean(1), values))  # (T, 1 + S), the mean over the seeds first
+        means = np.lib.stride_tricks.sliding_window_view(curves, width, axis=0).mean(-1)
+    means = np.where(np.isfinite(means), means, np.inf)
+    first, *others = (_ratio(float(end), float(low)) for end, low in zip(means[-1], means.min(0), strict=True))
+    return Rise(first, max(others))
 
 
 def envelope_steps(steps: ArrayLike, envelope: ArrayLike, loss: float) -> float | None:

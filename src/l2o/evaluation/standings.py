@@ -1,4 +1,4 @@
-"""A scoreboard summed up: one line of numbers for every entry, over the tasks of a column."""
+"""A scoreboard summed up: one row of numbers for every entry, over the tasks of a column."""
 
 from typing import NamedTuple
 
@@ -49,15 +49,19 @@ def standing(board: Scoreboard, entry: Entry, related: bool | None = None) -> St
 
 
 class MeanCost(NamedTuple):
-    """Hold the mean over tasks of what a step costs: milliseconds, and bytes of the optimizer's state."""
+    """Hold the mean, over some tasks, of what a step costs: milliseconds, and bytes of the optimizer's state."""
 
     milliseconds: float
     state_bytes: float
 
 
-def mean_cost(board: Scoreboard, entry: Entry) -> MeanCost | None:
-    """Average an entry's cost over all tasks; None where it has not been measured on every task."""
-    costs = [board.costs.get((task.name, entry.optimizer)) for task in board.tasks]
+def mean_cost(board: Scoreboard, entry: Entry, related: bool | None = None) -> MeanCost | None:
+    """Average an entry's cost over the tasks of a column, or over all tasks.
+
+    Returns None where the column has no tasks, or where the cost has not been measured on each of them.
+    """
+    tasks = [task for task in board.tasks if related is None or task.related == related]
+    costs = [board.costs.get((task.name, entry.optimizer)) for task in tasks]
     known = [cost for cost in costs if cost is not None]
     if not known or len(known) < len(costs):
         return None

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 
-from l2o.evaluation import scoreboard_files, scoreboard_tables
+from l2o.evaluation import scoreboard_files
 from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
+from l2o.evaluation.scoreboard_page import page as page_of
 from l2o.evaluation.scores import profile
 from l2o.evaluation.standings import COLUMNS
 from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS
@@ -48,11 +49,11 @@ def write_page(results: str | Path, page: str | Path) -> tuple[Path, Path]:
 
     The figure is PAGE_profile.png, in the folder `figures` beside the page if there is one, else beside the page.
     """
-    board, _ = scoreboard_files.load(results)
+    board, record = scoreboard_files.load(results)
     page = Path(page)
     folder = page.parent / "figures" if (page.parent / "figures").is_dir() else page.parent
     figure = plot_profile(board, folder / f"{page.stem}_profile.png")
-    write_text(page, scoreboard_tables.page(board, figure.relative_to(page.parent).as_posix()))
+    write_text(page, page_of(board, figure.relative_to(page.parent).as_posix(), record))
     return page, figure
 
 

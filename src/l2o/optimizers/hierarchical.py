@@ -27,6 +27,10 @@ SMOOTHED = 0.9
 LARGEST_EXPONENT = 4.0
 """The network of a tensor may change a step by no more than a factor of e⁴, in either direction."""
 
+GAIN = 3.0
+"""How much more a weight changes the exponent than it changes the other outputs, so that meta-training finds the sizes
+of the steps first."""
+
 
 class Hierarchical(UpdateRule):
     """g = −step_mult · s_t · exp(e_k) · (rms a / rms u) · u,  u = a + d,  a = m̂/(√v̂ + ε) with the first of the momenta.
@@ -34,12 +38,16 @@ class Hierarchical(UpdateRule):
     a is Adam's direction. d is the output of a small MLP for each coordinate, whose inputs are the gradient, momenta of
     several lengths and θ, all normalised, and a few numbers that its tensor tells it. e_k and these numbers come from a
     second MLP for each tensor k, which sees how much the momenta agree (their root mean squares and the cosines between
-    them), the size of θ, the shape, the time, and the loss if there is one. Both heads start at 0: an untrained rule is
-    Adam. Only the direction of u counts; its size is that of a, so that d alone cannot make a rule run away.
+    them), the size of θ, the shape, the time, and the loss if there is one; a linear function of the same is added to
+    e_k. All heads start at 0: an untrained rule is Adam. Only the direction of u counts; its size is that of a, so that
+    d alone cannot make a rule run away.
 
     With `reads_loss=False` the rule does without the loss, also where it is known.
 
     s_t rises over the first `warmup` of the horizon T and falls linearly to 0 at its end. After T steps the rule rests.
+
+    Two arguments take a trained part away, so that one sees what it is worth; φ stays the same. `direction="adam"` sets
+    d to 0, and `schedule="cosine"` sets every e_k to 0 and lets s_t fall along a half cosine.
     """
 
     scope = Scope.TENSOR
@@ -49,13 +57,15 @@ class Hierarchical(UpdateRule):
     def __init__(
         self,
         hidden_size: int = 8,
-        tensor_hidden_size: int = 16,
+        tensor_hidden_size: int = 8,
         told: int = 4,
         step_mult: float = 0.01,
         warmup: float = 0.05,
         momentum_decays: Sequence[float] = (0.9, 0.99, 0.999),
         square_decay: float = 0.99,
         reads_loss: bool = True,
+        direction: str = "learned",
+        schedule: str = "learned",
     ):
         super().__init__()
         at_least_one("optimizer", hidden_size=hidden_size, tensor_hidden_size=tensor_hidden_size, told=told)
@@ -68,9 +78,15 @@ class Hierarchical(UpdateRule):
         below_one("Hierarchical", momentum_decays=self.momentum_decays, square_decay=self.square_decay)
         if not 0 <= warmup < 1:
             raise ValueError(f"Hierarchical: warmup is a fraction of the horizon, from 0 to less than 1, got {warmup}")
-        self.tensor_mlp = MLP([2 * count + 10 + NUM_FEATURES, tensor_hidden_size, tensor_hidden_size, 1 + told])
+        for name, value, other in (("direction", direction, "adam"), ("schedule", schedule, "cosine")):
+            if value not in ("learned", other):
+                raise ValueError(f"Hierarchical: {name} must be learned or {other}, got {value!r}")
+        self.direction, self.schedule = direction, schedule
+        features = 2 * count + 10 + NUM_FEATURES
+        self.tensor_linear = MLP([features, 1])
+        self.tensor_mlp = MLP([features, tensor_hidden_size, tensor_hidden_size, 1 + told])
         self.mlp = MLP([count + 2 + told, hidden_size, hidden_size, 1])
-        for head in (self.tensor_mlp.weight_2, self.mlp.weight_2):
+        for head in (self.tensor_linear.weight_0, self.tensor_mlp.weight_2, self.mlp.weight_2):
             nn.init.zeros_(head)  # type: ignore[arg-type]
         nn.init.trunc_normal_(self.tensor_mlp.weight_2[1:], std=tensor_hidden_size**-0.5)  # type: ignore[index]
 
@@ -112,12 +128,17 @@ class Hierarchical(UpdateRule):
         shape = _shape_features(layout, seen.grad).expand(-1, *squares.shape)
         size = (squares + 1e-12).log()[None] / 8 + 0.5
         global_features = torch.cat((_time_features(seen), trend))[..., None].expand(-1, -1, squares.shape[1])
-        out = self.tensor_mlp(torch.cat((statistics, size, shape, global_features)))
-        return torch.cat((LARGEST_EXPONENT * torch.tanh(out[:1] / LARGEST_EXPONENT), out[1:]))
+        features = torch.cat((statistics, size, shape, global_features))
+        out = self.tensor_mlp(features)
+        exponent = GAIN * (self.tensor_linear(features) + out[:1])
+        exponent = LARGEST_EXPONENT * torch.tanh(exponent / LARGEST_EXPONENT)
+        return torch.cat((torch.zeros_like(exponent) if self.schedule == "cosine" else exponent, out[1:]))
 
     def _of_coordinates(self, told: Tensor) -> tuple[list[Tensor], Tensor]:
         """Give the weights of the coordinates' network, and the bias of its first layer (H, B, K) for each tensor."""
         first, own_bias, *rest = self.mlp.weights
+        if self.direction == "adam":
+            rest = [*rest[:-2], *map(torch.zeros_like, rest[-2:])]
         inputs = len(self.momentum_decays) + 2  # the last columns read what the tensor tells
         return [first[..., :inputs], *rest], linear(told, first[..., inputs:], own_bias)
 
@@ -125,7 +146,9 @@ class Hierarchical(UpdateRule):
         """Give s_t (B,)."""
         horizon = torch.where(seen.horizon.isfinite(), seen.horizon, 1e6)
         rise = (seen.step + 1) / (self.warmup * horizon).clamp(min=1.0)
-        return torch.minimum(rise, torch.ones_like(rise)) * (1 - seen.step / horizon).clamp(min=0.0)
+        left = (1 - seen.step / horizon).clamp(min=0.0)
+        fall = 0.5 * (1 - torch.cos(math.pi * left)) if self.schedule == "cosine" else left
+        return torch.minimum(rise, torch.ones_like(rise)) * fall
 
 
 def _without_loss(seen: Observation) -> Observation:

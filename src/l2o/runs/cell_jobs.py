@@ -16,10 +16,11 @@ import torch
 from omegaconf import OmegaConf
 
 from l2o.evaluation.cells import Cell, run_cells
+from l2o.evaluation.scoreboard import Task
 from l2o.optimizers import UpdateRule
 from l2o.runs import cell_store
 from l2o.runs.command_line.own_code import import_own
-from l2o.runs.suites import built
+from l2o.runs.suites import Suite, built
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ Answers = dict[tuple[str, str, int, int, float], Cell]
 class Job:
     """Name one unroll: an optimizer at several rates and seeds on one task and horizon.
 
-    `paths` has the file of every cell by seed and rate; None keeps nothing.
+    `paths` has the file of every cell by seed and rate; None keeps nothing. `beyond` says how many times the horizon
+    the unroll is long: a rule may be run further than it was told.
     """
 
     task: str
@@ -44,6 +46,12 @@ class Job:
     paths: Mapping[tuple[int, float], Path | None]
     horizon: int
     device: str
+    beyond: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        """Say how many steps the unroll has."""
+        return round(self.beyond * self.horizon)
 
     @property
     def count(self) -> int:
@@ -54,7 +62,7 @@ class Job:
         """Run the cells and keep them."""
         optimizee = built(self.config, self.device)
         rule = self.rule.to(self.device)
-        found = run_cells(rule, optimizee, self.rates, self.horizon, self.seeds, self.device)
+        found = run_cells(rule, optimizee, self.rates, self.steps, self.seeds, self.device, self.horizon)
         answers = {}
         for seed, cells in zip(self.seeds, found, strict=True):
             for rate, cell in zip(self.rates, cells, strict=True):
@@ -64,7 +72,7 @@ class Job:
 
     def kept(self) -> Answers:
         """Return the cells that are kept already."""
-        read = {place: cell_store.read(path, self.horizon) for place, path in self.paths.items()}
+        read = {place: cell_store.read(path, self.steps) for place, path in self.paths.items()}
         names = {place: (self.task, self.optimizer, self.horizon, *place) for place in read}
         return {names[place]: cell for place, cell in read.items() if cell is not None}
 
@@ -76,6 +84,23 @@ class Job:
             if rates := tuple(rate for rate in self.rates if rate not in known):
                 lacking.setdefault(rates, []).append(seed)
         return [replace(self, rates=rates, seeds=tuple(seeds)) for rates, seeds in lacking.items()]
+
+
+def job_of(
+    suite: Suite,
+    task: Task,
+    name: str,
+    horizon: int,
+    rates: tuple[float, ...] | None = None,
+    beyond: float = 1.0,
+) -> Job:
+    """Return the unroll of one optimizer of a suite on a task, at all of its rates unless others are given."""
+    rule, own, _ = suite.contestants[name]
+    rates, seeds = own if rates is None else rates, tuple(range(suite.cfg.scoreboard.seeds))
+    key = cell_store.key_of(task, rule, suite.device) if suite.cfg.scoreboard.cache else None
+    job = Job(task.name, suite.tasks[task.name][1], name, rule, rates, seeds, {}, horizon, suite.device, beyond)
+    places = {(s, rate): cell_store.place(key, rate, horizon, s, job.steps) for s in seeds for rate in rates}
+    return replace(job, paths=places)
 
 
 def run_jobs(jobs: Iterable[Job], workers: int, imports: Sequence[str] = (), folder: str = ".") -> Answers:
@@ -95,7 +120,7 @@ def run_jobs(jobs: Iterable[Job], workers: int, imports: Sequence[str] = (), fol
     for job, found in _done(waiting, workers, imports, folder):
         answers |= found
         done += job.count
-        log.info("%s: %s, %d steps (%d of %d runs)", job.task, job.optimizer, job.horizon, done, left)
+        log.info("%s: %s, %d steps (%d of %d runs)", job.task, job.optimizer, job.steps, done, left)
     return answers
 
 

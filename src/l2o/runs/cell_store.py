@@ -40,16 +40,20 @@ def key_of(task: Task, rule: UpdateRule, device: str) -> dict[str, Any] | None:
     }
 
 
-def place(key: dict[str, Any] | None, rate: float, horizon: int, seed: int) -> Path | None:
-    """Return the file of one cell; None where `key` is None, which keeps nothing."""
+def place(key: dict[str, Any] | None, rate: float, horizon: int, seed: int, steps: int | None = None) -> Path | None:
+    """Return the file of one cell; None where `key` is None, which keeps nothing.
+
+    `steps` is the length of the run where that is not the horizon that its rule was told.
+    """
     if key is None:
         return None
-    digest = hash_of({**key, "rate": rate, "horizon": horizon, "seed": seed})
+    beyond = {} if steps in (None, horizon) else {"steps": steps}
+    digest = hash_of({**key, "rate": rate, "horizon": horizon, "seed": seed, **beyond})
     return cache_folder() / "cells" / digest[:2] / f"{digest}.npz"
 
 
-def read(path: Path | None, horizon: int) -> Cell | None:
-    """Return a cell that was kept; None where there is none, or a damaged one."""
+def read(path: Path | None, steps: int) -> Cell | None:
+    """Return a cell of so many steps that was kept; None where there is none, or a damaged one."""
     if path is None or not path.is_file():
         return None
     try:
@@ -57,7 +61,7 @@ def read(path: Path | None, horizon: int) -> Cell | None:
             cell = Cell(kept["losses"], float(kept["start"]))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-    return cell if cell.losses.shape == (horizon,) and cell.losses.dtype == np.float32 else None
+    return cell if cell.losses.shape == (steps,) and cell.losses.dtype == np.float32 else None
 
 
 def write(path: Path | None, cell: Cell) -> None:

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from l2o import seeds
-from l2o.deploy.hub import from_pretrained
 from l2o.evaluation.comparison import Comparison
 from l2o.evaluation.evaluation import Evaluation
 from l2o.evaluation.proposals import proposals, tuned
@@ -18,6 +17,7 @@ from l2o.figures.proposals import plot_proposals
 from l2o.optimizees import Optimizee
 from l2o.optimizers import UpdateRule
 from l2o.runs.devices import chosen_device, usable
+from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.tunings import remember_tunings
@@ -40,7 +40,7 @@ def open_comparison(cfg: DictConfig) -> Opened:
     """Build the rules and the problem. Raises ValueError where there is nothing to compare or something is missing."""
     if not compares(cfg):
         raise ValueError("evaluate.py compares optimizers: evaluation=null leaves it nothing to do")
-    learned = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
+    learned = open_learned(cfg)
     rules = learned | dict(instantiate(cfg.get("baselines")) or {})
     if not rules:
         raise ValueError("there is no optimizer to compare: give a trained one as learned.LSTM=PATH, or a baseline")

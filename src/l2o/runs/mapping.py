@@ -8,7 +8,6 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from l2o.deploy.hub import from_pretrained
 from l2o.evaluation import scoreboard_files
 from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard, Task
 from l2o.figures.heat_maps import HeatMap, plot_heat_maps
@@ -16,6 +15,7 @@ from l2o.optimizers import UpdateRule
 from l2o.runs.command_line.suite_settings import PROPERTIES, refuse_suite_settings
 from l2o.runs.contents import hash_of, problem_contents
 from l2o.runs.devices import chosen_device, usable
+from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_figure
 from l2o.runs.shipped_baselines import record
 from l2o.runs.suites import Contestant, Suite, built, open_baselines
@@ -25,7 +25,7 @@ Point = Mapping[str, float]
 
 def open_map(cfg: DictConfig) -> Suite:
     """Build the points of a map as the tasks of a suite, and the optimizers. Raises ValueError where one is missing."""
-    rules = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
+    rules = open_learned(cfg)
     if not rules:
         raise ValueError("a map shows where a learned rule holds: give one as learned.NAME=PATH")
     refuse_suite_settings(cfg)

@@ -11,20 +11,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from l2o.deploy.hub import from_pretrained
 from l2o.evaluation import scoreboard_files
 from l2o.evaluation.cells import Cell, measure, needs_each_horizon
 from l2o.evaluation.scoreboard import REFERENCE, Outcome, Scoreboard, Task, outcome
-from l2o.evaluation.scoreboard_tables import page, tables
+from l2o.evaluation.scoreboard_page import page
+from l2o.evaluation.scoreboard_tables import tables
 from l2o.figures.scoreboard import plot_profile
 from l2o.files import write_text
-from l2o.runs import cell_store
-from l2o.runs.cell_jobs import Answers, Job, run_jobs
+from l2o.runs.beyond import add_beyond
+from l2o.runs.cell_jobs import Answers, Job, job_of, run_jobs
 from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.devices import chosen_device, usable
+from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_scoreboard
 from l2o.runs.shipped_baselines import record, shipped_outcomes
-from l2o.runs.suites import Suite, built, open_baselines, open_learned, open_tasks
+from l2o.runs.suites import Suite, built, open_baselines, open_tasks, with_scales
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def open_suite(cfg: DictConfig) -> Suite:
     """Build the tasks and the optimizers. Raises ValueError where something is missing or makes no sense."""
     refuse_suite_settings(cfg)
     device = usable(chosen_device(cfg.device, cfg.suite.get("device", "cpu")))
-    given = {str(name): from_pretrained(path) for name, path in (cfg.get("learned") or {}).items() if path}
+    given = open_learned(cfg)
     baselines = open_baselines(cfg)
     if both := given.keys() & baselines.keys():
         raise ValueError(f"learned.{min(both)} has the name of a baseline: give it another one")
@@ -44,7 +45,7 @@ def open_suite(cfg: DictConfig) -> Suite:
     if envelopes and not any(task.published in envelopes for task, _ in tasks.values()):
         raise ValueError("adam_envelopes has no effect: it has none of the suite's tasks (suite.tasks.NAME.published)")
     name = str(cfg.suite.get("name", "suite"))
-    return Suite(cfg, name, tasks, open_learned(cfg, given) | baselines, envelopes, device)
+    return Suite(cfg, name, tasks, with_scales(cfg, given) | baselines, envelopes, device)
 
 
 def read_envelopes(path: str | Path) -> dict[str, Any]:
@@ -66,20 +67,27 @@ def score(suite: Suite) -> Scoreboard:
     tasks = [task for task, _ in suite.tasks.values()]
     baselines = [name for name, one in suite.contestants.items() if one.baseline]
     board = Scoreboard(suite.name, tasks, baselines, envelopes=suite.envelopes)
+    board.compare_with = list(suite.setting("compare_with") or ())
     known = shipped_outcomes(suite)
     jobs = [
         job
         for task in tasks
         for job in jobs_of(suite, task, [n for n in suite.contestants if (task.name, n) not in known])
     ]
-    runtime = HydraConfig.get().runtime.cwd if HydraConfig.initialized() else "."
-    imports = suite.cfg.get("imports") or []
-    answers = run_jobs(jobs, suite.cfg.workers, [imports] if isinstance(imports, str) else imports, runtime)
+    answers = _answers(suite, jobs)
     for task in tasks:
         _add_outcomes(board, suite, task, known, answers)
         _warn_at_ends(board, task)
+    if factor := suite.setting("beyond"):
+        add_beyond(board, suite, float(factor), lambda jobs: _answers(suite, jobs))
     _measure(board, suite)
     return board
+
+
+def _answers(suite: Suite, jobs: Sequence[Job]) -> Answers:
+    runtime = HydraConfig.get().runtime.cwd if HydraConfig.initialized() else "."
+    imports = suite.cfg.get("imports") or []
+    return run_jobs(jobs, suite.cfg.workers, [imports] if isinstance(imports, str) else imports, runtime)
 
 
 def jobs_of(suite: Suite, task: Task, names: Sequence[str]) -> list[Job]:
@@ -87,15 +95,9 @@ def jobs_of(suite: Suite, task: Task, names: Sequence[str]) -> list[Job]:
 
     There is one for each horizon where a rule's steps depend on it; else one to the longest horizon serves them all.
     """
-    found = []
-    for name in names:
-        rule, rates, _ = suite.contestants[name]
-        key = cell_store.key_of(task, rule, suite.device) if suite.cfg.scoreboard.cache else None
-        seeds, config = tuple(range(suite.cfg.scoreboard.seeds)), suite.tasks[task.name][1]
-        for horizon in _runs(task, rule):
-            paths = {(s, rate): cell_store.place(key, rate, horizon, s) for s in seeds for rate in rates}
-            found.append(Job(task.name, config, name, rule, rates, seeds, paths, horizon, suite.device))
-    return found
+    return [
+        job_of(suite, task, name, horizon) for name in names for horizon in _runs(task, suite.contestants[name].rule)
+    ]
 
 
 def _runs(task: Task, rule: Any) -> Sequence[int]:
@@ -158,7 +160,7 @@ def report(suite: Suite, board: Scoreboard) -> None:
     output.mkdir(parents=True, exist_ok=True)
     scoreboard_files.save(board, output / "scoreboard.json", record(suite))
     figure = plot_profile(board, output / "profile.png")
-    write_text(output / "scoreboard.md", page(board, figure.name))
+    write_text(output / "scoreboard.md", page(board, figure.name, record(suite)))
     log_scoreboard(instantiate(suite.cfg.get("logger") or {}).values(), board, figure)
     for table in tables(board):
         Console().print(table)

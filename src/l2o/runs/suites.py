@@ -39,16 +39,22 @@ class Suite:
     envelopes: dict[str, Any]
     device: str
 
+    def setting(self, name: str) -> Any:
+        """Return what the suite's file says under a name; None where it says nothing, and for a map."""
+        return (self.cfg.get("suite") or {}).get(name)
 
-def rates_around(centre: float, count: int) -> tuple[float, ...]:
-    """Return learning rates half decades apart: …, 1e-3, 10^-2.5, 1e-2, …, of which `centre` is in the middle.
 
-    They lie on one lattice for all baselines, so that `centre` may be rounded: 0.0316 means 10^-1.5.
+def rates_around(centre: float, count: int, per_decade: int = 2) -> tuple[float, ...]:
+    """Return `count` learning rates, evenly spaced in their logarithms, of which `centre` is in the middle.
+
+    With two in a decade they are …, 1e-3, 10^-2.5, 1e-2, …. They lie on one lattice for all baselines, so that `centre`
+    may be rounded: 0.0316 means 10^-1.5.
     """
-    if not centre > 0 or count < 1:
-        raise ValueError(f"a grid of learning rates needs a positive centre and a count, got {centre} and {count}")
-    middle = round(2 * math.log10(centre))
-    return tuple(10 ** ((middle + k - count // 2) / 2) for k in range(count))
+    if not centre > 0 or count < 1 or per_decade < 1:
+        given = f"got {centre}, {count} and {per_decade}"
+        raise ValueError(f"a grid of learning rates needs a positive centre, a count and a number per decade, {given}")
+    middle = round(per_decade * math.log10(centre))
+    return tuple(10 ** ((middle + k - count // 2) / per_decade) for k in range(count))
 
 
 def open_tasks(cfg: DictConfig, device: str) -> dict[str, tuple[Task, str]]:
@@ -104,13 +110,14 @@ def open_baselines(cfg: DictConfig) -> dict[str, Contestant]:
                 f"scoreboard.baselines.{name}.rule must be a hand-designed rule, whose learning rate is tuned, got "
                 f"{type(rule).__name__}: give a trained one as learned.{name}=PATH"
             )
-        found[str(name)] = Contestant(rule, rates_around(node.centre, cfg.scoreboard.rates_count), True)
+        rates = rates_around(node.centre, cfg.scoreboard.rates_count, cfg.scoreboard.rates_per_decade)
+        found[str(name)] = Contestant(rule, rates, True)
     if REFERENCE not in found:
         raise ValueError(f"scoreboard.baselines needs {REFERENCE}: final losses are shown relative to it")
     return found
 
 
-def open_learned(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, Contestant]:
+def with_scales(cfg: DictConfig, rules: Mapping[str, UpdateRule]) -> dict[str, Contestant]:
     """Return learned optimizers with the scales of `cfg.scoreboard`."""
     scales = tuple(float(scale) for scale in cfg.scoreboard.scales)
     return {name: Contestant(rule, scales, False) for name, rule in rules.items()}

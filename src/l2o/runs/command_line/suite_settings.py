@@ -26,7 +26,9 @@ def refuse_suite_settings(cfg: DictConfig) -> None:
     if cfg.get("suite") is None and cfg.get("map") is None:
         return
     if cfg.get("suite") is not None:
-        _refuse_suite(_plain(cfg, "suite"))
+        suite = _plain(cfg, "suite")
+        _refuse_suite(suite)
+        _refuse_comparisons(suite, _plain(cfg, "scoreboard"))
     if cfg.get("map") is not None:
         _refuse_map(_plain(cfg, "map"))
     _refuse_scoreboard(_plain(cfg, "scoreboard"))
@@ -48,6 +50,24 @@ def _refuse_suite(suite: Any) -> None:
                 raise ValueError(message)
 
 
+def _refuse_comparisons(suite: Any, scoreboard: Any) -> None:
+    """Refuse baselines to compare with that there are not, and a factor of the horizon that goes nowhere beyond it."""
+    names, beyond = suite.get("compare_with"), suite.get("beyond")
+    _refuse_kind("suite.compare_with", names, list[str] | None)
+    _refuse_kind("suite.beyond", beyond, float | None)
+    there = [str(name) for name, node in (scoreboard.get("baselines") or {}).items() if node is not None]
+    for name in names or ():
+        if name not in there:
+            hint = did_you_mean(name, there) or f": there are {', '.join(there)}"
+            raise ValueError(f"suite.compare_with names {name}, which is no baseline of the scoreboard{hint}")
+    if beyond is not None and not 1 < beyond <= 100:
+        raise ValueError(
+            f"suite.beyond must be more than 1, as a multiple of the horizon, and at most 100, got {beyond}"
+        )
+    if beyond is not None and not names:
+        raise ValueError("suite.beyond has no effect without suite.compare_with: it is shown in the same table")
+
+
 def _refuse_scoreboard(scoreboard: Any) -> None:
     baselines = scoreboard.get("baselines")
     _refuse_kind("scoreboard.baselines", baselines, dict)
@@ -61,9 +81,7 @@ def _refuse_scoreboard(scoreboard: Any) -> None:
         if not 1e-9 <= baseline["centre"] <= 1e9:
             raise ValueError(f"{key}.centre must be a learning rate from 1e-9 to 1e9, got {baseline['centre']}")
     if scoreboard["rates_count"] > 41:
-        raise ValueError(
-            f"scoreboard.rates_count must be at most 41, which span twenty decades, got {scoreboard['rates_count']}"
-        )
+        raise ValueError(f"scoreboard.rates_count must be at most 41, got {scoreboard['rates_count']}")
     scales = scoreboard["scales"]
     if 1.0 not in scales or not all(scale > 0 for scale in scales) or len(set(scales)) < len(scales):
         raise ValueError(
