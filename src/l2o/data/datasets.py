@@ -54,6 +54,12 @@ class Dataset(NamedTuple):
         train, test = (_relabelled(*split, wanted) for split in (self[:2], self[2:]))
         return type(self)(*train, *test)
 
+    @classmethod
+    def minibatch(cls, x: Tensor, index: Tensor) -> Tensor:
+        """Give the images x[index] as floats: (M, *shape), (B, N) -> (B, N, *shape)."""
+        found = x.index_select(0, index.flatten())  # rows as they lie in memory, many times as fast as x[index]
+        return cls.images(found).unflatten(0, index.shape)
+
     @staticmethod
     def images(x: Tensor) -> Tensor:
         """Floats of the default dtype; uint8 becomes [0, 1]."""

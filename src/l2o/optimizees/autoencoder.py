@@ -63,7 +63,7 @@ class Autoencoder(NetworkLoss):
     def _batch(self, images: Tensor, num_tasks: int, generator: Generator) -> Batch:
         shape = num_tasks, self.batch_size
         index = torch.randint(len(images), shape, generator=generator, device=generator.device)
-        return {"x": self.dataset.images(images[index])}
+        return {"x": self.dataset.minibatch(images, index)}
 
     def _num_pixels(self) -> int:
         return self.batch_size * self.dataset.x_train.shape[1:3].numel()

@@ -56,7 +56,7 @@ class Classifier(NetworkLoss):
     def _batch(self, images: Tensor, labels: Tensor, num_tasks: int, generator: Generator) -> Batch:
         shape = num_tasks, self.batch_size
         index = torch.randint(len(labels), shape, generator=generator, device=generator.device)
-        x = self.dataset.images(images[index])
+        x = self.dataset.minibatch(images, index)
         if self.noise > 0:
             x = x + self.noise * torch.randn(x.shape, generator=generator, device=generator.device)
         return {"x": x, "y": labels[index]}

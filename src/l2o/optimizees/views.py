@@ -139,4 +139,4 @@ class Repeated(View):
         return num_tasks // self.copies
 
     def _repeat(self, tensor: Tensor) -> Tensor:
-        return tensor.repeat(self.copies, *[1] * (tensor.ndim - 1))
+        return torch.cat([tensor] * self.copies)  # for minibatches in a fraction of the time of Tensor.repeat

@@ -112,7 +112,7 @@ class Hierarchical(UpdateRule):
         kernel = kernel_for([*seen[:2], *memory, *self.parameters()], count, self.hidden_size)
         memory, found = kernel.remember(seen, memory, layout, decays, correct)
         statistics, kept = _statistics(found[:-1], state["statistics"].movedim(-1, 0), step)
-        trend, losses = loss_trend(seen if self.reads_loss else _without_loss(seen), state)
+        trend, losses = loss_trend(seen, state) if self.reads_loss else _no_trend(seen, state)
         exponent, *told = self._of_tensors(seen, layout, statistics, found[-1], trend)
         scale = self.step_mult * self._scheduled(seen)[:, None] * exponent.exp() * found[1].sqrt()
         sizes = (found[-1] + 1e-16).rsqrt()
@@ -151,8 +151,9 @@ class Hierarchical(UpdateRule):
         return torch.minimum(rise, torch.ones_like(rise)) * fall
 
 
-def _without_loss(seen: Observation) -> Observation:
-    return seen._replace(loss=torch.full_like(seen.loss, math.nan))
+def _no_trend(seen: Observation, state: State) -> tuple[Tensor, State]:
+    """Give the features that `loss_trend` gives where no loss was ever known, and the memory as it was."""
+    return seen.grad.new_zeros(NUM_FEATURES, len(seen.grad)), {"losses": state["losses"]}
 
 
 def _statistics(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:

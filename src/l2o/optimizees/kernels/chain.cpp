@@ -121,17 +121,17 @@ template <class T> struct Four { typedef T V __attribute__((vector_size(4 * size
 #endif
 
 // to (columns, to_row) = from (rows, columns)^T
-template <class T> void transpose(const T* from, int64_t rows, int64_t columns, T* to, int64_t to_row) {
+template <class T> void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
     using V = typename Four<T>::V;
     typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Index;
     typedef Index Indices __attribute__((vector_size(4 * sizeof(T)), unused));
     int64_t r = 0;
     for (; r + 4 <= rows; r += 4) {
-        const T* at = from + r * columns;
+        const T* at = from + r * from_row;
         int64_t c = 0;
         for (; c + 4 <= columns; c += 4) {
             V v[4];
-            for (int i = 0; i < 4; ++i) v[i] = *reinterpret_cast<const V*>(at + i * columns + c);
+            for (int i = 0; i < 4; ++i) v[i] = *reinterpret_cast<const V*>(at + i * from_row + c);
             const V a = SHUFFLED(v[0], v[1], 0, 4, 1, 5), b = SHUFFLED(v[2], v[3], 0, 4, 1, 5);
             const V d = SHUFFLED(v[0], v[1], 2, 6, 3, 7), e = SHUFFLED(v[2], v[3], 2, 6, 3, 7);
             T* out = to + c * to_row + r;
@@ -141,10 +141,10 @@ template <class T> void transpose(const T* from, int64_t rows, int64_t columns, 
             *reinterpret_cast<V*>(out + 3 * to_row) = SHUFFLED(d, e, 2, 3, 6, 7);
         }
         for (; c < columns; ++c)
-            for (int i = 0; i < 4; ++i) to[c * to_row + r + i] = at[i * columns + c];
+            for (int i = 0; i < 4; ++i) to[c * to_row + r + i] = at[i * from_row + c];
     }
     for (; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) to[c * to_row + r] = from[r * columns + c];
+        for (int64_t c = 0; c < columns; ++c) to[c * to_row + r] = from[r * from_row + c];
 }
 
 // to (rows, to_row) = from (rows, columns), with zeros behind each row
@@ -251,28 +251,27 @@ template <class T> void activate(T* z, T* slope, int64_t count, const Layer& lay
 
 // -------------------------------------------------------------------------------------------------------- losses
 
-// z (N, C) becomes d loss / d z; the loss is returned. Behind each row are zeros afterwards.
-template <class T> double cross_entropy(T* z, int64_t examples, int64_t classes, const int64_t* labels) {
+// z (N, C) becomes d loss / d z; the loss is returned. `turned` has room for C vectors: as many examples as a vector has
+// numbers are turned around and go in lockstep.
+template <class T> double cross_entropy(T* z, int64_t examples, int64_t classes, const int64_t* labels, T* turned) {
+    constexpr int64_t L = LANES<T>;
     const int64_t row = padded<T>(classes);
     const T share = T(1) / T(examples);
     double loss = 0;
-    for (int64_t n = 0; n < examples; ++n, z += row) {
-        for (int64_t c = classes; c < row; ++c) z[c] = T(-INFINITY);
-        Vec<T> highest = load(z), sum = {};
-        for (int64_t c = LANES<T>; c < row; c += LANES<T>) highest = chosen<T>(load(z + c) > highest, load(z + c), highest);
-        T most = highest[0];
-        for (int64_t lane = 1; lane < LANES<T>; ++lane) most = highest[lane] > most ? highest[lane] : most;
-        const T own = z[labels[n]] - most;
-        for (int64_t c = 0; c < row; c += LANES<T>) {
-            const Vec<T> e = exponential<T>(load(z + c) - most);
-            store(z + c, e);
+    for (int64_t n = 0; n < examples; n += L, z += L * row, labels += L) {
+        const int64_t count = std::min(L, examples - n);
+        transpose(z, row, count, classes, turned, L);
+        Vec<T> highest = load(turned), sum = {};
+        for (int64_t c = 1; c < classes; ++c) highest = chosen<T>(load(turned + c * L) > highest, load(turned + c * L), highest);
+        for (int64_t c = 0; c < classes; ++c) {
+            const Vec<T> e = exponential<T>(load(turned + c * L) - highest);
+            store(turned + c * L, e);
             sum += e;
         }
-        const T all = total<T>(sum), factor = share / all;
-        loss += std::log(all) - own;
-        for (int64_t c = 0; c < row; c += LANES<T>) store(z + c, load(z + c) * factor);
-        for (int64_t c = classes; c < row; ++c) z[c] = 0;
-        z[labels[n]] -= share;
+        for (int64_t i = 0; i < count; ++i) loss += std::log(sum[i]) - (z[i * row + labels[i]] - highest[i]);
+        for (int64_t c = 0; c < classes; ++c) store(turned + c * L, load(turned + c * L) * (share / sum));
+        transpose(turned, L, classes, count, z, row);
+        for (int64_t i = 0; i < count; ++i) z[i * row + labels[i]] -= share;
     }
     return loss / double(examples);
 }
@@ -325,7 +324,7 @@ public:
         const int64_t inputs = padded<T>(layer(0).inputs);
         for (int64_t l = 0; l < call.num_layers; ++l) {
             const int64_t in = l ? row(l - 1) : inputs;
-            matrix = std::max(matrix, std::max(layer(l).inputs * row(l), layer(l).outputs * in));
+            matrix = std::max(matrix, std::max(layer(l).inputs * row(l), layer(l).outputs * std::max(in, LANES<T>)));
             widest = std::max(widest, row(l));
         }
         numbers = widest + matrix + (x_as_it_is ? 0 : N * inputs) + 2 * N * widest;  // bias, weights, x, two of dZ
@@ -357,7 +356,7 @@ private:
         const int64_t last = call.num_layers - 1;
         for (int64_t l = 0; l <= last; ++l) forward(l, theta, l ? memory + places[l - 1] : x, l ? row(l - 1) : x_row, memory + places[l], bias, weights);
         T* d = memory + places[last];
-        double loss = call.loss == CROSS_ENTROPY ? cross_entropy(d, N, layer(last).outputs, call.labels + b * call.label_task)
+        double loss = call.loss == CROSS_ENTROPY ? cross_entropy(d, N, layer(last).outputs, call.labels + b * call.label_task, weights)
                                                  : sigmoid_squares(d, N, layer(last).outputs, x, x_row);
         for (int64_t l = last; l >= 0; --l) {
             backward(l, d, l ? memory + places[l - 1] : x, l ? row(l - 1) : x_row, memory + places[l] + N * row(l), grad);
@@ -378,7 +377,7 @@ private:
         std::fill(bias, bias + out, T(0));
         if (own.bias >= 0) std::copy_n(theta + own.bias, own.outputs, bias);
         for (int64_t i = 0; i < own.inputs; ++i) std::fill(weights + i * out + own.outputs, weights + (i + 1) * out, T(0));
-        transpose(theta + own.weight, own.outputs, own.inputs, weights, out);
+        transpose(theta + own.weight, own.inputs, own.outputs, own.inputs, weights, out);
         multiply<T>({N, out, own.inputs, inputs, inputs_row, 1, weights, out, bias, outputs, out});
         activate(outputs, outputs + N * out, N * out, own);
     }
