@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from l2o.runs.command_line.null_groups import leave_out_null_groups
 from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
+from l2o.runs.leftovers import nothing_left_if_refused
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -23,7 +24,8 @@ def main(cfg: DictConfig) -> float:
     from l2o.runs.locks import alone
     from l2o.runs.preemption import resumable
 
-    prepare(cfg)
+    with nothing_left_if_refused(cfg.output_dir):
+        prepare(cfg)
     return alone(resumable(meta_train))(cfg)
 
 
@@ -31,7 +33,8 @@ def meta_train(cfg: DictConfig) -> float:
     """Open the run, fit, compare, report."""
     from l2o.runs.meta_training import compare, fit, open_run, report
 
-    run = open_run(cfg)
+    with nothing_left_if_refused(cfg.output_dir):
+        run = open_run(cfg)
     fit(run)
     if run.trainer.is_global_zero:
         comparison = compare(run) if run.evaluation else None

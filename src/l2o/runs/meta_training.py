@@ -30,6 +30,7 @@ from l2o.runs.progress import Progress
 from l2o.runs.ranks import as_one, refuse_relaunch
 from l2o.runs.snapshots import Snapshots
 from l2o.runs.tunings import remember_tunings
+from l2o.training import warm_start
 from l2o.training.learner import MetaLearner
 
 warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.* is deprecated", FutureWarning)  # Lightning's own
@@ -59,9 +60,11 @@ def open_run(cfg: DictConfig) -> Run:
     compared = instantiate(compared_optimizee(cfg)) if cfg.evaluation_optimizee else optimizee
     baselines = dict(instantiate(cfg.get("baselines")) or {})
     evaluation = instantiate(cfg.evaluation) if compares(cfg) else None
-    loggers = _loggers(cfg, before.get("wandb"))
-    trainer = instantiate(cfg.trainer, callbacks=_callbacks(cfg), logger=loggers, _convert_="all")
+    if learner.warm_start and not resumed:
+        warm_start.read(learner.warm_start)  # it is read when training starts; here it is refused if it is no such file
+    trainer = instantiate(cfg.trainer, callbacks=_callbacks(cfg), logger=False, _convert_="all")
     refuse_relaunch(trainer)
+    trainer.loggers = loggers = _loggers(cfg, before.get("wandb"))  # last, as they write: a refusal leaves nothing
     continue_csv(loggers, before["l2o"]["windows"] - before["l2o"].get("windows_before", 0))
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     for logger in loggers:

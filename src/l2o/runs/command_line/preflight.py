@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from l2o.runs.command_line.settings import refuse_settings
 from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.command_line.sweep_values import configurations
 from l2o.runs.errors import exit_with
+from l2o.runs.leftovers import remember_what_is_there
 
 
 class Preflight(Callback):
@@ -41,6 +42,7 @@ class Preflight(Callback):
             sys.exit("error: a sweep is many runs: add -m (--multirun)")
         _expand_folder(config, "hydra.run.dir")
         refuse_unwritable(config, "hydra.run.dir")
+        _remember(config, "hydra.run.dir")
         self._check([config])
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -53,6 +55,7 @@ class Preflight(Callback):
             sys.exit(refusal if os.environ["SLURM_PROCID"] == "0" else 1)
         _expand_folder(config, "hydra.sweep.dir")
         refuse_unwritable(config, "hydra.sweep.dir")
+        _remember(config, "hydra.sweep.dir")
         self._check(None, config)
 
     def _check(self, configs: list[DictConfig] | None, sweep: DictConfig | None = None) -> None:
@@ -105,6 +108,12 @@ def _expand_folder(config: DictConfig, key: str) -> None:
     for index, override in enumerate(overrides):
         if override.startswith(f"{key}="):
             overrides[index] = f"{key}={QuotedString(whole, Quote.double).with_quotes()}"
+
+
+def _remember(config: DictConfig, key: str) -> None:
+    """Note what is there of the folder that a key names, where its name is known already."""
+    with suppress(OmegaConfBaseException):
+        remember_what_is_there(OmegaConf.select(config, key))
 
 
 def refuse_unwritable(config: DictConfig, key: str) -> None:
