@@ -1,4 +1,4 @@
-"""Every experiment of the paper, one after the other; then the tables and figures of docs/results.md and docs/notebook/.
+"""Every experiment of the paper, one after the other; then the tables and figures of docs/results.md and the notebook.
 
 Finished parts are not run again, an interrupted training goes on from its checkpoint. A part whose data is not given is
 left out. It takes hours on a CPU.
