@@ -1,5 +1,8 @@
 """The pages of the documentation: links, files that they name, commands, and numbers that stand on two pages."""
 
+import enum
+import importlib
+import inspect
 import json
 import re
 import runpy
@@ -10,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from programs import ROOT
+from torch.testing import assert_close
 
+from l2o import seeds
 from l2o.__main__ import parser
+from l2o.meta_gradients import Mean, TruncatedBPTT
+from l2o.optimizees import Quadratic
+from l2o.optimizers import LSTM
 from l2o.runs.command_line.null_groups import leave_out_null_groups
+from l2o.unroll import start_episode
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -24,6 +34,7 @@ PAGES = [
 ]
 names = [str(page.relative_to(ROOT)) for page in PAGES]
 every_page = pytest.mark.parametrize("page", PAGES, ids=names)
+GENERATE: dict[str, Any] = runpy.run_path(str(DOCS / "generate.py"))
 PAPER: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/paper.py"))
 
 
@@ -156,6 +167,58 @@ def test_every_documented_command_of_the_package_is_understood(command: str) -> 
 def test_every_documented_script_is_there(command: str) -> None:
     script = shlex.split(command)[1]
     assert "/" not in script or (ROOT / script).exists()
+
+
+# ----------------------------------------------------------------------------------------------- what repeats the code
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    """docs/api.md repeats names and docstrings, docs/how-it-works.md the lengths of files: `make docs` writes them."""
+    for page, text in GENERATE["pages"]().items():
+        assert page.read_text() == text, f"{page.name} is out of date: run `make docs`"
+
+
+@pytest.mark.parametrize("module", ["l2o", "l2o.optimizers", "l2o.meta_gradients", "l2o.data"])
+def test_the_index_names_the_arguments_that_a_call_takes(module: str) -> None:
+    """The index is made from the source alone: what it says of arguments is what Python says of the imported names."""
+    section = (DOCS / "api.md").read_text().partition(f"## `{module}`")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| \[`(\w+)`\]\([^)]*\)(?: `\(([^`]*)\)`)? \|", section, re.M))
+    loaded = importlib.import_module(module)
+    assert rows.keys() == set(loaded.__all__)
+    for name, listed in rows.items():
+        value = getattr(loaded, name)
+        if inspect.isfunction(value) or (inspect.isclass(value) and not issubclass(value, enum.Enum)):
+            taken = inspect.signature(value).parameters.values()
+            plain = [one.name for one in taken if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+            assert listed == ", ".join(plain), name
+
+
+def test_a_cell_of_the_index_shows_its_text_as_it_is() -> None:
+    assert GENERATE["escaped"]("x_* (N, *shape) |x| `a*|b` <c>") == "x_\\* (N, \\*shape) \\|x\\| `a*\\|b` \\<c>"
+    assert (
+        GENERATE["first_sentence"]("Give f\n(2016, equation 3). Then `more`.\n\nAnd more.")
+        == "Give f (2016, equation 3)."
+    )
+
+
+def test_the_estimator_of_the_page_on_contributing_measures_a_slope(float64: None) -> None:
+    """Its estimate is ε times the slope of the mean loss along ε, which exact backpropagation gives, too."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    body = example.partition("class ")[2].splitlines()
+    assert len([line for line in body if line.strip()]) <= 20
+    names: dict[str, Any] = {}
+    exec(example, names)
+    rule, optimizee = LSTM(hidden_size=3, output_scale=0.1), Quadratic(3, init_std=1.0)
+    episode = start_episode(rule, optimizee, 2, seeds.generator(0), 10)
+    found = names["RandomDirection"](1e-6)(rule, optimizee, episode, 4, seeds.generator(1))
+    stream = seeds.generator(1)
+    noise = [torch.randn(value.shape, generator=stream) for value in rule.parameters()]
+    exact = TruncatedBPTT(second_order=True, objective=Mean())(rule, optimizee, episode, 4, seeds.generator(1))
+    slope = sum((grad * direction).sum() for grad, direction in zip(exact.gradient, noise, strict=True))
+    for estimate, direction in zip(found.gradient, noise, strict=True):
+        assert_close(estimate, slope * direction, rtol=1e-4, atol=1e-9)
+    assert_close(found.losses, exact.losses)
+    assert found.carry.step == 4 and not found.done
 
 
 # ------------------------------------------------------------------------------------------------------------- results
