@@ -32,8 +32,8 @@ bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed.py --json outputs/benchmarks/speed.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/benchmarks/scaling.json
 
-docs:
-	$(PYTHON) docs/generate.py
+docs: $(VENV)/.ready
+	$(BIN)/python docs/generate.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def run_script(name: str, folder: Path, warns_of: str | None = None) -> None:
 
 
 def test_the_lines_of_the_readme_run_as_typed(tmp_path: Path) -> None:
-    """From an empty folder. A shipped optimizer learns all digits by heart with a network that is not the trained one's."""
+    """From an empty folder: a shipped optimizer trains a network of another size than it was trained on."""
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     run = [sys.executable, "-c", f"import torch; torch.manual_seed(0)\n{example}"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())

@@ -194,11 +194,11 @@ def test_the_index_names_the_arguments_that_a_call_takes(module: str) -> None:
 
 
 def test_a_cell_of_the_index_shows_its_text_as_it_is() -> None:
-    assert GENERATE["escaped"]("x_* (N, *shape) |x| `a*|b` <c>") == "x_\\* (N, \\*shape) \\|x\\| `a*\\|b` \\<c>"
-    assert (
-        GENERATE["first_sentence"]("Give f\n(2016, equation 3). Then `more`.\n\nAnd more.")
-        == "Give f (2016, equation 3)."
-    )
+    """No bar ends the cell, no star begins italics, and a sentence ends at its own end."""
+    shown = GENERATE["escaped"]("x_* (N, *shape) |x| `a*|b` <c>")
+    assert shown == r"x_\* (N, \*shape) \|x\| `a*\|b` \<c>"
+    sentences = "Give f\n(2016, equation 3). Then `more`.\n\nAnd more."
+    assert GENERATE["first_sentence"](sentences) == "Give f (2016, equation 3)."
 
 
 def test_the_estimator_of_the_page_on_contributing_measures_a_slope(float64: None) -> None:
