@@ -103,7 +103,7 @@ def test_every_file_of_the_repository_that_a_page_names_is_there(page: Path) -> 
         return
     folders = "src|tests|conf|docs|benchmarks|examples"
     for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text()):
-        assert (ROOT / path).exists() or path in WRITTEN_BY_READERS, path
+        assert (ROOT / path).exists() or path in WRITTEN_BY_READERS or "NAME" in path, path
 
 
 WRITTEN_BY_READERS = {"docs/scoreboard.md", "conf/experiment/my_mixture.yaml"}
@@ -247,6 +247,15 @@ def test_the_overview_repeats_the_notebook(part: str, label: str, ours: str, bes
     assert f"Final loss × {name}'s" in table
     ratios = dict(found.split(" ", 1) for found in table.rsplit("'s: ", 1)[1].strip().rstrip(".").split(", "))
     assert ratio.strip().strip("*") == ratios[label]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_numbers_with_an_error_are_those_of_the_notebook(page: str) -> None:
+    """In the text as in the tables: `.256 ± .003` and `0.256 ± 0.003` are the same."""
+    plain = lambda path: re.sub(r"(?<![\d.])\.(?=\d)", "0.", " ".join(path.read_text().split()))  # noqa: E731
+    notebook = "".join(plain(path) for path in (DOCS / "notebook").glob("*.md"))
+    found = re.findall(r"[\d.e+-]+ ± [\d.e+-]*\d", plain(ROOT / page))
+    assert len(found) >= 3 and [number for number in found if number not in notebook] == []
 
 
 def test_a_finished_part_fills_in_its_table_its_rows_and_its_figure(
