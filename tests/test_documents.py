@@ -21,9 +21,7 @@ from torch.testing import assert_close
 
 from l2o import seeds
 from l2o.__main__ import parser
-from l2o.meta_gradients import Mean, TruncatedBPTT
-from l2o.optimizees import Quadratic
-from l2o.optimizers import LSTM
+from l2o.optimizees.checks import check
 from l2o.runs.command_line.null_groups import leave_out_null_groups
 from l2o.unroll import start_episode
 
@@ -201,23 +199,24 @@ def test_a_cell_of_the_index_shows_its_text_as_it_is() -> None:
     assert GENERATE["first_sentence"](sentences) == "Give f (2016, equation 3)."
 
 
-def test_the_estimator_of_the_page_on_contributing_measures_a_slope(float64: None) -> None:
-    """Its estimate is ε times the slope of the mean loss along ε, which exact backpropagation gives, too."""
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
-    body = example.partition("class ")[2].splitlines()
-    assert len([line for line in body if line.strip()]) <= 20
+def test_the_classes_of_the_page_on_contributing_do_what_they_say(float64: None) -> None:
+    """Twenty lines each at most. The losses of the rule on the problem, and the slope of their mean, are known."""
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
     names: dict[str, Any] = {}
-    exec(example, names)
-    rule, optimizee = LSTM(hidden_size=3, output_scale=0.1), Quadratic(3, init_std=1.0)
-    episode = start_episode(rule, optimizee, 2, seeds.generator(0), 10)
-    found = names["RandomDirection"](1e-6)(rule, optimizee, episode, 4, seeds.generator(1))
-    stream = seeds.generator(1)
-    noise = [torch.randn(value.shape, generator=stream) for value in rule.parameters()]
-    exact = TruncatedBPTT(second_order=True, objective=Mean())(rule, optimizee, episode, 4, seeds.generator(1))
-    slope = sum((grad * direction).sum() for grad, direction in zip(exact.gradient, noise, strict=True))
-    for estimate, direction in zip(found.gradient, noise, strict=True):
-        assert_close(estimate, slope * direction, rtol=1e-4, atol=1e-9)
-    assert_close(found.losses, exact.losses)
+    for example in examples:
+        assert len([line for line in example.partition("class ")[2].splitlines() if line.strip()]) <= 20
+        exec(example, names)
+    problem, rule = names["Bowls"](), names["LearnedRate"](0.05)
+    check(problem, torch.device("cpu"))
+    episode = start_episode(rule, problem, 2, seeds.generator(0), horizon=8)
+    found = names["RandomDirection"](1e-6)(rule, problem, episode, 4, seeds.generator(1))
+    rate, a, steps = torch.tensor(0.05), episode.task["a"], torch.arange(1, 5)[:, None]
+    shrunk = 1 - 2 * a * rate  # θ_t = (1 − 2 a e^φ)^t θ_0
+    start = a * episode.theta.square().sum(1)
+    assert_close(found.losses, start * shrunk ** (2 * steps))
+    slope = (start * 2 * steps * shrunk ** (2 * steps - 1) * -2 * a * rate).mean()
+    epsilon = torch.randn((), generator=seeds.generator(1))
+    assert_close(found.gradient[0], slope * epsilon**2, rtol=1e-4, atol=0)
     assert found.carry.step == 4 and not found.done
 
 
