@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help bench paper train test test-all lint lock clean
+.PHONY: help bench docs paper train test test-all lint lock clean
 
 help:
 	@echo "make train   meta-train the LSTM on digits and compare it with tuned baselines (about 6 minutes)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-all   and the slow ones: killed runs, full disks, lost ranks"
 	@echo "make paper   every experiment of docs/results.md (hours; resumable); data files by DATA='--mnist FILE …'"
 	@echo "make bench   speed and memory as ratios to plain eager PyTorch; a figure of how they scale (some minutes)"
+	@echo "make docs    write docs/api.md and what else the documentation repeats of the code"
 	@echo "make lint    ruff, ruff format, pyright"
 	@echo "make lock    resolve requirements.lock anew"
 	@echo "make clean   remove .venv (outputs/ stays)"
@@ -30,6 +31,9 @@ paper: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/speed.py --json outputs/benchmarks/speed.json
 	$(BIN)/python benchmarks/scaling.py --json outputs/benchmarks/scaling.json
+
+docs: $(VENV)/.ready
+	$(BIN)/python docs/generate.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Every experiment of the paper, one after the other; then the tables and figures of docs/results.md.
+"""Every experiment of the paper, one after the other; then the tables and figures of docs/results.md and the notebook.
 
 Finished parts are not run again, an interrupted training goes on from its checkpoint. A part whose data is not given is
 left out. It takes hours on a CPU.
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs/results.md"
+DOCS = ROOT / "docs"
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
@@ -145,7 +145,7 @@ def table(summary: dict[str, Any], published: dict[str, dict[int, float]]) -> st
         paper = published.get(name, {})
         at = [number(row["loss_at"].get(str(s))) + (f" ({paper[s]:g})" if s in paper else "") for s in steps]
         reached = row["steps_to_best_baseline"]
-        cells = [name, number(row["lr"], 2), *at, f"{number(row['final_loss'])} ± {number(row['standard_error'], 1)}"]
+        cells = [name, number(row["lr"], 2), *at, final(row)]
         cells += ["–" if reached is None else str(reached), *(number(row["metrics"].get(m)) for m in metrics)]
         lines.append("| " + " | ".join(cells) + " |")
     best = summary["best_baseline"]
@@ -163,23 +163,51 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
 
 
+def overview(text: str, name: str, summary: dict[str, Any]) -> str:
+    """Fill in the rows of docs/results.md that the mark `<!-- NAME: OPTIMIZER -->` in their first cell gives to a part:
+    the optimizer's final loss, the best baseline's, and the ratio of the two."""
+    rows = summary["optimizers"]
+    best = f"{summary['best_baseline']} {final(rows[summary['best_baseline']])}"
+
+    def filled(found: "re.Match[str]") -> str:
+        row = rows[found["label"]]
+        ratio = f"{number(row['relative_to_best_baseline'])} ± {number(row.get('relative_standard_error'), 1)}"
+        return f"{found['first']}| {final(row)} | {best} | {ratio} |"
+
+    return re.sub(rf"(?P<first>\|[^|\n]*<!-- {name}: (?P<label>[\w-]+) -->[^|\n]*)(?:\|[^|\n]*){{3}}\|", filled, text)
+
+
+def final(row: dict[str, Any]) -> str:
+    """A final loss with its standard error."""
+    return f"{number(row['final_loss'])} ± {number(row['standard_error'], 1)}"
+
+
 def write_results(out: Path) -> None:
-    """Put every finished part's table between its marks in docs/results.md, and the figures that are shown there beside
-    it."""
-    text = RESULTS.read_text()
-    folder = RESULTS.parent / "figures"
+    """Put what the finished parts have found into docs/results.md and docs/notebook/: each part's table between its
+    marks, its rows of the overview, and the figures that are shown there into docs/figures/."""
+    summaries = {name: out / name / "summary.json" for name in RUNS}
+    found = {name: json.loads(file.read_text()) for name, file in summaries.items() if file.exists()}
+    shown_somewhere = ""
+    for page in [DOCS / "results.md", *sorted((DOCS / "notebook").glob("*.md"))]:
+        text = page.read_text()
+        for name, summary in found.items():
+            body = table(summary, PUBLISHED.get(name, {}))
+            between = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+            text = re.sub(between, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S)
+            text = overview(text, name, summary)
+        page.write_text(text)
+        shown_somewhere += text
+    copy_figures(out, shown_somewhere)
+
+
+def copy_figures(out: Path, text: str) -> None:
+    """Copy the figures of the parts that the text shows."""
     for name in RUNS:
-        if (summary := out / name / "summary.json").exists():
-            body = table(json.loads(summary.read_text()), PUBLISHED.get(name, {}))
-            text = re.sub(
-                rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
-            )
-        folder.mkdir(exist_ok=True)
         for figure in ("curves", "panels", "proposals", "figure6"):
             drawn, shown = out / name / f"{figure}.png", f"{name}_{figure}.png"
-            if drawn.exists() and f"(figures/{shown})" in text:
-                shutil.copy(drawn, folder / shown)
-    RESULTS.write_text(text)
+            if drawn.exists() and f"figures/{shown})" in text:
+                (DOCS / "figures").mkdir(exist_ok=True)
+                shutil.copy(drawn, DOCS / "figures" / shown)
 
 
 def main() -> None:

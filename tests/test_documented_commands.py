@@ -1,4 +1,4 @@
-"""The commands of README.md and docs/tutorial.md as a user types them: in an own folder, each in a fresh process.
+"""The commands of the documentation as a user types them: in an own folder, each in a fresh process.
 
 Commands that would take minutes get smaller sizes as further overrides; nothing else is changed.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from programs import ROOT
 
-README, TUTORIAL = ROOT / "README.md", ROOT / "docs/tutorial.md"
+README, RUNNING, TUTORIAL = ROOT / "README.md", ROOT / "docs/running.md", ROOT / "docs/tutorial.md"
 SIZES = [
     *("logger=csv", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "learner.horizon=4"),
     *("learner.window=2", "learner.num_tasks=2", "learner.episodes_per_epoch=1", "learner.validation_tasks=2"),
@@ -65,10 +65,28 @@ def run_script(name: str, folder: Path, warns_of: str | None = None) -> None:
     assert warns_of is None or warns_of in warned[0]
 
 
+def test_the_lines_of_the_readme_run_as_typed(tmp_path: Path) -> None:
+    """From an empty folder: a shipped optimizer trains a network of another size than it was trained on."""
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    run = [sys.executable, "-c", f"import torch; torch.manual_seed(0)\n{example}"]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
+    assert 0 < float(done.stdout) < 0.01
+
+
+def test_the_targets_of_the_readme_are_there() -> None:
+    """Each `make TARGET` of the documentation is a target of the Makefile."""
+    pages = [README, ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    blocks = [block for page in pages for block in re.findall(r"```sh\n(.*?)```|`([^`\n]+)`", page.read_text(), re.S)]
+    named = {name for block in blocks for name in re.findall(r"^make ([a-z][\w-]*)", "\n".join(block), re.M)}
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {"train", "test", "docs", "paper"} <= named <= targets
+
+
 @pytest.mark.timeout(600)
-def test_the_first_steps_of_the_readme_run_as_typed(tmp_path: Path) -> None:
+def test_the_first_steps_of_the_page_on_running_run_as_typed(tmp_path: Path) -> None:
     """Help, a training, an evaluation of what it left, and the two examples in Python."""
-    shown = commands(README)
+    shown = commands(RUNNING)
     help_, train = shown[0], next(line for line in shown if "experiment=quadratic" in line)
     evaluate = next(line for line in shown if line.startswith("python evaluate.py learned.LSTM=best"))
     answer = typed(help_, tmp_path, sizes=False)
@@ -78,7 +96,7 @@ def test_the_first_steps_of_the_readme_run_as_typed(tmp_path: Path) -> None:
     best_of(tmp_path, "quadratic").rename(tmp_path / "best")
     answer = typed(f"{evaluate} experiment=quadratic", tmp_path)
     assert answer.returncode == 0 and "LSTM" in answer.stdout, answer.stderr[-2000:]
-    examples = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    examples = re.findall(r"```python\n(.*?)```", RUNNING.read_text(), re.S)
     run = [sys.executable, "-c", "\n".join(examples)]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0 and done.stdout.startswith("tensor(["), done.stderr[-2000:]

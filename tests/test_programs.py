@@ -1,4 +1,4 @@
-"""train.py and evaluate.py as people start them: every option of every group, every README command, every mistake."""
+"""train.py and evaluate.py as people start them: every option of every group, documented commands, every mistake."""
 
 import json
 import re
@@ -423,13 +423,13 @@ def test_a_grid_is_one_run_for_each_value(program: Program, tmp_path: Path) -> N
     assert first.read_bytes() != second.read_bytes()
 
 
-def readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text()
+def running_commands() -> list[str]:
+    text = (ROOT / "docs/running.md").read_text()
     return [line.split("  #")[0].strip() for line in re.findall(r"^python (?:train|evaluate)\.py.*$", text, re.M)]
 
 
-@pytest.mark.parametrize("command", [command for command in readme_commands() if "--help" not in command])
-def test_the_commands_of_the_readme_run(program: Program, npz: Callable[..., Path], command: str) -> None:
+@pytest.mark.parametrize("command", [command for command in running_commands() if "--help" not in command])
+def test_the_commands_of_the_page_on_running_run(program: Program, npz: Callable[..., Path], command: str) -> None:
     _, script, *overrides = shlex.split(command)
     if any("last.ckpt" in word or "=best" in word for word in overrides):
         trained = program("train.py")
@@ -443,9 +443,9 @@ def test_the_commands_of_the_readme_run(program: Program, npz: Callable[..., Pat
     assert program(script, *(word for word in overrides if not word.startswith(long))).exists()
 
 
-def test_the_python_example_of_the_readme_runs(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_examples_of_the_page_on_running_run(program: Program, capsys: pytest.CaptureFixture[str]) -> None:
     trained = program("train.py", "experiment=quadratic")
-    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs/running.md").read_text(), re.S)
     assert len(examples) == 2
     capsys.readouterr()
     for example in examples:
