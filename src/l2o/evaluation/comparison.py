@@ -61,8 +61,12 @@ def known(value: float) -> float | None:
 
 
 class Entry(NamedTuple):
-    """Hold what was found of one optimizer: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T, each (B,), the learning rate
-    if there is one, and pictures (3, H, W) of the first tasks by name where there are any, those at θ_T as "theta"."""
+    """Hold what was found of one optimizer: losses f(θ_1) … f(θ_T) (T, B), and metrics at θ_T, each (B,).
+
+    `lr` is the learning rate, if there is one. `pictures` (3, H, W) of the first tasks stand under their names where
+    there are any, those at θ_T under "theta". `horizon` is the number of steps that a learned optimizer was trained
+    for; None where nobody knows it, and for baselines.
+    """
 
     losses: Tensor
     metrics: dict[str, Tensor]
@@ -70,6 +74,7 @@ class Entry(NamedTuple):
     lr: float | None = None
     tuning: dict[str, float] | None = None
     pictures: Mapping[str, list[Tensor]] = MappingProxyType({})
+    horizon: int | None = None
 
     def band(self) -> dict[str, Tensor]:
         """Return the mean, the median, the 10 % and the 90 % quantile over tasks, each (T,)."""
@@ -178,6 +183,7 @@ class Comparison(NamedTuple):
             "steps_to_best_baseline": None if target is None else entry.steps_to(target.mean().item()),
             "baseline": entry.baseline,
             "lr": entry.lr,
+            "horizon": entry.horizon,
             "loss_at": {str(s): band["mean"][s - 1].item() for s in [*self.table_steps, num_steps] if s <= num_steps},
             "metrics": {name: value.mean().item() for name, value in entry.metrics.items()},
             "tuning": entry.tuning,
