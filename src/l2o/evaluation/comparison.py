@@ -96,14 +96,20 @@ class Comparison(NamedTuple):
     entries: Mapping[str, Entry]
     table_steps: Sequence[int] = (20, 50, 100)
 
+    def finals(self) -> dict[str, float]:
+        """Return the mean final loss of every optimizer."""
+        return {name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items()}
+
     @property
     def best_baseline(self) -> str | None:
         """Name the baseline with the lowest mean final loss; None where every baseline diverged on some problem."""
-        finals = {
-            name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline
-        }
-        finite_ones = {name: final for name, final in finals.items() if math.isfinite(final)}
+        finite_ones = {n: loss for n, loss in self.finals().items() if self.entries[n].baseline and math.isfinite(loss)}
         return min(finite_ones, key=finite_ones.__getitem__) if finite_ones else None
+
+    def loss(self) -> float:
+        """Return the mean final loss of the first learned optimizer; where there is none, of the best baseline."""
+        finals = self.finals()
+        return next((finals[name] for name, entry in self.entries.items() if not entry.baseline), min(finals.values()))
 
     def summary(self) -> dict[str, Any]:
         """Return all that the table shows, and more, for JSON. None stands in the place of what is not finite."""
