@@ -67,7 +67,8 @@ def table(folder: Path) -> list[list[str]]:
 def test_a_grid_ends_with_a_table_a_figure_and_the_best(grid, capsys) -> None:
     folder = grid(parabola, "x=1,1.5,3,20", "seed=0")
     rows = table(folder)
-    assert rows == [["job", "x", "validation loss"], ["1", "1.5", "0.25"], ["0", "1", "1"], ["2", "3", "1"], ["3", "20", "324"]]  # fmt: skip
+    assert rows[0] == ["job", "x", "validation loss"]
+    assert rows[1:] == [["1", "1.5", "0.25"], ["0", "1", "1"], ["2", "3", "1"], ["3", "20", "324"]]
     said = capsys.readouterr().out
     assert "the best job: 1 (x=1.5), validation loss 0.25\n" in said
     assert f"figure: {folder / 'sweep.png'}\n" in said and f"table: {folder / 'sweep.txt'}\n" in said
@@ -204,7 +205,12 @@ def test_a_mistake_in_a_later_batch_is_found_before_anything_is_written(grid) ->
 
 def test_a_table_shows_what_the_comparisons_found(grid) -> None:
     def task(cfg: DictConfig) -> float:
-        row = {"final_loss": cfg.x, "standard_error": 0.5, "relative_to_best_baseline": 0.71, "relative_standard_error": 0.03}
+        row = {
+            "final_loss": cfg.x,
+            "standard_error": 0.5,
+            "relative_to_best_baseline": 0.71,
+            "relative_standard_error": 0.03,
+        }
         found = {"SGD": row | {"baseline": True, "final_loss": 9.0}, "LSTM": row | {"baseline": False}}
         folder = Path(HydraConfig.get().runtime.output_dir)
         if cfg.x != 3:

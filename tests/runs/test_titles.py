@@ -41,7 +41,7 @@ def test_every_problem_of_the_configs_has_words():
     ("optimizee", "words"),
     [
         ({"_target_": "valleys.DeepValley"}, "Deep valley"),
-        ({"_target_": "valleys.make_valley", "dataset": {"_target_": "mine.data", "path": "a/b/my.npz"}}, "Make valley on my"),
+        ({"_target_": "my.make_valley", "dataset": {"_target_": "my.data", "path": "my.npz"}}, "Make valley on my"),
         ({"_target_": "l2o.optimizees.Classifier"}, "Classifier"),
         ({"_target_": "l2o.optimizees.Classifier", "network": {"_target_": "mine.Net"}}, "Net"),
         ({"_target_": "l2o.optimizees.Quadratic"}, "Random quadratics"),

@@ -1,5 +1,6 @@
 """The learning curves of a comparison: Figures 4 to 7 of Andrychowicz et al. (2016)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,7 +10,6 @@ from l2o.figures.lines import Line, draw_lines
 from l2o.figures.palette import readable
 
 
-@readable
 def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Path:
     """Draw the mean loss over steps, and return `path`, a PNG.
 
@@ -19,10 +19,15 @@ def plot_curves(comparison: Comparison, path: str | Path, title: str = "") -> Pa
     entries = comparison.entries
     learned = next((name for name, entry in entries.items() if not entry.baseline), None)
     banded = {learned, comparison.best_baseline}
-    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
-    axes = figure.add_subplot()
     lines = [_line(name, entry, name in banded) for name, entry in entries.items()]
-    draw_lines(axes, lines, title, "10–90 % of the problems")
+    return plot_lines(lines, path, title, "10–90 % of the problems")
+
+
+@readable
+def plot_lines(lines: Sequence[Line], path: str | Path, title: str, band: str) -> Path:
+    """Draw lines with a legend that says what a `band` shows, and return `path`, a PNG."""
+    figure = Figure(figsize=(5.6, 4.4), layout="constrained")
+    draw_lines(figure.add_subplot(), lines, title, band)
     figure.savefig(path, dpi=160)
     return Path(path)
 

@@ -70,9 +70,7 @@ def mark_horizons(axes: Axes, lines: Iterable[Line]) -> None:
         left, right = axes.get_xlim()
         place = (horizon - left) / (right - left)
         side = "left" if place < 0.3 else "right" if place > 0.7 else "center"
-        text = (
-            f"trained for {horizon} steps" if len(found) == 1 else f"{', '.join(labels)}: trained for {horizon} steps"
-        )
+        text = f"{', '.join(labels)}: " * (len(found) > 1) + f"trained for {horizon} steps"
         where = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom"}
         axes.text(horizon, 1.01 + 0.055 * number, text, color=GREY, fontsize="small", **where)
     if found:

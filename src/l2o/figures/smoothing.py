@@ -18,10 +18,11 @@ FEWEST_STEPS = 50
 
 
 def noise(curve: Array) -> float:
-    """Estimate the standard deviation of a step's noise, relative to the loss, of a curve (T,). 0 where nothing is known.
+    """Estimate the standard deviation of the noise of a step of a curve (T,), relative to the loss.
 
     It is taken from the second differences of the logarithm, in which a smooth descent, however steep, cancels. Their
-    median does not notice a few jumps; for normal noise of standard deviation s it is 0.6745 √6 s.
+    median does not notice a few jumps; for normal noise of standard deviation s it is 0.6745 √6 s. Where nothing is
+    known, the noise is 0.
     """
     positive = np.where(np.isfinite(curve) & (curve > 0), curve, np.nan)
     bends = np.abs(np.diff(np.log(positive), 2))
