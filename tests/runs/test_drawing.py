@@ -160,7 +160,7 @@ def test_a_multirun_gives_its_jobs_in_order_without_those_that_left_nothing(writ
     write("grid/1", curves=False, trained=False)
     runs = read_runs(["grid", "grid/2"])
     assert [run.folder.name for run in runs] == ["0", "2", "10"], "and each once"
-    assert "left out: runs: 'grid/1' has no curves yet" in caplog.text
+    assert "left out: 'grid/1' has no curves yet" in caplog.text
 
 
 def test_validations_of_a_run_that_goes_on_from_another_are_counted_on(write) -> None:

@@ -33,7 +33,7 @@ def refuse_failed(ended: Sequence[JobReturn]) -> None:
         raise first
     named = "; ".join(f"job {number}: {_reason(job)}" for number, job in list(failed.items())[:NAMED])
     further = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-    raise ValueError(f"{len(failed)} of {len(ended)} jobs failed: {named}{further}") from first
+    raise ValueError(f"{len(failed)} of {len(ended)} jobs failed: {named}{further}")
 
 
 def _row(number: int, overrides: Sequence[Override], ended: JobReturn, sweep: Sweep) -> Row:
@@ -60,7 +60,8 @@ def _plain(override: Override) -> Any:
     value = override.value()
     if isinstance(value, QuotedString):
         return value.text
-    return value if isinstance(value, int | float) else override.get_value_element_as_str()
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number else override.get_value_element_as_str()
 
 
 def _compared(ended: JobReturn, sweep: Sweep) -> Mapping[str, str]:

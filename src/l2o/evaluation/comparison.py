@@ -166,8 +166,7 @@ class Comparison(NamedTuple):
 
     def _curves(self) -> str:
         """Return the bands of all optimizers as CSV."""
-        text = io.StringIO()
-        writer = csv.writer(text)
+        writer = csv.writer(text := io.StringIO())
         writer.writerow(["optimizer", "step", "mean", "median", "p10", "p90"])
         for name, entry in self.entries.items():
             rows = torch.stack(list(entry.band().values()), 1).tolist()

@@ -36,7 +36,7 @@ def draw_runs(cfg: DictConfig) -> None:
     title, figures = title_of(runs[0].cfg), {}
     if averages := [*averages_of(groups), *pooled_baselines(groups)]:
         band = "± 1 standard error over seeds" if len(runs) > 1 else "10–90 % of the problems"
-        figures["curves"] = plot_lines(list(map(_line, averages)), output / "curves.png", title, band)
+        figures["curves"] = plot_lines(_lines(averages), output / "curves.png", title, band)
         write_text(output / "curves.csv", _csv(averages))
     if trained := [progress for group in groups if (progress := progress_of(group))]:
         if trained_alike([run for run in runs if run.validations]):
@@ -51,12 +51,20 @@ def draw_runs(cfg: DictConfig) -> None:
     print(*(f"figure: {path}" for path in figures.values()), sep="\n")
 
 
-def _line(shown: Average) -> Line:
-    """Return an average as a figure draws it: a band of one standard error where several seeds were averaged."""
-    band = shown.band
-    if shown.errors is not None:
-        band = shown.losses - shown.errors, shown.losses + shown.errors
-    return Line(shown.label, shown.losses, shown.baseline, band, shown.horizon, shown.name)
+def _lines(averages: Sequence[Average]) -> list[Line]:
+    """Return averages as a figure draws them, with bands for learned optimizers and the best baseline.
+
+    A band is one standard error where several seeds were averaged.
+    """
+    baselines = [shown for shown in averages if shown.baseline and np.isfinite(shown.finals).all()]
+    best = min(baselines, key=lambda shown: np.mean(shown.finals), default=None)
+    lines = []
+    for shown in averages:
+        band = shown.band if shown.errors is None else (shown.losses - shown.errors, shown.losses + shown.errors)
+        banded = not shown.baseline or shown is best
+        name = shown.name or shown.label
+        lines.append(Line(shown.label, shown.losses, shown.baseline, band if banded else None, shown.horizon, name))
+    return lines
 
 
 def _table(groups: Sequence[Group], averages: Iterable[Average]) -> Table:

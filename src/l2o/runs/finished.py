@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 RUN = "a run's folder is outputs/train/NAME/DATE, outputs/evaluate/NAME/DATE, or that of a multirun"
+
+UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, AssertionError, OmegaConfBaseException,
+              yaml.YAMLError, csv.Error)  # fmt: skip
+"""What comes of files that are cut off, or of another kind."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def _read(folder: Path) -> list[Finished]:
         try:
             runs.append(_run(job.parent))
         except ValueError as error:
-            log.warning("left out: %s", error)
+            log.warning("left out: %s", str(error).removeprefix("runs: "))
     if not runs:
         raise ValueError(f"runs: no job of the multirun '{folder}' has left curves that can be drawn")
     return runs
@@ -104,7 +109,7 @@ def _run(folder: Path) -> Finished:
         assert isinstance(cfg, DictConfig)
         curves = _curves(folder) if (folder / "curves.csv").is_file() else {}
         validations = _validations(folder / "logs/metrics.csv")
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, AssertionError, OmegaConfBaseException) as error:
+    except UNREADABLE as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(f"runs: the files of '{folder}' cannot be read ({reason}): leave it out") from error
     if not curves and validations is None:
