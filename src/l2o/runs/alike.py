@@ -6,9 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from l2o.runs.card import trained_on
 from l2o.runs.finished import Finished
-from l2o.runs.problem import compared_optimizee
+from l2o.runs.problem import compared_optimizee, trained_on
 
 NO_SETTINGS = ("seed", "logger", "output_dir", "ckpt_path", "name", "sweep", "checkpoint_minutes", "imports", "device")
 """Keys that say where and how a run works, not what it does. The seed is averaged over."""
@@ -64,7 +63,7 @@ def trained_alike(runs: Sequence[Finished]) -> bool:
 def _validated_on(cfg: DictConfig) -> Any:
     learner = cfg.get("learner") or {}
     suite = learner.get("validation")
-    shown = OmegaConf.to_container(suite, resolve=True) if suite is not None else trained_on(cfg)
+    shown: Any = trained_on(cfg) if suite is None else OmegaConf.to_container(suite, resolve=True)
     return shown, learner.get("horizon")
 
 
@@ -87,9 +86,13 @@ def _labels(settings: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list
             if len({repr(own.get(key)) for own in settings}) > 1]  # fmt: skip
     if len(settings) < 2:
         return [""] * len(settings)
-    labels = [", ".join(f"{_short(key, keys)}={own[key]}" for key in keys if key in own) for own in settings]
+    labels = [", ".join(f"{_short(key, keys)}={_shown(own[key])}" for key in keys if key in own) for own in settings]
     usable = len(set(labels)) == len(labels) and max(map(len, labels)) <= 60 and all(labels)
     return labels if usable else list(names)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _short(key: str, keys: Sequence[str]) -> str:
