@@ -222,6 +222,14 @@ def test_a_table_shows_what_the_comparisons_found(grid) -> None:
     assert rows[1] == ["0", "1", "1", "1 ± 0.5", "0.71 ± 0.03"] and rows[3] == ["2", "3", "3", "–", "–"]
 
 
+def test_a_grid_needs_no_optuna(grid, monkeypatch) -> None:
+    """Only searches do: it comes with an extra of its own."""
+    for name in [name for name in sys.modules if name.startswith(("optuna", "hydra_plugins.l2o_sweeper._"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert len(table(grid(parabola, "x=1,2"))) == 3
+
+
 PROGRAM = """
 import hydra
 @hydra.main(version_base="1.3", config_path="conf", config_name="toy")

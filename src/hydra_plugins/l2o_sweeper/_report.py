@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hydra_plugins.l2o_sweeper._figure import draw
 from hydra_plugins.l2o_sweeper._rows import Row, as_text, in_words, means_over_seeds, table, table_of_means
-from hydra_plugins.l2o_sweeper._search import is_setting
+from hydra_plugins.l2o_sweeper._settings import is_setting
 from l2o.files import write_text
 
 if TYPE_CHECKING:
