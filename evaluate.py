@@ -13,22 +13,24 @@ from l2o.runs.leftovers import nothing_left_if_refused
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 @in_one_line
-def main(cfg: DictConfig) -> None:
-    """Write curves, a summary and figures into the output folder; of a suite or a map, its own."""
+def main(cfg: DictConfig) -> float | None:
+    """Write figures and numbers into the output folder; return the loss by which the jobs of a grid are compared."""
     with nothing_left_if_refused(cfg.output_dir):
         prepare(cfg)
-        from l2o.runs import comparing, mapping, scoring  # heavy: after the command line has been checked
+        from l2o.runs import comparing, drawing, mapping, scoring  # heavy: after the command line has been checked
 
+        if cfg.runs is not None:
+            return drawing.draw_runs(cfg)
         if cfg.get("map"):
             opened = mapping.open_map(cfg)
         else:
             opened = scoring.open_suite(cfg) if cfg.get("suite") else comparing.open_comparison(cfg)
     if isinstance(opened, comparing.Opened):
-        comparing.report(opened, comparing.compare(opened))
-    elif cfg.get("map"):
-        mapping.report_map(opened, scoring.score(opened))
-    else:
-        scoring.report(opened, scoring.score(opened))
+        comparing.report(opened, comparison := comparing.compare(opened))
+        return comparison.loss()
+    report = mapping.report_map if cfg.get("map") else scoring.report
+    report(opened, board := scoring.score(opened))
+    return scoring.relative_loss(board)
 
 
 if __name__ == "__main__":

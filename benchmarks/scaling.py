@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from speed import BYTES_PER_COORDINATE_AND_STEP, GRAPH_BYTES
 from torch import Generator, Tensor
 
+from l2o.figures.palette import series
 from l2o.optimizees import Batch, Layout, Optimizee
 from l2o.optimizers.kernels import lstm_cpp
 
@@ -82,9 +83,9 @@ def draw(scales: dict[str, Points], path: Path) -> None:
     axes = figure.subplots(len(rows), len(scales), sharex="col")
     for column, (size, points) in enumerate(scales.items()):
         for axis, (quantity, scale) in zip(axes[:, column], rows.items(), strict=True):
-            for name in ("l2o", "plain eager"):
+            for name, colour in series(("l2o", "plain eager")).items():
                 pairs = [(p["x"], p[f"{name}: {quantity}"]) for p in points if f"{name}: {quantity}" in p]
-                axis.plot(*zip(*pairs, strict=True), "o-", label=name) if pairs else None
+                axis.plot(*zip(*pairs, strict=True), "o-", label=name, color=colour) if pairs else None
             axis.set(xscale="log", yscale=scale, ylabel=quantity if column == 0 else None)
             axis.grid(alpha=0.3)
             if scale == "linear":

@@ -42,10 +42,10 @@ def curve(make: MakeOptimizer, data: Dataset, hidden: list[int], steps: int, see
 def draw(path: str, curves: dict[str, Tensor], title: str) -> None:
     """Mean over seeds of losses (seeds, steps), with the range between the seeds."""
     axes = (figure := Figure(figsize=(5.6, 4.2), layout="constrained")).add_subplot()
-    for name, losses in curves.items():
+    for (name, losses), colour in zip(curves.items(), ("black", "#0072B2"), strict=False):
         steps = range(losses.shape[1])
-        axes.plot(steps, losses.mean(0), label=name)
-        axes.fill_between(steps, losses.amin(0), losses.amax(0), alpha=0.15, linewidth=0)
+        axes.plot(steps, losses.mean(0), label=name, color=colour)
+        axes.fill_between(steps, losses.amin(0), losses.amax(0), color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="Step", ylabel="Training loss", yscale="log", title=title)
     axes.legend()
     figure.savefig(path, dpi=160)

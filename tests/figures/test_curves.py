@@ -34,18 +34,58 @@ def axes(monkeypatch):
     return plot
 
 
-def test_lines_are_the_means_and_bands_the_quantiles(tmp_path, axes):
-    entries = {"Adam": entry(falling(2.0), lr=0.01), "LSTM": entry(falling(3.0), baseline=False)}
+def test_lines_are_the_means_and_two_bands_the_quantiles(tmp_path, axes):
+    """The first learned optimizer and the best baseline have a band."""
+    adam, sgd = entry(falling(2.0), lr=0.01), entry(falling(9.0), lr=0.1)
+    entries = {"SGD": sgd, "Adam": adam, "LSTM": entry(falling(3.0), False), "other": entry(falling(1.0), False)}
     drawn = axes(tmp_path / "curves.png", Comparison(entries))
     assert drawn.get_yscale() == "log" and drawn.get_title() == "a title"
-    assert [text.get_text() for text in drawn.get_legend().get_texts()] == ["Adam (lr 0.01)", "LSTM"]
-    for line, area, (name, given) in zip(drawn.lines, drawn.collections, entries.items(), strict=True):
+    labels = ["SGD (lr 0.1)", "Adam (lr 0.01)", "LSTM", "other"]
+    assert [text.get_text() for text in drawn.get_legend().get_texts()] == labels
+    assert drawn.get_legend().get_title().get_text() == "band: 10–90 % of the problems"
+    for line, (name, given) in zip(drawn.lines, entries.items(), strict=True):
         assert line.get_xdata().tolist() == list(range(1, 31))
         np.testing.assert_allclose(line.get_ydata(), given.band()["mean"].numpy())
-        assert line.get_linestyle() == ("-" if name == "LSTM" else "--")
+        assert (line.get_linestyle() == "-") is (name in ("LSTM", "other"))
+    for area, given in zip(drawn.collections, (adam, entries["LSTM"]), strict=True):
         heights = area.get_paths()[0].vertices[:, 1]
         assert heights.max() == pytest.approx(given.band()["p90"].max().item())
         assert heights.min() == pytest.approx(given.band()["p10"].min().item())
+    assert drawn.get_ylabel() == "Loss"
+
+
+def test_noisy_lines_are_averaged_and_the_axis_says_so(tmp_path, axes):
+    losses = torch.logspace(0, -2, 400)[:, None] * (1 + 0.5 * torch.rand(400, 1))
+    comparison = Comparison({"LSTM": entry(losses, baseline=False)})
+    drawn = axes(tmp_path / "curves.png", comparison)
+    assert drawn.get_ylabel() == "Loss (moving average of 11 steps)"
+    shown = drawn.lines[0].get_ydata()
+    assert shown[200] == pytest.approx(losses[195:206].mean().item(), rel=1e-5)
+    comparison.save(tmp_path)
+    raw = [float(row.split(",")[2]) for row in (tmp_path / "curves.csv").read_text().splitlines()[1:]]
+    np.testing.assert_allclose(raw, losses[:, 0].numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("horizon", "marked"), [(10, True), (29, True), (30, False), (100, False), (None, False)])
+def test_the_horizon_is_marked_where_a_curve_goes_beyond_it(tmp_path, axes, horizon, marked):
+    entries = {"Adam": entry(falling(2.0)), "LSTM": entry(falling(3.0), False)._replace(horizon=horizon)}
+    drawn = axes(tmp_path / "curves.png", Comparison(entries))
+    assert [text.get_text() for text in drawn.texts] == [f"trained for {horizon} steps"] * marked
+    assert [list(line.get_xdata()) for line in drawn.lines[2:]] == [[horizon, horizon]] * marked
+
+
+def test_two_horizons_say_whose_they_are(tmp_path, axes):
+    entries = {name: entry(falling(3.0), False)._replace(horizon=steps) for name, steps in {"a": 20, "b": 10}.items()}
+    drawn = axes(tmp_path / "curves.png", Comparison(entries))
+    assert [text.get_text() for text in drawn.texts] == ["b: trained for 10 steps", "a: trained for 20 steps"]
+    low, high = (text.get_position()[1] for text in drawn.texts)
+    assert low < high, "one above the other"
+
+
+def test_an_axis_is_logarithmic_where_losses_spread(tmp_path, axes):
+    near, far = torch.linspace(2.0, 1.5, 30)[:, None], torch.linspace(2.0, 0.1, 30)[:, None]
+    scale = lambda losses: axes(tmp_path / "c.png", Comparison({"LSTM": entry(losses, False)})).get_yscale()  # noqa: E731
+    assert (scale(near), scale(far), scale(-near)) == ("linear", "log", "linear")
 
 
 def test_the_file_is_a_png_with_curves_on_it(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from matplotlib.figure import Figure
 from programs import ROOT
 
 from l2o.figures.heat_maps import HeatMap, plot_heat_maps
@@ -29,7 +30,9 @@ def config(*words: str):
         return compose("evaluate", [*SMALL, "learned.LSTM=digits", *words])
 
 
-def test_a_map_has_every_point_of_its_panels_and_one_figure(tmp_path):
+def test_a_map_has_every_point_of_its_panels_and_one_figure(tmp_path, monkeypatch):
+    drawn, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), savefig(self, *a, **k)))
     cfg = config(f"output_dir={tmp_path}")
     suite = mapping.open_map(cfg)
     assert set(suite.contestants) == {"LSTM", "Adam"}
@@ -45,6 +48,9 @@ def test_a_map_has_every_point_of_its_panels_and_one_figure(tmp_path):
     board = scoring.score(suite)
     mapping.report_map(suite, board)
     assert (tmp_path / "map.png").stat().st_size > 0
+    titles = [axes.get_title() for axes in drawn[0].axes[:2]]
+    assert titles == ["LSTM\nat steps = 3, std of the start = 0.01", "LSTM\nat hidden units = 3, hidden layers = 1"]
+    assert drawn[0].get_suptitle() == "MLP (sigmoid) on digits"
     found = json.loads((tmp_path / "map.json").read_text())
     assert found["tasks"]["width 4, depth 2, init_std 0.01"]["horizons"]["3"]["LSTM"]["rates"] == [1.0]
 
@@ -116,5 +122,5 @@ def test_what_a_rule_was_trained_on_comes_from_its_card():
 @pytest.mark.parametrize("trained", [{}, {"width": (2.0, 3.0), "depth": (1.0, 1.0)}, {"width": (9.0, 9.0)}])
 def test_a_map_is_drawn_whatever_diverged(tmp_path, trained):
     losses = [[0.0, 1.0, float("inf")], [0.1, 100.0, float("nan")]]
-    shown = HeatMap("X", "width", "depth", [1, 2, 3], [1, 2], losses, trained)
+    shown = HeatMap("X", "width", "depth", [1, 2, 3], [1, 2], losses, trained, {"horizon": 3, "init_std": 0.01})
     assert plot_heat_maps([shown, shown], 2, tmp_path / "map.png").stat().st_size > 0

@@ -51,7 +51,7 @@ class Recorded:
         except (Exception, SystemExit) as error:
             if _is_interruption(error) or os.environ.get("L2O_TRACEBACK") == "1":
                 raise
-            raise Unfinished(_in_words(error)) from error
+            raise Unfinished(in_words(error)) from error
         return outcome.loss
 
     def _outcome(self, cfg: DictConfig) -> Outcome:
@@ -61,7 +61,7 @@ class Recorded:
             chain = list(_chain(error))
             if any(isinstance(e, MACHINE) for e in chain) or not any(isinstance(e, Diverged) for e in chain):
                 raise
-            return Outcome(HUGE, _in_words(error))
+            return Outcome(HUGE, in_words(error))
         return Outcome(loss) if abs(loss) < HUGE else Outcome(HUGE, f"a loss of {loss:g}")
 
 
@@ -69,7 +69,7 @@ def _is_interruption(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and not isinstance(error.code, str)
 
 
-def _in_words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
     """In one line; programs end with one by themselves."""
     if isinstance(error, SystemExit):
         return str(error.code).removeprefix("error: ")

@@ -1,72 +1,41 @@
-"""What a search found: a table, a figure, the best trial as a config, a run in W&B."""
+"""What a sweep found, on the terminal and in its folder: a table, a figure, the best job as a config, a run in W&B."""
 
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
-from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
-from optuna.trial import FrozenTrial
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
-from hydra_plugins.l2o_sweeper._search import Search, is_setting
-from l2o.files import replacing, write_text
+from hydra_plugins.l2o_sweeper._figure import draw
+from hydra_plugins.l2o_sweeper._rows import Row, as_text, in_words, means_over_seeds, table, table_of_means
+from hydra_plugins.l2o_sweeper._settings import is_setting
+from l2o.files import write_text
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import WandbLogger
 
 
-def loss_of(trial: FrozenTrial) -> float:
-    """An ended trial's loss."""
-    assert trial.value is not None
-    return trial.value
+@dataclass(frozen=True)
+class Sweep:
+    """Hold what a report needs to know of a sweep: its folder and config, and how it is spoken of.
 
+    `keys` are those that differ between its jobs. A job is called a trial in a search. `heading` names the loss.
+    """
 
-def table(search: Search, trials: Sequence[FrozenTrial]) -> Table:
-    """A row per trial, in the order given."""
-    result = Table(box=SIMPLE_HEAD, padding=(0, 1))
-    for heading in ("trial", *search.space, "loss"):
-        result.add_column(heading, justify="right", overflow="fold")
-    for trial in trials:
-        reason = trial.user_attrs.get("diverged")
-        loss = f"diverged: {reason}" if reason else f"{loss_of(trial):.6g}"
-        result.add_row(str(trial.number), *(short(trial.params[key]) for key in search.space), loss)
-    return result
-
-
-def short(value: Any) -> str:
-    """A parameter as people read it."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def draw(search: Search, trials: Sequence[FrozenTrial], path: Path) -> None:
-    """Loss over each key of the space, side by side; a star for the best trial, crosses at the top for those that
-    diverged. `trials` has the best first."""
-    figure = Figure(figsize=(1 + 4 * len(search.space), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(search.space), sharey=True, squeeze=False)[0]
-    good = [trial for trial in trials if "diverged" not in trial.user_attrs]
-    bad = [trial for trial in trials if "diverged" in trial.user_attrs]
-    losses = [loss_of(trial) for trial in good]
-    for axes, (key, distribution) in zip(panels, search.space.items(), strict=True):
-        places = [trial.params[key] for trial in good]
-        axes.plot(places, losses, "o", color="black", alpha=0.7)
-        axes.plot(places[:1], losses[:1], "*", color="tab:red", markersize=14, label=f"best: {losses[0]:.4g}")
-        if bad:
-            top = {"transform": axes.get_xaxis_transform(), "label": "diverged"}
-            axes.plot([trial.params[key] for trial in bad], [0.97] * len(bad), "x", color="tab:gray", **top)
-        axes.set(xlabel=key, xscale="log" if getattr(distribution, "log", False) else "linear")
-        axes.grid(True, linestyle=":", linewidth=0.6)
-    spread = losses[0] > 0 and losses[-1] > 5 * losses[0]
-    panels[0].set(ylabel="Loss", yscale="log" if spread else "linear")
-    panels[0].legend(fontsize="small")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+    folder: Path
+    config: DictConfig
+    loader: ConfigLoader
+    group: str
+    keys: Sequence[str]
+    job: str
+    heading: str
+    is_grid: bool
 
 
 def own_folders(config: DictConfig) -> list[str]:
@@ -99,37 +68,40 @@ def best_config(
     return notes + OmegaConf.to_yaml(OmegaConf.merge({"defaults": [*defaults, "_self_"]}, values))
 
 
-def log_to_wandb(logger: "WandbLogger", search: Search, trials: Sequence[FrozenTrial], figure: Path) -> None:
-    """The table, the figure and the best trial."""
-    rows = [[t.number, *map(t.params.get, search.space), loss_of(t), t.user_attrs.get("diverged")] for t in trials]
-    logger.log_table("trials", columns=["trial", *search.space, "loss", "diverged"], data=rows)
+def log_to_wandb(logger: "WandbLogger", sweep: Sweep, rows: Sequence[Row], figure: Path) -> None:
+    """Log the table, the figure and the best job."""
+    lines = [[row.number, *map(row.params.get, sweep.keys), row.loss, row.problem] for row in rows]
+    logger.log_table(f"{sweep.job}s", columns=[sweep.job, *sweep.keys, "loss", "problem"], data=lines)
     logger.log_image("figure", [str(figure)])
-    logger.experiment.summary.update({"best_loss": loss_of(trials[0]), "best": dict(trials[0].params)})
+    logger.experiment.summary.update({"best_loss": rows[0].loss, "best": dict(rows[0].params)})
     logger.experiment.finish()
 
 
-def report(
-    folder: Path,
-    search: Search,
-    trials: Sequence[FrozenTrial],
-    best: Sequence[Override],
-    config: DictConfig,
-    loader: ConfigLoader,
-    group: str,
-) -> None:
-    """Everything, into `folder` and onto the terminal. `best`: the overrides of the first trial, which is the best."""
-    Console().print(table(search, trials))
-    if "diverged" in trials[0].user_attrs:
-        raise ValueError(
-            f"every trial diverged; the first: {min(trials, key=lambda t: t.number).user_attrs['diverged']}"
-        )
-    draw(search, trials, folder / "sweep.png")
-    program = config.hydra.job
-    settings_left_out = [override for override in best if not is_setting(override)]
-    best_yaml = best_config(settings_left_out, program.config_name, loader, own_folders(config.hydra))
+def report_table(sweep: Sweep, rows: Sequence[Row]) -> None:
+    """Print the table, and the means over seeds where there are any, and write both into sweep.txt."""
+    means = means_over_seeds(rows) if sweep.is_grid else []
+    tables = [table(sweep.keys, rows, sweep.job, sweep.heading), *([table_of_means(means)] if means else [])]
+    for one in tables:
+        Console().print(one)
+    write_text(sweep.folder / "sweep.txt", as_text(tables))
+
+
+def report_best(sweep: Sweep, rows: Sequence[Row], overrides: Iterable[Override]) -> None:
+    """Draw the figure, write the best job's config, tell W&B, and name the best job.
+
+    `rows` has the best job first, which has a loss, and `overrides` are that job's.
+    """
+    best, folder, program = rows[0], sweep.folder, sweep.config.hydra.job
+    draw(sweep.keys, rows, folder / "sweep.png", sweep.heading.capitalize(), means=sweep.is_grid)
+    settings_left_out = [override for override in overrides if not is_setting(override)]
+    best_yaml = best_config(settings_left_out, program.config_name, sweep.loader, own_folders(sweep.config.hydra))
     write_text(folder / "best.yaml", best_yaml)
-    if OmegaConf.select(config, "logger.wandb"):
-        logger = instantiate(config.logger.wandb, save_dir=str(folder), group=group, name="sweep", job_type="sweep")
-        log_to_wandb(logger, search, trials, folder / "sweep.png")
-    print(f"figure: {folder / 'sweep.png'}")
-    print(f"the best trial's config: python {program.name}.py -cd {shlex.quote(str(folder))} -cn best")
+    if OmegaConf.select(sweep.config, "logger.wandb"):
+        settings = {"save_dir": str(folder), "group": sweep.group, "name": "sweep", "job_type": "sweep"}
+        log_to_wandb(instantiate(sweep.config.logger.wandb, **settings), sweep, rows, folder / "sweep.png")
+    print(f"figure: {folder / 'sweep.png'}", f"table: {folder / 'sweep.txt'}", sep="\n")
+    given = f" ({in_words(best.params)})" if best.params else ""
+    print(f"the best {sweep.job}: {best.number}{given}, {sweep.heading} {best.loss:.6g}")
+    if sweep.is_grid and (means := means_over_seeds(rows)):
+        print(f"the best over seeds: {in_words(means[0].params)}, {means[0]}")
+    print(f"the best {sweep.job}'s config: python {program.name}.py -cd {shlex.quote(str(folder))} -cn best")

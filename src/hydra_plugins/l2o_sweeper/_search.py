@@ -1,12 +1,13 @@
 """What is searched: a space, and what holds for every trial, from a config and a command line in Hydra's grammar."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.types import IntervalSweep, Override
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hydra_plugins.l2o_sweeper._settings import is_setting
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,6 @@ class Search:
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
         """A trial's command line."""
         return [o.input_line or "" for o in self.given] + [f"{key}={value}" for key, value in params.items()]
-
-
-def is_setting(override: Override) -> bool:
-    """Whether it concerns the sweep and where its jobs run, not the program."""
-    return re.split("[./@]", override.key_or_group)[0] in ("sweep", "launcher")
 
 
 def distribution(sweep: Override) -> BaseDistribution:

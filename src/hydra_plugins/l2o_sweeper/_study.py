@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from optuna.trial import FrozenTrial, TrialState
 
 from hydra_plugins.l2o_sweeper._outcomes import read_outcome
+from hydra_plugins.l2o_sweeper._rows import Row
 from hydra_plugins.l2o_sweeper._search import Search
 
 
@@ -82,3 +83,9 @@ class Study:
                 f"{self.folder} holds another search: {only[0]} there, {only[1]} here. Give the same overrides, or "
                 "another hydra.sweep.dir"
             )
+
+
+def row_of(trial: FrozenTrial) -> Row:
+    """Return what became of a trial that has ended."""
+    reason = trial.user_attrs.get("diverged")
+    return Row(trial.number, trial.params, None if reason else trial.value, f"diverged: {reason}" if reason else None)

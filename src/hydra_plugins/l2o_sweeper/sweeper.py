@@ -53,9 +53,9 @@ class OptunaSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Raises ValueError if the folder holds another search, a trial left no outcome, or every trial diverged."""
-        from hydra_plugins.l2o_sweeper._report import report
+        from hydra_plugins.l2o_sweeper._report import Sweep, report_best, report_table
         from hydra_plugins.l2o_sweeper._search import Search
-        from hydra_plugins.l2o_sweeper._study import Study
+        from hydra_plugins.l2o_sweeper._study import Study, row_of
         from l2o.runs.locks import sole
 
         assert self.config and self.hydra_context and self.launcher
@@ -75,9 +75,14 @@ class OptunaSweeper(Sweeper):
                 ended = self.launcher.launch(jobs, initial_job_idx=batch[0].number)
                 study.tell()
                 self._refuse_unfinished([trial.number for trial in batch], ended)
-            best = study.trials[0]
-            again = parser.parse_overrides(search.overrides(best.params))
-            report(self.folder, search, study.trials, again, self.config, self.hydra_context.config_loader, self.group)
+            loader = self.hydra_context.config_loader
+            told = Sweep(self.folder, self.config, loader, self.group, list(search.space), "trial", "loss", False)
+            rows = [row_of(trial) for trial in study.trials]
+            report_table(told, rows)
+            if rows[0].problem:
+                first = min(rows, key=lambda row: row.number)
+                raise ValueError(f"every trial diverged; the first: {(first.problem or '').removeprefix('diverged: ')}")
+            report_best(told, rows, parser.parse_overrides(search.overrides(rows[0].params)))
 
     def _refuse_unfinished(self, numbers: Sequence[int], ended: Sequence[JobReturn]) -> None:
         """End the sweep where a trial has left no outcome: unseen, it would come again for ever."""

@@ -61,8 +61,11 @@ def known(value: float) -> float | None:
 
 
 class Entry(NamedTuple):
-    """Hold what was found of one optimizer: losses f(θ_1) … f(θ_T) (T, B), metrics at θ_T, each (B,), the learning rate
-    if there is one, and pictures (3, H, W) of the first tasks by name where there are any, those at θ_T as "theta"."""
+    """Hold what was found of one optimizer: losses f(θ_1) … f(θ_T) (T, B), and metrics at θ_T, each (B,).
+
+    `lr` is the learning rate, if there is one. `pictures` (3, H, W) are those of the first tasks by name, at θ_T under
+    "theta". `horizon` says for how many steps a learned optimizer was trained; None where nobody knows.
+    """
 
     losses: Tensor
     metrics: dict[str, Tensor]
@@ -70,6 +73,7 @@ class Entry(NamedTuple):
     lr: float | None = None
     tuning: dict[str, float] | None = None
     pictures: Mapping[str, list[Tensor]] = MappingProxyType({})
+    horizon: int | None = None
 
     def band(self) -> dict[str, Tensor]:
         """Return the mean, the median, the 10 % and the 90 % quantile over tasks, each (T,)."""
@@ -91,31 +95,37 @@ class Comparison(NamedTuple):
     entries: Mapping[str, Entry]
     table_steps: Sequence[int] = (20, 50, 100)
 
+    def finals(self) -> dict[str, float]:
+        """Return the mean final loss of every optimizer."""
+        return {name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items()}
+
     @property
     def best_baseline(self) -> str | None:
         """Name the baseline with the lowest mean final loss; None where every baseline diverged on some problem."""
-        finals = {
-            name: final_loss(entry.losses).mean().item() for name, entry in self.entries.items() if entry.baseline
-        }
-        finite_ones = {name: final for name, final in finals.items() if math.isfinite(final)}
-        return min(finite_ones, key=finite_ones.__getitem__) if finite_ones else None
+        finals = {n: loss for n, loss in self.finals().items() if self.entries[n].baseline and math.isfinite(loss)}
+        return min(finals, key=finals.__getitem__, default=None)
+
+    def loss(self) -> float:
+        """Return the mean final loss of the first learned optimizer; where there is none, of the best baseline."""
+        finals = self.finals()
+        return next((finals[name] for name, entry in self.entries.items() if not entry.baseline), min(finals.values()))
 
     def summary(self) -> dict[str, Any]:
         """Return all that the table shows, and more, for JSON. None stands in the place of what is not finite."""
         best = self.best_baseline
         target = final_loss(self.entries[best].losses) if best else None
+        first = next(iter(self.entries.values()))
         found = {
             "best_baseline": best,
-            "num_tasks": next(iter(self.entries.values())).losses.shape[1],
-            "num_steps": next(iter(self.entries.values())).losses.shape[0],
+            "num_tasks": first.losses.shape[1],
+            "num_steps": first.losses.shape[0],
             "optimizers": {name: self._row(entry, target) for name, entry in self.entries.items()},
         }
         return finite(found)
 
     def save(self, folder: str | Path) -> None:
         """Write `curves.csv` and `summary.json`, each of them whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
         write_text(folder / "summary.json", json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
         write_text(folder / "curves.csv", self._curves())
 
@@ -133,8 +143,8 @@ class Comparison(NamedTuple):
         metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
         table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption())
         reached = f"steps to\n{summary['best_baseline']}" if summary["best_baseline"] else "steps"
-        headings = [metric.replace("_", "\n") for metric in metrics]
-        for heading in ("optimizer", "lr", *(f"step\n{step}" for step in steps), "final loss", reached, *headings):
+        shown = *(f"step\n{step}" for step in steps), "final loss", reached, *(m.replace("_", "\n") for m in metrics)
+        for heading in ("optimizer", "lr", *shown):
             table.add_column(heading, justify="left" if heading == "optimizer" else "right", no_wrap=True)
         for name, row in rows.items():
             table.add_row(
@@ -151,13 +161,12 @@ class Comparison(NamedTuple):
         num_tasks = next(iter(self.entries.values())).losses.shape[1]
         broken = {name: int((~entry.losses.isfinite()).any(0).sum()) for name, entry in self.entries.items()}
         diverged = ", ".join(f"{name} on {count}" for name, count in broken.items() if count)
-        caption = "on one fresh problem" if num_tasks == 1 else f"mean over {num_tasks} fresh problems"
-        return f"{caption}; ∞: diverged, {diverged} of them" if diverged else caption
+        what = "on one fresh problem" if num_tasks == 1 else f"mean over {num_tasks} fresh problems"
+        return f"{what}; ∞: diverged, {diverged} of them" if diverged else what
 
     def _curves(self) -> str:
         """Return the bands of all optimizers as CSV."""
-        text = io.StringIO()
-        writer = csv.writer(text)
+        writer = csv.writer(text := io.StringIO())
         writer.writerow(["optimizer", "step", "mean", "median", "p10", "p90"])
         for name, entry in self.entries.items():
             rows = torch.stack(list(entry.band().values()), 1).tolist()
@@ -165,8 +174,7 @@ class Comparison(NamedTuple):
         return text.getvalue()
 
     def _row(self, entry: Entry, target: Tensor | None) -> dict[str, Any]:
-        band, final = entry.band(), final_loss(entry.losses)
-        num_steps = len(entry.losses)
+        band, final, num_steps = entry.band(), final_loss(entry.losses), len(entry.losses)
         ratio, error = (None, None) if target is None else ratio_of_means(final, target)
         return {
             "final_loss": final.mean().item(),
@@ -178,6 +186,7 @@ class Comparison(NamedTuple):
             "steps_to_best_baseline": None if target is None else entry.steps_to(target.mean().item()),
             "baseline": entry.baseline,
             "lr": entry.lr,
+            "horizon": entry.horizon,
             "loss_at": {str(s): band["mean"][s - 1].item() for s in [*self.table_steps, num_steps] if s <= num_steps},
             "metrics": {name: value.mean().item() for name, value in entry.metrics.items()},
             "tuning": entry.tuning,

@@ -13,6 +13,7 @@ from l2o.evaluation.curves import learning_curves
 from l2o.evaluation.tuning import Tuning, tune
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import UpdateRule
+from l2o.optimizers.card import horizon_of
 from l2o.optimizers.hand_designed import HandDesigned
 from l2o.seeds import Stream
 
@@ -101,6 +102,7 @@ class Evaluation:
             tuning={f"{rate:.4g}": score for rate, score in zip(*map(Tensor.tolist, tuning[:2]), strict=True)}
             if tuning
             else None,
+            horizon=horizon_of(rule.card),
         )
 
     def _tune(

@@ -7,10 +7,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from l2o.evaluation.diagnostics import Diagnosis
+from l2o.figures.palette import GRID, readable, series
 
-COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:gray")
+MARKERS = "osD^vPX*"
+"""A marker for each line, because a colour may be hard to make out."""
 
 
+@readable
 def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "") -> Path:
     """Draw the signal-to-noise ratio and the cosine to FullES's gradient, a line for each estimator and window.
 
@@ -19,9 +22,11 @@ def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "")
     figure = Figure(figsize=(9.0, 3.8), layout="constrained")
     signal, bias = figure.subplots(1, 2)
     several = len({row.window for row in rows}) > 1
-    for i, (estimator, window) in enumerate(dict.fromkeys((row.estimator, row.window) for row in rows)):
+    lines = list(dict.fromkeys((row.estimator, row.window) for row in rows))
+    colours = series(str(line) for line in lines)
+    for i, (estimator, window) in enumerate(lines):
         own = [row for row in rows if (row.estimator, row.window) == (estimator, window)]
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": "o", "markersize": 3.5, "linewidth": 1.4}
+        style = {"color": colours[str((estimator, window))], "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
         label = f"{estimator}, K = {window}" if several else estimator
         shown = [row for row in own if row.snr > 0 and math.isfinite(row.snr)]
         signal.plot([row.horizon for row in shown], [row.snr for row in shown], label=label, **style)
@@ -34,7 +39,7 @@ def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "")
         signal.set(xscale="log", yscale="log")
         bias.set(xscale="log")
     for axes in (signal, bias):
-        axes.grid(True, which="major", linestyle=":", linewidth=0.6)
+        axes.grid(**GRID)
     signal.legend(fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=160)

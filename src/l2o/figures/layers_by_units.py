@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS, label_plainly
+from l2o.figures.lines import label_plainly
+from l2o.figures.palette import GREY, GRID, readable, styles
 
 
 class Point(NamedTuple):
@@ -36,6 +37,7 @@ def collect(folder: str | Path) -> list[Point]:
     return sorted(points, key=lambda point: point[:2])
 
 
+@readable
 def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int] | None = None) -> Path:
     """Draw a panel for each number of layers, and return `path`, a PNG.
 
@@ -47,17 +49,16 @@ def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int
     panels = figure.subplots(1, len(layers), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys(name for point in points for name in point.losses))
     baselines = set().union(*(point.baselines for point in points))
-    colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
-    styles = {name: (next(colours[name in baselines], "tab:gray"), name in baselines) for name in names}
+    look = styles({name: name in baselines for name in names})
     for axes, count in zip(panels, layers, strict=True):
-        _panel(axes, [point for point in points if point.layers == count], styles)
+        _panel(axes, [point for point in points if point.layers == count], look, baselines)
         axes.set(title=f"{count} layer{'s' if count > 1 else ''}", xlabel="Hidden units", yscale="log")
     learned = [name for name in names if name not in baselines]
     marked = [point for point in points if point[:2] == trained]
     if marked and learned:
-        panels[layers.index(marked[0].layers)].axvline(marked[0].units, color="gray", linestyle=":", linewidth=1)
+        panels[layers.index(marked[0].layers)].axvline(marked[0].units, color=GREY, linewidth=0.9)
         for axes in panels:
-            axes.axhline(marked[0].losses[learned[0]], color="gray", linestyle=":", linewidth=1)
+            axes.axhline(marked[0].losses[learned[0]], color=GREY, linewidth=0.9)
     panels[0].set_ylabel("Final loss")
     label_plainly(panels[0])
     panels[-1].legend(frameon=True, fontsize="small")
@@ -65,13 +66,13 @@ def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int
     return Path(path)
 
 
-def _panel(axes: Axes, points: Sequence[Point], styles: dict[str, tuple[str, bool]]) -> None:
-    for name, (colour, baseline) in styles.items():
+def _panel(axes: Axes, points: Sequence[Point], look: Mapping[str, dict[str, Any]], baselines: set[str]) -> None:
+    for name, style in look.items():
         given = [(point.units, point.losses[name]) for point in points if name in point.losses]
-        style = {"linestyle": "--", "linewidth": 1.3} if baseline else {"linestyle": "-", "linewidth": 2.0, "zorder": 3}
-        axes.plot(*zip(*given, strict=True), color=colour, label=name, marker="o", markersize=4, **style)
+        weight = {"linewidth": 1.6} if name in baselines else {"linewidth": 2.2, "zorder": 3}
+        axes.plot(*zip(*given, strict=True), label=name, marker="o", markersize=4, **style, **weight)
     axes.set_xticks(sorted({point.units for point in points}))
-    axes.grid(True, linestyle=":", linewidth=0.6)
+    axes.grid(**GRID)
 
 
 def _point(path: Path) -> Point:

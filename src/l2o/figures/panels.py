@@ -11,11 +11,13 @@ from torch import Tensor
 
 from l2o.data import images
 from l2o.evaluation.comparison import Comparison
+from l2o.figures.palette import readable
 
 RESULT = "theta"
 START = "start"
 
 
+@readable
 def plot_panels(comparison: Comparison, path: str | Path, title: str = "") -> Path:
     """Draw a row of pictures for each task that is shown, and return `path`, a PNG.
 

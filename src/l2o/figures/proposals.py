@@ -5,22 +5,26 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from l2o.evaluation.proposals import Proposals
+from l2o.figures.palette import GREY, readable, styles
 
-STYLES = (("black", "-"), ("tab:blue", "--"), ("tab:red", "--"), ("tab:green", "--"), ("tab:orange", "--"))
 
-
+@readable
 def plot_proposals(shown: Proposals, path: str | Path, title: str = "") -> Path:
-    """Draw a column for each coordinate, the gradients above the updates proposed, and return `path`, a PNG."""
+    """Draw a column for each coordinate, the gradients above the updates proposed, and return `path`, a PNG.
+
+    The first rule is a learned one, the others are baselines.
+    """
     count = len(shown.coordinates)
     figure = Figure(figsize=(1.2 + 3.6 * count, 4.6), layout="constrained")
     grid = figure.subplots(2, count, sharex=True, squeeze=False, height_ratios=(1, 2))
     steps = range(1, len(shown.gradients) + 1)
+    look = styles({rule: number > 0 for number, rule in enumerate(shown.updates)})
     for column, name in enumerate(shown.coordinates):
         above, below = grid[:, column]
-        above.plot(steps, shown.gradients[:, column].numpy(), color="tab:gray", linewidth=1.0)
+        above.plot(steps, shown.gradients[:, column].numpy(), color=GREY, linewidth=1.0)
         above.set_title(name, fontsize="medium")
-        for (rule, updates), (colour, line) in zip(shown.updates.items(), STYLES, strict=False):
-            below.plot(steps, updates[:, column].numpy(), line, color=colour, label=rule, linewidth=1.4)
+        for rule, updates in shown.updates.items():
+            below.plot(steps, updates[:, column].numpy(), label=rule, linewidth=1.6, **look[rule])
         below.set(xlabel="Step", xlim=(1, max(2, len(steps))))
         for axes in (above, below):
             axes.axhline(0, color="black", linewidth=0.5)

@@ -12,7 +12,7 @@ from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
 from l2o.evaluation.scoreboard_page import page as page_of
 from l2o.evaluation.scores import profile
 from l2o.evaluation.standings import COLUMNS
-from l2o.figures.curves import BASELINE_COLOURS, LEARNED_COLOURS
+from l2o.figures.palette import GREY, GRID, readable, styles
 from l2o.files import write_text
 
 FROM, TO = 0.1, 100.0
@@ -21,6 +21,7 @@ FROM, TO = 0.1, 100.0
 TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
+@readable
 def plot_profile(board: Scoreboard, path: str | Path) -> Path:
     """Draw a panel for each column of the scoreboard, and return `path`, a PNG.
 
@@ -29,16 +30,17 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
     solid lines, thick at a rate of 1 and thin at the best of a few; baselines have dashed ones.
     """
     columns = {title: related for title, related in COLUMNS.items() if list(board.cases(related))}
-    figure = Figure(figsize=(1.0 + 5.0 * len(columns), 4.4), layout="constrained")
+    figure = Figure(figsize=(1.0 + 4.8 * len(columns), 4.8), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    styles = _styles(board)
+    look = _styles(board)
     for axes, (title, related) in zip(panels, columns.items(), strict=True):
-        _panel(axes, board, related, styles)
+        _panel(axes, board, related, look)
         count = len(list(board.cases(related)))
         axes.set(title=f"{title} ({count} tasks × horizons)", xlabel=f"Final loss relative to tuned {REFERENCE}")
     panels[0].set_ylabel("Share of runs")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     handles, labels = panels[0].get_legend_handles_labels()
+    figure.suptitle(f"Suite {board.suite}: runs that end with at most so many times tuned {REFERENCE}'s loss")
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
     figure.savefig(path, dpi=160)
     return Path(path)
@@ -59,18 +61,17 @@ def write_page(results: str | Path, page: str | Path) -> tuple[Path, Path]:
 
 def _styles(board: Scoreboard) -> dict[Entry, dict[str, object]]:
     """Give every optimizer a colour, and its best rate of several a thinner, lighter line than its rate of 1."""
-    colours = {True: iter(BASELINE_COLOURS), False: iter(LEARNED_COLOURS)}
-    chosen = {name: next(colours[name in board.baselines], "tab:gray") for name in board.optimizers}
-    styles = {}
+    chosen = styles({name: name in board.baselines for name in board.optimizers})
+    found = {}
     for entry in board.entries():
         if entry.optimizer in board.baselines:
-            style = {"linestyle": "--", "linewidth": 1.3, "zorder": 2}
+            style = {"linewidth": 1.6, "zorder": 2}
         elif entry.rate is not None:
-            style = {"linestyle": "-", "linewidth": 2.0, "zorder": 3}
+            style = {"linewidth": 2.2, "zorder": 3}
         else:
-            style = {"linestyle": "-", "linewidth": 1.2, "alpha": 0.55, "zorder": 3}
-        styles[entry] = {"color": chosen[entry.optimizer], **style}
-    return styles
+            style = {"linewidth": 1.2, "alpha": 0.55, "zorder": 3}
+        found[entry] = chosen[entry.optimizer] | style
+    return found
 
 
 def _panel(axes: Axes, board: Scoreboard, related: bool, styles: dict[Entry, dict[str, object]]) -> None:
@@ -83,9 +84,9 @@ def _panel(axes: Axes, board: Scoreboard, related: bool, styles: dict[Entry, dic
     thresholds = np.geomspace(min(low, 0.5), max(high, 2.0), 400)
     for entry, values in runs.items():
         axes.plot(thresholds, profile(values, thresholds), label=entry.label, **styles[entry])  # type: ignore[arg-type]
-    axes.axvline(1.0, color="tab:gray", linewidth=0.8)
+    axes.axvline(1.0, color=GREY, linewidth=0.9, zorder=1)
     axes.set(xscale="log", xlim=(thresholds[0], thresholds[-1]), ylim=(0, 1.02))
     axes.set_xticks([tick for tick in TICKS if thresholds[0] <= tick <= thresholds[-1]])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(True, which="major", linestyle=":", linewidth=0.6)
+    axes.grid(**GRID)

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from l2o.deploy.model_card import LICENCE
 from l2o.evaluation.comparison import Comparison
+from l2o.runs.problem import horizons, trained_on
 
 FOLDERS = re.compile(r"(?<![\w/.~…-])(?:~[^/\s'\",\[\]{}]*|\.{1,2})?/(?:[^'\",\[\]{}=]*/)?")
 """The folders of a path that starts at a root, at a home, or at . or .. – also inside quotes, lists and mappings."""
@@ -29,26 +30,6 @@ def of_run(cfg: DictConfig, comparison: Comparison | None = None) -> dict[str, A
         "results": comparison.summary() if comparison else {},
         "license": LICENCE,
     }
-
-
-def trained_on(cfg: DictConfig) -> Any:
-    """Return what φ is trained on: the settings of the optimizee, or of the families by name."""
-    families = _families(cfg)
-    return {"families": families} if families else OmegaConf.to_container(cfg.optimizee, resolve=True)
-
-
-def horizons(cfg: DictConfig) -> Any:
-    """Return how many steps the episodes had: a number, or what each family says of it."""
-    own = {name: family.get("horizon") or cfg.learner.horizon for name, family in _families(cfg).items()}
-    return own or cfg.learner.horizon
-
-
-def _families(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings of the families that a run is trained on; empty where it is trained on one optimizee."""
-    if not cfg.learner.get("families"):
-        return {}
-    families: Any = OmegaConf.to_container(cfg.learner.families, resolve=True)
-    return families
 
 
 def command() -> str:

@@ -20,6 +20,7 @@ from l2o.runs.devices import chosen_device, usable
 from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_comparison
 from l2o.runs.problem import compared_optimizee, compares
+from l2o.runs.titles import title_of
 from l2o.runs.tunings import remember_tunings
 from l2o.seeds import Stream
 
@@ -60,7 +61,7 @@ def report(opened: Opened, comparison: Comparison) -> None:
     """Write curves, figures and the table into the output folder and into the loggers."""
     cfg, output = opened.cfg, Path(opened.cfg.output_dir)
     comparison.save(output)
-    figures = draw(comparison, output, str(cfg.name))
+    figures = draw(comparison, output, title_of(cfg))
     if opened.learned and cfg.get("proposals"):
         figures["proposals"] = _draw_proposals(opened, comparison, output / "proposals.png")
     log_comparison(instantiate(cfg.get("logger") or {}).values(), comparison, figures)
@@ -80,4 +81,4 @@ def _draw_proposals(opened: Opened, comparison: Comparison, path: Path) -> Path:
         chosen.coordinates,
         stream,
     )
-    return plot_proposals(shown, path, str(opened.cfg.name))
+    return plot_proposals(shown, path, title_of(opened.cfg))

@@ -19,6 +19,7 @@ from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_figure
 from l2o.runs.shipped_baselines import record
 from l2o.runs.suites import Contestant, Suite, built, open_baselines
+from l2o.runs.titles import in_words
 
 Point = Mapping[str, float]
 
@@ -45,7 +46,7 @@ def report_map(suite: Suite, board: Scoreboard) -> None:
     for name, one in suite.contestants.items():
         if not one.baseline:
             maps += [_heat_map(cfg, board, name, one.rule, panel) for panel in cfg.map.panels]
-    figure = plot_heat_maps(maps, len(cfg.map.panels), output / "map.png")
+    figure = plot_heat_maps(maps, len(cfg.map.panels), output / "map.png", _title(cfg))
     log_figure(instantiate(cfg.get("logger") or {}).values(), "map", figure)
     print(f"figure: {figure}", f"numbers: {output / 'map.json'}", sep="\n")
 
@@ -61,6 +62,15 @@ def trained_ranges(rule: UpdateRule) -> dict[str, tuple[float, float]]:
         found |= {"width": hidden, "depth": len(hidden)}
     ranges = {key: _range(value) for key, value in found.items()}
     return {key: value for key, value in ranges.items() if value is not None}
+
+
+def _title(cfg: DictConfig) -> str:
+    """Return the problem in words, without the sizes that the map varies."""
+    optimizee: Any = OmegaConf.to_container(cfg.map.optimizee, resolve=True)
+    network = optimizee.get("network")
+    if isinstance(network, dict):
+        network.pop("hidden", None)
+    return in_words(optimizee)
 
 
 def _range(value: Any) -> tuple[float, float] | None:
@@ -112,4 +122,5 @@ def _heat_map(cfg: DictConfig, board: Scoreboard, name: str, rule: UpdateRule, p
     given = OmegaConf.to_container(cfg.map.trained) if cfg.map.trained else trained_ranges(rule)
     assert isinstance(given, dict)
     trained = {str(key): (float(low), float(high)) for key, (low, high) in given.items()}
-    return HeatMap(name, panel.x, panel.y, xs, ys, losses, trained)
+    fixed = {key: base[key] for key in PROPERTIES if key not in (panel.x, panel.y)}
+    return HeatMap(name, panel.x, panel.y, xs, ys, losses, trained, fixed)

@@ -29,6 +29,7 @@ from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.progress import Progress
 from l2o.runs.ranks import as_one, refuse_relaunch
 from l2o.runs.snapshots import Snapshots
+from l2o.runs.titles import title_of
 from l2o.runs.tunings import remember_tunings
 from l2o.training import warm_start
 from l2o.training.learner import MetaLearner
@@ -81,7 +82,9 @@ def fit(run: Run) -> None:
 def compare(run: Run) -> Comparison:
     """Compare the best rule of the run with the baselines on fresh problems."""
     assert run.evaluation
-    rules = {run.learner.rule.label: run.learner.best_rule(), **run.baselines}
+    best = run.learner.best_rule()
+    best.card = of_run(run.cfg)  # it says for how many steps the rule was trained
+    rules = {best.label: best, **run.baselines}
     device = run.trainer.strategy.root_device
     remember = remember_tunings(run.evaluation, compared_optimizee(run.cfg), run.compared, device)
     return run.evaluation(rules, run.compared, device, remember)
@@ -92,7 +95,7 @@ def report(run: Run, comparison: Comparison | None) -> None:
     output, figures = Path(run.cfg.output_dir), {}
     if comparison:
         comparison.save(output)
-        figures = draw(comparison, output, str(run.cfg.name))
+        figures = draw(comparison, output, title_of(run.cfg))
         log_comparison(run.loggers, comparison, figures)
         Console().print(comparison.table())
     export_best(run.learner, output / "best", of_run(run.cfg, comparison))

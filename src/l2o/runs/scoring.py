@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -16,6 +17,7 @@ from l2o.evaluation.cells import Cell, measure, needs_each_horizon
 from l2o.evaluation.scoreboard import REFERENCE, Outcome, Scoreboard, Task, outcome
 from l2o.evaluation.scoreboard_page import page
 from l2o.evaluation.scoreboard_tables import tables
+from l2o.evaluation.scores import interquartile_mean
 from l2o.figures.scoreboard import plot_profile
 from l2o.files import write_text
 from l2o.runs.beyond import add_beyond
@@ -152,6 +154,19 @@ def _measure(board: Scoreboard, suite: Suite) -> None:
         for name, one in suite.contestants.items():
             cost = measure(one.rule.to(suite.device), built(config, suite.device), suite.device)
             board.costs[task.name, name] = cost
+
+
+def relative_loss(board: Scoreboard) -> float:
+    """Return the interquartile mean, over all runs, of final losses relative to tuned Adam's.
+
+    They are those of the first learned optimizer, as it is; where there is none, of the best baseline.
+    """
+    learned = [entry for entry in board.entries() if entry.optimizer not in board.baselines]
+    means = {
+        entry: interquartile_mean(np.concatenate([board.ratios(case, entry, REFERENCE) for _, case in board.cases()]))
+        for entry in (learned[:1] or board.entries())
+    }
+    return min(means.values())
 
 
 def report(suite: Suite, board: Scoreboard) -> None:

@@ -1,5 +1,5 @@
-"""The things that evaluate.py does: compare optimizers on one problem, or score them on a suite or on the points of a
-map. What serves one of them has no effect on the other, and is refused."""
+"""The things that evaluate.py does: compare optimizers on one problem, score them on a suite or on the points of a map,
+or draw finished runs. What serves one of them has no effect on the others, and is refused."""
 
 import re
 from collections.abc import Sequence
@@ -16,12 +16,19 @@ OF_ONE_PROBLEM = {
 """Keys and groups that only a comparison on one problem reads."""
 
 
+OF_RUNS = {"runs", "name", "logger", "output_dir", "hydra"}
+"""Keys and groups that have an effect where finished runs are drawn."""
+
+
 def refuse_other_mode(cfg: DictConfig, words: Sequence[str]) -> None:
     """Raise ValueError for a word of the command line that the mode of evaluate.py asked for does not read.
 
     `words` are the overrides as they were typed. A suite may take a part, as `dataset`, from elsewhere in the
     configuration: then the word has an effect.
     """
+    if cfg.get("runs") is not None:
+        _refuse_beside_runs(words)
+        return
     if cfg.get("suite") and cfg.get("map"):
         raise ValueError("suite and map are two things: choose one of them")
     suite = cfg.get("suite") or cfg.get("map")
@@ -36,6 +43,14 @@ def refuse_other_mode(cfg: DictConfig, words: Sequence[str]) -> None:
             raise ValueError(
                 f"{word} has no effect without a suite or a map: add suite=small, or another of conf/suite"
             )
+
+
+def _refuse_beside_runs(words: Sequence[str]) -> None:
+    """Refuse what only a new comparison reads: finished runs are drawn as they are."""
+    for word in words:
+        top = re.split(r"[=.@/\[]", word.lstrip("+~"))[0]
+        if top not in OF_RUNS:
+            raise ValueError(f"{word} has no effect beside runs=…, which draws what finished runs found: leave it out")
 
 
 def _refuse_on_a_map(word: str) -> None:

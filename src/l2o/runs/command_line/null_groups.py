@@ -5,13 +5,16 @@ from pathlib import Path
 
 
 def leave_out_null_groups(conf: Path) -> None:
-    """Rewrite what Hydra refuses to what it means: `GROUP=null` leaves the group out, `learned.NAME=PATH` adds a name.
+    """Rewrite what Hydra refuses to what it means.
 
-    `conf` is the folder of the configs. Hydra's word for it is `~GROUP`, which it refuses in turn where the group is
+    `GROUP=null` leaves the group out, `learned.NAME=PATH` adds a name, and `runs=[…]` goes into a folder called runs
+    instead of that of the default experiment, with which finished runs need not have to do anything. `conf` is the
+    folder of the configs. Hydra's word for leaving a group out is `~GROUP`, which it refuses in turn where the group is
     left out by default. Its word for a key that may be new is `++KEY=VALUE`.
     """
     words = sys.argv[1:]
     left_out = _left_out(conf)
+    is_named = any(word.startswith("name=") for word in words)
     rewritten = []
     for word in words:
         group, _, option = word.partition("=")
@@ -19,6 +22,8 @@ def leave_out_null_groups(conf: Path) -> None:
             rewritten += [] if group in left_out else [f"~{group}"]
         else:
             rewritten.append(f"++{word}" if _names_a_learned_rule(word) else word)
+        if group == "runs" and not is_named:
+            rewritten.append("name=runs")
     sys.argv[1:] = rewritten
 
 

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from l2o.runs.command_line.arguments import refuse_arguments
+from l2o.runs.command_line.finished_runs import refuse_runs
 from l2o.runs.command_line.modes import refuse_other_mode
 from l2o.runs.command_line.own_code import import_own, is_in_home, working_folder
 from l2o.runs.command_line.read_keys import refuse_unread
@@ -53,6 +54,8 @@ class Preflight(Callback):
                 "srun --ntasks=1, or outside the job with launcher=slurm, which gives every run a job of its own"
             )
             sys.exit(refusal if os.environ["SLURM_PROCID"] == "0" else 1)
+        if any(word.lstrip("+").startswith("runs=") for word in config.hydra.overrides.task):
+            sys.exit("error: runs=[…] draws all its runs in one figure: leave out -m (--multirun)")
         _expand_folder(config, "hydra.sweep.dir")
         refuse_unwritable(config, "hydra.sweep.dir")
         _remember(config, "hydra.sweep.dir")
@@ -73,6 +76,7 @@ class Preflight(Callback):
                 if self.program == "evaluate":
                     refuse_other_mode(config, list(config.hydra.overrides.task))
                     refuse_suite_settings(config)
+                    refuse_runs(config)
             for config, keys in zip(found, read, strict=True):
                 import_own(config, working_folder(config))
                 with _as_in_a_job(config) as known:

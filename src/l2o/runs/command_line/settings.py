@@ -19,6 +19,7 @@ KINDS: dict[str, Any] = {
     "early_stopping": int | None,
     "checkpoint_minutes": float,
     "device": str,
+    "runs": list[str] | str | None,
     "workers": int,
     "adam_envelopes": Path | None,
     "scoreboard.rates_count": int,

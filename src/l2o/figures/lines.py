@@ -1,0 +1,111 @@
+"""Losses over steps as lines: what all figures of learning curves have in common.
+
+Shapes: T steps.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from l2o.figures.palette import GREY, GRID, styles
+from l2o.figures.smoothing import Array, smoothed, width_for
+
+SPREAD = 3.0
+"""The axis of losses is logarithmic where the highest loss is so many times the lowest one, or more."""
+
+
+class Line(NamedTuple):
+    """Hold the losses f(θ_1) … f(θ_T) (T,) of one optimizer, and a band (low, high), each (T,), where one is drawn.
+
+    `horizon` is the number of steps that the optimizer was trained for; None where nobody knows it, and for baselines.
+    """
+
+    label: str
+    losses: Array
+    baseline: bool
+    band: tuple[Array, Array] | None = None
+    horizon: int | None = None
+    name: str = ""  # by which the palette knows it; the label where it is empty
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line], title: str = "", band: str = "") -> None:
+    """Draw learning curves into axes, with a legend that says what a `band` shows.
+
+    Lines of learned optimizers are solid and thick, those of baselines dashed. Where minibatch noise would hide the
+    lines, all of them are moving averages, and the label of the axis says over how many steps. An optimizer that
+    diverges leaves the picture at the top instead of flattening the others. A thin vertical line marks the step to
+    which a learned optimizer was trained, where its curve goes on beyond it.
+    """
+    highest = max(float(np.nanmax(np.where(np.isfinite(line.losses[:1]), line.losses[:1], 0))) for line in lines)
+    ceiling = 10 * highest if highest > 0 else np.inf  # out of sight, and near enough for the axis's margins
+    width = width_for(line.losses for line in lines)
+    look = styles({line.name or line.label: line.baseline for line in lines})
+    for line in lines:
+        style: dict[str, Any] = look[line.name or line.label]
+        weight = {"linewidth": 1.6, "zorder": 2} if line.baseline else {"linewidth": 2.2, "zorder": 3}
+        steps = np.arange(1, len(line.losses) + 1)
+        axes.plot(steps, smoothed(_drawable(line.losses, ceiling), width), label=line.label, **style, **weight)
+        if line.band is not None:
+            low, high = (smoothed(_drawable(edge, ceiling), width) for edge in line.band)
+            axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    label_axes(axes, title, "Step", "Loss" if width == 1 else f"Loss (moving average of {width} steps)")
+    axes.set_xlim(1, max(2, *(len(line.losses) for line in lines)))
+    if highest > 0:
+        axes.set_ylim(top=min(axes.get_ylim()[1], 2 * highest))
+    mark_horizons(axes, lines)
+    legend(axes, band)
+
+
+def mark_horizons(axes: Axes, lines: Iterable[Line]) -> None:
+    """Mark the step to which learned optimizers were trained with a thin vertical line, and say so above the axes."""
+    found: dict[int, list[str]] = {}
+    for line in lines:
+        if line.horizon is not None and line.horizon < len(line.losses):
+            found.setdefault(line.horizon, []).append(line.label)
+    for number, (horizon, labels) in enumerate(sorted(found.items())):
+        axes.axvline(horizon, color=GREY, linewidth=0.9, zorder=1)
+        left, right = axes.get_xlim()
+        place = (horizon - left) / (right - left)
+        side = "left" if place < 0.3 else "right" if place > 0.7 else "center"
+        text = f"{', '.join(labels)}: " * (len(found) > 1) + f"trained for {horizon} steps"
+        where = {"transform": axes.get_xaxis_transform(), "ha": side, "va": "bottom"}
+        axes.text(horizon, 1.01 + 0.055 * number, text, color=GREY, fontsize="small", **where)
+    if found:
+        axes.set_title(axes.get_title(), pad=6 + 15 * len(found))
+
+
+def legend(axes: Axes, band: str = "") -> None:
+    """Name the lines, and say what bands show if there are any."""
+    shown = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
+    if band and axes.collections:
+        shown.set_title(f"band: {band}", prop={"size": "x-small"})
+
+
+def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
+    """Name the axes and the picture, and choose between a linear and a logarithmic axis of losses."""
+    drawn = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+    values = np.concatenate([one[np.isfinite(one)] for one in drawn]) if drawn else np.array([])
+    positive = values[values > 0]
+    log = len(positive) > 0 and (len(positive) < len(values) or positive.max() >= SPREAD * positive.min())
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    label_plainly(axes)
+    axes.grid(**GRID)
+
+
+def label_plainly(axes: Axes) -> None:
+    """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown."""
+    low, high = axes.get_ylim()
+    narrow = high < 30 * low
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    if axes.get_yscale() == "log":
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if narrow else ""))
+    axes.tick_params(axis="y", which="minor", labelsize="small")
+
+
+def _drawable(values: Array, ceiling: float) -> Array:
+    """Leave gaps where a curve is not finite, and cut it at the ceiling."""
+    values = np.asarray(values, float)
+    return np.minimum(np.where(np.isfinite(values), values, np.nan), ceiling)
