@@ -67,7 +67,9 @@ class Scheduled(UpdateRule):
         frozen: bool = True,
     ):
         super().__init__()
-        at_least_one("optimizer", trained_horizon=trained_horizon, hidden_size=hidden_size or 1)
+        at_least_one("optimizer", trained_horizon=trained_horizon)
+        if not isinstance(hidden_size, int) or hidden_size < 0:
+            raise ValueError(f"optimizer.hidden_size must be a whole number of at least 0, got {hidden_size!r}")
         if isinstance(rule, Partitioned):
             raise ValueError(
                 "Scheduled takes the rule of one group, got a Partitioned: l2o.optimizers.scheduled.schedule(rule, …) "
