@@ -3,6 +3,8 @@
 A new rule is tested by being listed in `RULES`.
 """
 
+import torch
+
 from l2o.optimizees import Layout
 from l2o.optimizers import (
     GAC,
@@ -25,8 +27,17 @@ from l2o.optimizers import (
     RNNProp,
     Scale,
     Scaled,
+    Scheduled,
     ScheduleFreeAdamW,
 )
+
+
+def moved(rule: Scheduled) -> Scheduled:
+    """Move a schedule away from its start, at which it leaves the inner rule as it is."""
+    for parameter in rule.mlp.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return rule
+
 
 RULES = {
     "sgd": lambda: SGD(0.1),
@@ -64,6 +75,15 @@ RULES = {
     ),
     "partitioned with one that sees all": lambda: Partitioned(
         {"a": GAC(hidden_size=3, averaging_cells=1), "b": Adam(0.1)}, {"a": "matrix|vector", "b": "(?!matrix|vector).*"}
+    ),
+    "scheduled": lambda: moved(Scheduled(LSTM(LogAndSign(10.0), hidden_size=3, output_scale=0.1), 2)),
+    "scheduled, with a hidden layer": lambda: moved(Scheduled(Celo(phase=2, scheduler_size=5), 3, hidden_size=2)),
+    "scheduled, without restarts": lambda: moved(
+        Scheduled(RNNProp(hidden_size=3), 2, restarts=False, reads_loss=False, frozen=False)
+    ),
+    "partitioned of scheduled": lambda: Partitioned(
+        {"a": moved(Scheduled(LSTM(hidden_size=3), 2)), "b": Scheduled(Adam(0.1), 20)},
+        {"a": "matrix|scalar", "b": "(?!matrix|scalar).*"},
     ),
 }
 LAYOUT = Layout({"matrix": (2, 3), "scalar": (), "vector": (4,), "empty": (0, 2), "kernel": (2, 1, 3)})

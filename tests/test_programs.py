@@ -361,6 +361,8 @@ def test_every_optimizer_is_evaluated(program: Program, npz: Callable[..., Path]
     needs = {
         "lstm_conv_fc": network,
         "pretrained_cifar_small": network,
+        "scheduled_cifar_small": network,
+        "scheduled": lambda: [f"baselines.other.first.name={program('train.py') / 'best'}"],
         "pretrained": lambda: [f"baselines.other.name={program('train.py') / 'best'}"],
         "celo_phase2": lambda: [f"baselines.other.first.name={program('train.py', 'optimizer=celo') / 'best'}"],
     }.get(optimizer, list)()

@@ -265,6 +265,20 @@ def test_particles_that_are_not_finite_void_no_update_and_are_counted(float64: N
     assert (module.state.updates, module.state.skipped) == (1, 0) and "train/snr/good" in run.callback_metrics
 
 
+def test_a_slot_without_a_number_leaves_it_to_the_others_in_the_logs(float64: None) -> None:
+    """A single pair has no signal-to-noise ratio: the mean is that of the other slots, and it is said how many know."""
+    families = {"one": Family(Quadratic(2), num_tasks=1, weight=3.0), "good": Family(Quadratic(2), num_slots=2)}
+    module = learner(families=families, meta_gradient=PersistentES())
+    run = trainer(1, limit_train_batches=1, limit_val_batches=0, log_every_n_steps=1)
+    run.fit(module)
+    logged = {name: value.item() for name, value in run.callback_metrics.items()}
+    assert logged["train/snr"] == logged["train/snr/good"] > 0 and math.isnan(logged["train/snr/one"])
+    assert logged["train/snr_known"] == pytest.approx(2 / 3)
+    assert "train/loss_known" not in logged and "train/capped_known" not in logged  # every slot knows these
+    weighted = (3 * logged["train/loss/one"] + logged["train/loss/good"]) / 4
+    assert logged["train/loss"] == pytest.approx(weighted)
+
+
 def test_a_family_that_is_never_finite_ends_the_run_and_is_named() -> None:
     both = {"good": Family(Quadratic(2)), "bad": Family(NanIn(range(1, 10_000)))}
     with pytest.raises(Diverged, match=r"family bad: 3 windows in a row"):

@@ -18,6 +18,7 @@ from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing, Sc
 from l2o.optimizers.rnnprop import RNNProp
 from l2o.optimizers.scaled import Scaled
 from l2o.optimizers.schedule_free import ScheduleFreeAdamW
+from l2o.optimizers.scheduled import Scheduled
 from l2o.optimizers.schedules import ScheduledRule
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Scale",
     "Scaled",
     "ScheduleFreeAdamW",
+    "Scheduled",
     "ScheduledRule",
     "Scope",
     "State",
