@@ -27,7 +27,7 @@ x: 1.0
 seed: 0
 name: toy
 ckpt_path: null
-hydra: {{callbacks: {GRIDS}, searchpath: ["file://{ROOT / "conf"}"], sweep: {{dir: out}}}}
+hydra: {{callbacks: {GRIDS}, sweep: {{dir: out}}}}
 """
 
 Task = Callable[[DictConfig], Any]
@@ -247,6 +247,7 @@ def test_a_grid_reports_through_every_launcher(tmp_path: Path, launcher: str) ->
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     command = [sys.executable, "train.py", "-m", "x=3,2,1", f"launcher={launcher}"]
+    command.append(f"hydra.searchpath=[file://{ROOT / 'conf'}]")
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 1 and "1 of 3 jobs failed: job 1: ValueError: two is refused" in done.stderr
     assert [row[0] for row in table(tmp_path / "out")[1:]] == ["2", "0", "1"]

@@ -41,6 +41,8 @@ def test_an_average_is_the_mean_of_its_window_and_keeps_the_start():
     line = 3.0 - 0.1 * STEPS
     np.testing.assert_allclose(smoothed(line, 25)[:-12], line[:-12], atol=1e-9)
     np.testing.assert_array_equal(smoothed(curve, 1), curve)
+    fallen = np.concatenate([np.full(10, 1e12), np.full(30, 1e-12)])
+    np.testing.assert_allclose(smoothed(fallen, 5)[12:], 1e-12, rtol=1e-12)
 
 
 def test_gaps_stay_and_do_not_spread():

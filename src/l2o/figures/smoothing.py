@@ -49,10 +49,9 @@ def smoothed(curve: Array, width: int) -> Array:
     first value is kept. At the end those after the last one are left out. What is not finite is left out of the
     averages, and stays a gap.
     """
-    half, steps = width // 2, np.arange(len(curve))
-    before, after = np.minimum(half, steps), np.minimum(np.minimum(half, steps), len(curve) - 1 - steps)
-    good = np.isfinite(curve)
-    sums, counts = (np.concatenate([[0.0], np.cumsum(v)]) for v in (np.where(good, curve, 0.0), good.astype(float)))
-    first, last = steps - before, steps + after + 1
-    with np.errstate(invalid="ignore"):
-        return np.where(good, (sums[last] - sums[first]) / (counts[last] - counts[first]), np.nan)
+    found = np.full(len(curve), np.nan)
+    for step in np.flatnonzero(np.isfinite(curve)):
+        before = min(width // 2, step)
+        window = curve[step - before : step + before + 1]
+        found[step] = window[np.isfinite(window)].mean()
+    return found

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 RUN = "a run's folder is outputs/train/NAME/DATE, outputs/evaluate/NAME/DATE, or that of a multirun"
 
-UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, AssertionError, OmegaConfBaseException,
+UNREADABLE = (OSError, LookupError, TypeError, ValueError, AttributeError, OmegaConfBaseException,
               yaml.YAMLError, csv.Error)  # fmt: skip
 """What comes of files that are cut off, or of another kind."""
 
@@ -106,7 +106,8 @@ def _run(folder: Path) -> Finished:
     """Read one run. Raises ValueError where it has no curves, or where they cannot be read."""
     try:
         cfg = OmegaConf.merge({"evaluation_optimizee": {}}, OmegaConf.load(folder / ".hydra/config.yaml"))
-        assert isinstance(cfg, DictConfig)
+        if not isinstance(cfg, DictConfig) or cfg.get("optimizee") is None:
+            raise ValueError("its .hydra/config.yaml is none of train.py or evaluate.py: it names no optimizee")
         curves = _curves(folder) if (folder / "curves.csv").is_file() else {}
         validations = _validations(folder / "logs/metrics.csv")
     except UNREADABLE as error:
