@@ -116,7 +116,7 @@ REFUSED = [
     ("evaluate.py", ["suite=mnist_columns"], "suite.images has no value yet"),
     ("evaluate.py", ["map=mlp", "learned.X=nowhere"], "no trained optimizer 'nowhere'"),
 ]
-"""Command lines that are refused at several stages: before Hydra makes the run's folder, and while its parts are built."""
+"""Command lines that are refused at several stages: before the run's folder is made, and while its parts are built."""
 
 
 def test_a_refused_command_leaves_nothing(tmp_path):
