@@ -12,10 +12,18 @@ from torch import Generator
 
 from l2o.optimizees import Optimizee
 from l2o.optimizees.held_out import held_out_for
+from l2o.runs.suites import open_baselines, rates_around
 
 CONF = Path(__file__).parents[1] / "conf"
 
 SUITES = sorted(path.stem for path in (CONF / "suite").glob("*.yaml") if path.stem not in ("held_out", "tiny"))
+
+
+OWN_HORIZONS = {
+    "ordinary": {"relu_mlp": [1000], "residual": [500], "char_transformer": [1000], "least_squares": [1000]},
+    "mnist_columns": {"sigmoid_20": [100, 200, 1000, 2000], "relu_20": [100], "sigmoid_40": [100], "two_layers": [200]},
+}
+"""The horizons of suites that have not just a short, a middle and a long one for every task."""
 
 
 def configured(*overrides: str) -> DictConfig:
@@ -71,9 +79,27 @@ def test_related_means_not_held_out(name: str, files: list[str]) -> None:
 
 @pytest.mark.parametrize("name", SUITES)
 def test_tasks_say_what_they_are_and_have_three_horizons(name: str) -> None:
-    for task in configured(f"+suite={name}").suite.tasks.values():
-        assert task.description.endswith(".") and len(task.horizons) == 3
-        assert sorted(set(task.horizons)) == [*task.horizons] and task.horizons[0] == 100 <= task.horizons[-1] <= 2000
+    for key, task in configured(f"+suite={name}").suite.tasks.items():
+        assert task.description.endswith(".")
+        if name in OWN_HORIZONS:
+            assert [*task.horizons] == OWN_HORIZONS[name][key]
+        else:
+            assert len(task.horizons) == 3 and sorted(set(task.horizons)) == [*task.horizons]
+            assert task.horizons[0] == 100 <= task.horizons[-1] <= 2000
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "seeds", "per_decade", "beyond"), [("ordinary", 5, 5, 2, 3), ("mnist_columns", 15, 32, 4, None)]
+)
+def test_suites_of_single_models_tune_adam_with_and_without_a_cosine(name, count, seeds, per_decade, beyond) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("evaluate", [f"suite={name}"])
+    baselines = open_baselines(cfg)
+    assert list(baselines) == ["Adam", "Adam-cosine"] == [*cfg.suite.compare_with]
+    assert [vars(one.rule)["schedule"] for one in baselines.values()] == ["constant", "cosine"]
+    for one in baselines.values():
+        assert one.rates == rates_around(one.rates[count // 2], count, per_decade) and len(one.rates) == count
+    assert cfg.scoreboard.seeds == seeds and cfg.suite.get("beyond") == beyond and 1.0 in cfg.scoreboard.scales
 
 
 def test_the_small_suite_has_both_columns() -> None:

@@ -70,7 +70,7 @@ def test_ratios_to_chosen_baselines_are_shown_task_by_task(board, tmp_path):
     board.compare_with = ["Adam", "Muon"]
     lines = case_rows(board)
     assert case_headings(board) == ["task", "steps", "optimizer", "loss", "/ Adam", "/ Muon"]
-    assert lines[0] == ["near", "2", "X", "1", "0.5 ± 0", "0.5 ± 0.3"]  # (1 + 1) / (1 + 3), residuals ±½
+    assert lines[0] == ["near", "2", "X", "1", "0.5 ± 0", "0.5 ± 0.2"]  # (1 + 1) / (1 + 3); ±0.25
     assert lines[2] == ["near", "2", "Adam", "2", "1 ± 0", "1 ± 0.5"]
     assert ["far", "2", "X", "∞", "∞", "∞"] in lines
     board.beyond, board.beyond_factor = (

@@ -92,11 +92,12 @@ def test_a_sweep_of_one_refused_job_goes_as_a_whole(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bug_keeps_the_folder(tmp_path):
+def test_a_bug_keeps_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(leftovers, "one_line", lambda error: None)  # as for what arises in this package
     remember_what_is_there(tmp_path / "run")
     folder = begun(tmp_path / "run")
     with pytest.raises(ZeroDivisionError), nothing_left_if_refused(folder):
-        1 / 0  # noqa: B018
+        raise ZeroDivisionError
     assert (folder / ".hydra/config.yaml").is_file()
 
 
@@ -116,7 +117,7 @@ REFUSED = [
     ("evaluate.py", ["suite=mnist_columns"], "suite.images has no value yet"),
     ("evaluate.py", ["map=mlp", "learned.X=nowhere"], "no trained optimizer 'nowhere'"),
 ]
-"""Command lines that are refused at several stages: before Hydra makes the run's folder, and while its parts are built."""
+"""Command lines that are refused at several stages: before the run's folder is made, and while its parts are built."""
 
 
 def test_a_refused_command_leaves_nothing(tmp_path):

@@ -147,7 +147,7 @@ def test_learned_rules_go_on_beyond_their_horizon_where_the_suite_asks_for_it(ru
     runs.clear()
     scored(*words)
     assert not runs  # the longer runs are kept, too, apart from the others
-    longer = {path for path in cells.rglob("*.npz") if len(np.load(path)["losses"]) == 60}
+    longer = {path for path in cells.rglob("*.npz") if cell_store.read(path, 60)}
     assert longer == set(job.paths.values())
 
 
@@ -356,7 +356,7 @@ AT_ONCE = {
     "+suite.compare_with=[Adma]": "compare_with names Adma, which is no baseline of the scoreboard: did you mean Adam",
     "+suite.compare_with=Adam": "compare_with must be a list",
     "+suite.beyond=3": "suite.beyond has no effect without suite.compare_with",
-    "+suite={compare_with:[Adam],beyond:1}": "suite.beyond must be a multiple of the horizon, more than 1",
+    "+suite.beyond=1": "suite.beyond must be more than 1, as a multiple of the horizon, and at most 100, got 1",
     "scoreboard.scales=[1.0,1.0]": "must be positive, different, and hold 1.0",
 }
 """Values of a suite's and a scoreboard's keys that could only go wrong."""

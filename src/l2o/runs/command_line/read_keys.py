@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from l2o.runs.command_line.nearest import did_you_mean
 
 FREE = ("learned", "baselines", "logger", "evaluation_optimizee", "sweep.space", "hydra")
-FREE = (*FREE, "suite.tasks", "scoreboard.baselines")
-"""Keys under which a user may add names of their own; what these say is checked where it is used."""
+FREE = (*FREE, "suite.tasks", "suite.compare_with", "suite.beyond", "scoreboard.baselines")
+"""Keys that a user may add, and names of their own under them; what these say is checked where it is used."""
 
 OPTIONAL = {"dataset", "preprocessing", "meta_gradient", "evaluation", "logger", "baselines", "proposals", "learned"}
 """Keys that a configuration may lack, if nothing else refers to them."""

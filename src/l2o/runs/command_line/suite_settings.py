@@ -26,12 +26,12 @@ def refuse_suite_settings(cfg: DictConfig) -> None:
     if cfg.get("suite") is None and cfg.get("map") is None:
         return
     if cfg.get("suite") is not None:
-        suite = _plain(cfg, "suite")
-        _refuse_suite(suite)
-        _refuse_comparisons(suite, _plain(cfg, "scoreboard"))
+        _refuse_suite(_plain(cfg, "suite"))
     if cfg.get("map") is not None:
         _refuse_map(_plain(cfg, "map"))
     _refuse_scoreboard(_plain(cfg, "scoreboard"))
+    if cfg.get("suite") is not None:
+        _refuse_comparisons(_plain(cfg, "suite"), _plain(cfg, "scoreboard"))
 
 
 def _refuse_suite(suite: Any) -> None:
@@ -55,7 +55,7 @@ def _refuse_comparisons(suite: Any, scoreboard: Any) -> None:
     names, beyond = suite.get("compare_with"), suite.get("beyond")
     _refuse_kind("suite.compare_with", names, list[str] | None)
     _refuse_kind("suite.beyond", beyond, float | None)
-    there = [str(name) for name, node in (scoreboard.get("baselines") or {}).items() if node is not None]
+    there = [str(name) for name, node in scoreboard["baselines"].items() if node is not None]
     for name in names or ():
         if name not in there:
             hint = did_you_mean(name, there) or f": there are {', '.join(there)}"
