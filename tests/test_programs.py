@@ -282,6 +282,35 @@ def test_experiments_take_any_optimizer(experiment: str) -> None:
                     assert [own.output_scale for own in rule.rules.values()] == [expected] * 2
 
 
+CHOSEN = ("baselines", "evaluation", "logger", "meta_gradient", "objective", "optimizee", "optimizer", "preprocessing")
+"""The groups of train.py of which an experiment chooses an option, and the command line may choose another."""
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_changes_nothing_within_an_option_that_a_user_may_replace(experiment: str) -> None:
+    """It would be merged into the user's own choice. What an experiment needs is an option of the group instead.
+
+    What it may set: the labels of whatever data set there is, the learner, and how long a trainer goes on.
+    """
+    own = OmegaConf.load(CONF / f"experiment/{experiment}.yaml")
+    assert not set(own) & set(CHOSEN)
+    assert set(own.get("dataset", {})) <= {"labels"} and set(own.get("trainer", {})) <= {"max_epochs"}
+
+
+@pytest.mark.parametrize("experiment", ["general", "cifar_small_horizon"])
+def test_what_is_chosen_beside_an_experiment_is_what_was_chosen(experiment: str) -> None:
+    """Estimators of several kinds, and some of the other groups, as they are beside another experiment."""
+    chosen = ["optimizer=adafac_mlp", "optimizee=quadratic", "evaluation=quadratic", "preprocessing=scale"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for meta_gradient in ("tbptt", "pes", "imitation", "full_bptt"):  # imitation has no objective
+            given = [f"meta_gradient={meta_gradient}", "objective=last", *chosen, "output_dir=x", "output_scale=1"]
+            found, expected = (compose("train", [f"experiment={name}", *given]) for name in (experiment, "digits"))
+            for group in CHOSEN:
+                if OmegaConf.is_config(expected[group]) and group != "logger":  # which knows the run's folder
+                    own, usual = (OmegaConf.to_container(cfg[group], resolve=True) for cfg in (found, expected))
+                    assert own == usual, (meta_gradient, group)
+
+
 @pytest.mark.parametrize("optimizer", ["lstm_gac", "ntm_bfgs", "ntm_lbfgs"])
 def test_every_architecture_is_trained_and_goes_by_its_own_name(program: Program, optimizer: str) -> None:
     """And its export is the rule that was trained."""
