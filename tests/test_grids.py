@@ -104,7 +104,9 @@ def test_seeds_are_averaged_beside_the_table(grid, capsys) -> None:
 
 def test_a_grid_of_seeds_alone_is_drawn_over_them(grid, capsys) -> None:
     grid(parabola, "seed=0,1,2")
-    assert grid.drawn[0].axes[0].get_xlabel() == "seed"
+    (axes,) = grid.drawn[0].axes
+    assert axes.get_xlabel() == "seed" and [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2"]
+    assert len(axes.lines) == 2, "the jobs and the best: no line leads from seed to seed"
     assert "over seeds" not in capsys.readouterr().out
 
 

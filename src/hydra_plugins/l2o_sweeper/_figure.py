@@ -22,7 +22,7 @@ def draw(keys: Iterable[str], rows: Sequence[Row], path: Path, heading: str = "L
     """Draw the loss over each key, side by side: a star for the best job, crosses at the top for those without a loss.
 
     `rows` has the best first. The seed has a panel only where nothing else differs. With `means`, a line goes through
-    the means of the jobs that have the same value.
+    the means of the jobs that have the same value, but not from seed to seed.
     """
     shown = [key for key in keys if key != SEED] or [SEED if any(SEED in row.params for row in rows) else JOB]
     figure = Figure(figsize=(1 + 4 * len(shown), 3.8), layout="constrained")
@@ -43,7 +43,7 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row], means: bool) -> None:
     places = _places(axes, key, rows)
     good = [(place, row.loss) for place, row in zip(places, rows, strict=True) if row.loss is not None]
     bad = [place for place, row in zip(places, rows, strict=True) if row.loss is None]
-    if means:
+    if means and key not in (SEED, JOB):
         found = {place: [loss for other, loss in good if other == place] for place, _ in good}
         line = sorted((place, math.fsum(losses) / len(losses)) for place, losses in found.items())
         axes.plot(*zip(*line, strict=True), color=BLUE, linewidth=1.6, label="mean")
@@ -59,17 +59,19 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row], means: bool) -> None:
 def _places(axes: Axes, key: str, rows: Sequence[Row]) -> list[float]:
     """Return where on a panel's axis the jobs stand, and scale and label the axis.
 
-    Numbers stand where they belong, on a logarithmic axis where they spread over more than a decade; any other values
-    stand side by side.
+    Numbers stand where they belong, on a logarithmic axis where they spread over more than a decade; seeds, numbers of
+    jobs and any other values stand side by side.
     """
-    values = [row.number if key == JOB else row.params.get(key) for row in rows]
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-        numbers = [float(value) for value in values]  # type: ignore[arg-type]  # checked above
+    values = {row.number: row.number if key == JOB else row.params.get(key) for row in rows}
+    if key not in (SEED, JOB) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in values.values()
+    ):
+        numbers = [float(value) for value in values.values()]  # type: ignore[arg-type]  # checked above
         if min(numbers) > 0 and max(numbers) > 10 * min(numbers):
             axes.set_xscale("log")
         return numbers
-    names = list(dict.fromkeys(short(row.params.get(key)) for row in sorted(rows, key=lambda row: row.number)))
+    names = list(dict.fromkeys(short(values[number]) for number in sorted(values)))
     long = max(map(len, names)) > 8
     axes.set_xticks(range(len(names)), names, rotation=30 if long else 0, ha="right" if long else "center")
     axes.set_xlim(-0.5, len(names) - 0.5)
-    return [float(names.index(short(value))) for value in values]
+    return [float(names.index(short(value))) for value in values.values()]

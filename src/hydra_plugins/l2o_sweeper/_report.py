@@ -83,7 +83,8 @@ def report_table(sweep: Sweep, rows: Sequence[Row]) -> None:
     tables = [table(sweep.keys, rows, sweep.job, sweep.heading), *([table_of_means(means)] if means else [])]
     for one in tables:
         Console().print(one)
-    write_text(sweep.folder / "sweep.txt", as_text(tables))
+    if sweep.folder.is_dir():  # jobs that are refused leave nothing behind, and where all are, not even the folder
+        write_text(sweep.folder / "sweep.txt", as_text(tables))
 
 
 def report_best(sweep: Sweep, rows: Sequence[Row], overrides: Iterable[Override]) -> None:
