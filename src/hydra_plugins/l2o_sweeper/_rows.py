@@ -36,13 +36,13 @@ class Mean(NamedTuple):
     params: Mapping[str, Any]
     loss: float
     error: float | None
-    count: int
+    seeds: int
     missing: int
 
     def __str__(self) -> str:
         error = "" if self.error is None else f" ± {self.error:.1g}"
         missing = f", without {self.missing} that came to no loss" if self.missing else ""
-        return f"{self.loss:.4g}{error} ({self.count} {'seeds' if self.count > 1 else 'seed'}{missing})"
+        return f"{self.loss:.4g}{error} ({self.seeds} {'seeds' if self.seeds > 1 else 'seed'}{missing})"
 
 
 def ordered(rows: Iterable[Row]) -> list[Row]:

@@ -69,8 +69,9 @@ def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int
 def _panel(axes: Axes, points: Sequence[Point], look: Mapping[str, dict[str, Any]], baselines: set[str]) -> None:
     for name, style in look.items():
         given = [(point.units, point.losses[name]) for point in points if name in point.losses]
-        weight = {"linewidth": 1.6} if name in baselines else {"linewidth": 2.2, "zorder": 3}
-        axes.plot(*zip(*given, strict=True), label=name, marker="o", markersize=4, **style, **weight)
+        weight: dict[str, Any] = {"linewidth": 1.6} if name in baselines else {"linewidth": 2.2, "zorder": 3}
+        units, losses = zip(*given, strict=True)
+        axes.plot(units, losses, label=name, marker="o", markersize=4, **style, **weight)
     axes.set_xticks(sorted({point.units for point in points}))
     axes.grid(**GRID)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter
 
 from l2o.figures.palette import GREY, GRID, styles
@@ -81,7 +82,7 @@ def legend(axes: Axes, band: str = "") -> None:
     """Name the lines, and say what bands show if there are any."""
     shown = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
     if band and axes.collections:
-        shown.set_title(f"band: {band}", prop={"size": "x-small"})
+        shown.set_title(f"band: {band}", prop=FontProperties(size="x-small"))
 
 
 def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

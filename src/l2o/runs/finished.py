@@ -145,7 +145,8 @@ def _curves(folder: Path) -> dict[str, Curve]:
 def _curve(values: Array, said: Mapping[str, Any]) -> Curve:
     lr = said.get("lr")
     baseline = said.get("baseline", lr is not None)  # older runs do not say it, but only their baselines had a rate
-    return Curve(*values.T, baseline, lr, said.get("horizon"))
+    mean, low, high = values.T
+    return Curve(mean, low, high, baseline, lr, said.get("horizon"))
 
 
 def _validations(path: Path) -> Validations | None:
