@@ -27,7 +27,9 @@ HEADERS = Path(__file__).parent
 LINUX_PROCESSORS = Path("/proc/cpuinfo")
 
 
-STOPPED = re.compile("killed|terminated|signal|memory|no space left", re.IGNORECASE)
+STOPPED = re.compile(
+    r"\b(killed|terminated|out of memory|memory exhausted|cannot allocate memory|no space left)\b", re.IGNORECASE
+)
 """What a compiler says that ran into a limit of the machine, or was ended by somebody."""
 
 
