@@ -212,6 +212,12 @@ def test_what_the_kernel_leaves_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not served(y=batch["y"].where(batch["y"] != 0, -100))  # torch leaves such examples out
     with torch.autocast("cpu"):
         assert not served()
+    monkeypatch.setattr(chain, "LARGE", 100)
+    assert served()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)  # more than twice as many as tasks
+    assert not served()
+    monkeypatch.undo()
+    assert served()
     monkeypatch.setenv("L2O_KERNEL", "0")
     assert not served()
 
