@@ -1,8 +1,8 @@
 """A meta-training by the published recipe, whose curve is kept: `AdafacMLP` (h = 4) on one family of small classifiers.
 
 The recipe is that of Celo, µLO and ELO (Metz et al. 2022 used it first): PES with σ = 0.01 and windows of K = 50 steps,
-eight antithetic pairs, horizons drawn log-uniformly between 100 and 2000 steps, episodes out of phase (here four slots
-of two pairs each), the mean of a window's losses as the objective, each capped at 1.5 times its task's first loss (at
+eight antithetic pairs, horizons drawn log-uniformly between 100 and 2000 steps, episodes out of phase (here two slots
+of four pairs each), the mean of a window's losses as the objective, each capped at 1.5 times its task's first loss (at
 this initialisation about 1.5 ln C for C classes), and 500 meta-updates of Adam at 3·10⁻⁴. The classifier is a ReLU
 network 64–32–10 on scikit-learn's digits, with minibatches of 64.
 
@@ -58,7 +58,7 @@ def learner(seed: int) -> MetaLearner:
         clip_norm=None,
         validation_tasks=1,
         seed=seed,
-        families={"digits": Family(classifier, num_tasks=2, num_slots=4, horizon=LogUniform(100, 2000))},
+        families={"digits": Family(classifier, num_tasks=4, num_slots=2, horizon=LogUniform(100, 2000))},
     )
 
 

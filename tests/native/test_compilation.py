@@ -73,6 +73,19 @@ def test_a_compiler_that_does_not_know_this_processor(tmp_path: Path, source: Pa
     assert len(list((tmp_path / "cache" / "l2o").glob("*.so"))) == 1
 
 
+@needs_compiler
+def test_a_compiler_that_is_stopped_leaves_no_slow_library(tmp_path: Path, source: Path) -> None:
+    """As cc1plus is where memory runs out. Asked again without the flag, it would have time and memory enough."""
+    wrapper = script(
+        tmp_path / "wrapper",
+        'case "$*" in *=native*) echo "g++: fatal error: Killed signal terminated program cc1plus" >&2; exit 1;; esac',
+        f'exec {compilation.find_compiler()[0]} "$@"',
+    )
+    loaded, wrong = finish(start_report(source, {"CXX": wrapper}, tmp_path / "cache"))
+    assert not loaded and "Killed signal terminated" in str(wrong)
+    assert not list((tmp_path / "cache" / "l2o").glob("*.so"))
+
+
 def test_without_a_compiler(tmp_path: Path, source: Path) -> None:
     (tmp_path / "empty").mkdir()
     loaded, wrong = finish(start_report(source, {"PATH": str(tmp_path / "empty"), "CXX": ""}, tmp_path / "cache"))

@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -24,6 +25,12 @@ HEADERS = Path(__file__).parent
 """Where the headers lie that sources of several parts of the package share."""
 
 LINUX_PROCESSORS = Path("/proc/cpuinfo")
+
+
+STOPPED = re.compile(
+    r"\b(killed|terminated|out of memory|memory exhausted|cannot allocate memory|no space left)\b", re.IGNORECASE
+)
+"""What a compiler says that ran into a limit of the machine, or was ended by somebody."""
 
 
 class CompilerError(Exception):
@@ -108,12 +115,13 @@ def _cached(path: Path, source: Path, compiler: list[str]) -> Path:
 def _compile(compiler: list[str], source: Path, path: Path) -> None:
     """Compile for this very processor, or for any one of its kind where the compiler does not know the processor.
 
-    Raises CompilerError with the first line of what the compiler says where both fail.
+    Raises CompilerError with the first line of what the compiler says where both fail, and where the compiler was
+    stopped: a library for any processor, which may be three times as slow, would stay in the cache for good.
     """
     with replacing(path) as temporary:
         command = [*compiler, *FLAGS.split(), f"-I{HEADERS}", str(source), "-o", str(temporary)]
         result = subprocess.run([*command, _native_flag()], capture_output=True, text=True, check=False)
-        if result.returncode:
+        if result.returncode > 0 and not STOPPED.search(result.stderr):
             result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             reason = result.stderr.strip().partition("\n")[0]

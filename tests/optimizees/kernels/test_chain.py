@@ -79,10 +79,11 @@ def test_random_networks(dtype: torch.dtype, seed: int) -> None:
 @needs_compiler
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_where_it_bends(dtype: torch.dtype, activation: str) -> None:
-    """Inputs of a layer from 0 to far beyond where an activation is flat, both ways; and θ = 0, the bend of a ReLU."""
+    """From 0, the bend of a ReLU, to far beyond where an activation is flat, both ways; the logits stay moderate."""
     generator = torch.Generator().manual_seed(0)
     optimizee = Classifier(mlp(16, [24, 9], 4, activation), images(4, 4, generator), 16)
-    theta = torch.randn(4, optimizee.layout.size, generator=generator) * torch.tensor([0, 0.01, 1, 4])[:, None]
+    theta = 0.1 * torch.randn(4, optimizee.layout.size, generator=generator)
+    theta[:, : 24 * 17] *= torch.tensor([0, 0.1, 10, 100])[:, None]  # the first layer
     agree(*both(optimizee, theta, optimizee.sample_batch({}, 4, generator)))
 
 
@@ -211,6 +212,12 @@ def test_what_the_kernel_leaves_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not served(y=batch["y"].where(batch["y"] != 0, -100))  # torch leaves such examples out
     with torch.autocast("cpu"):
         assert not served()
+    monkeypatch.setattr(chain, "LARGE", 100)
+    assert served()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 5)  # more than twice as many as tasks
+    assert not served()
+    monkeypatch.undo()
+    assert served()
     monkeypatch.setenv("L2O_KERNEL", "0")
     assert not served()
 

@@ -55,6 +55,9 @@ class Link(NamedTuple):
 
 Chain = tuple[Link, ...]
 
+LARGE = 20_000_000
+"""Multiply-adds of an evaluation that are worth several threads: about half a millisecond of one."""
+
 SELU_SLOPE, SELU_SCALE = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
 
 
@@ -141,12 +144,19 @@ def loss_and_grad(
     alone. Half of `decay` times the sum of the weights' squares, biases left out, is added to the loss.
 
     None stands for: no chain, no compiler, another device or dtype, autograd or `torch.func` that watches, autocast,
-    shapes that do not fit each other, and labels that are no classes, of which torch says what is wrong.
+    shapes that do not fit each other, labels that are no classes, of which torch says what is wrong, and a few tasks of
+    a large network with many more threads than tasks.
     """
     given = [theta, x] if labels is None else [theta, x, labels]
-    if chain is None or not _is_plain(given) or not _fits(chain, kind, theta, x, labels):
+    if chain is None or not _is_plain(given) or not _fits(chain, kind, theta, x, labels) or _leaves_idle(chain, x):
         return None
     return chain_cpp.loss_and_grad(chain, kind, theta, x.flatten(2), labels, decay)
+
+
+def _leaves_idle(chain: Chain, x: Tensor) -> bool:
+    """Say whether threads would have nothing to do that torch's products of matrices would use: the kernel shares out
+    tasks, and never a task."""
+    return torch.get_num_threads() > 2 * len(x) and chain_cpp.multiply_adds(chain, x) > LARGE
 
 
 def _is_plain(tensors: list[Tensor]) -> bool:

@@ -66,9 +66,9 @@ def loss_and_grad(
     labels = labels if labels is None or labels.stride(1) == 1 else labels.contiguous()
     grad, losses = theta.new_empty(theta.shape), theta.new_empty(len(theta))
     label_task, label_pointer = (0, None) if labels is None else (labels.stride(0), labels.data_ptr())
-    layers, work = _layers(chain)
+    layers, work = _layers(chain), multiply_adds(chain, x)
     call = Call(
-        *(len(theta), x.shape[1], len(chain), int(kind), _threads(3 * work * x.shape[0] * x.shape[1])),
+        *(len(theta), x.shape[1], len(chain), int(kind), _threads(work)),
         *(theta.stride(0), grad.stride(0), x.stride(0), x.stride(1), label_task),
         *(decay, ctypes.addressof(layers), theta.data_ptr(), x.data_ptr(), label_pointer),
         *(losses.data_ptr(), grad.data_ptr()),
@@ -80,10 +80,15 @@ def loss_and_grad(
     return None if status == NO_CLASS else (losses, grad)
 
 
+def multiply_adds(chain: "Chain", x: Tensor) -> int:
+    """Count the multiplications of one evaluation of all tasks, for x (B, N, …)."""
+    return 3 * x.shape[0] * x.shape[1] * sum(link.inputs * link.outputs for link in chain)
+
+
 @functools.lru_cache(maxsize=256)
-def _layers(chain: "Chain") -> tuple[ctypes.Array[Layer], int]:
-    """Give the layers as the kernel reads them, and the number of weights."""
-    return (Layer * len(chain))(*(Layer(*link) for link in chain)), sum(link.inputs * link.outputs for link in chain)
+def _layers(chain: "Chain") -> ctypes.Array[Layer]:
+    """Give the layers as the kernel reads them."""
+    return (Layer * len(chain))(*(Layer(*link) for link in chain))
 
 
 def _rows(tensor: Tensor) -> Tensor:
