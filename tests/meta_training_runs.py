@@ -6,8 +6,8 @@ of four pairs each), the mean of a window's losses as the objective, each capped
 this initialisation about 1.5 ln C for C classes), and 500 meta-updates of Adam at 3·10⁻⁴. The classifier is a ReLU
 network 64–32–10 on scikit-learn's digits, with minibatches of 64.
 
-`tests/golden/meta_training.json` holds the meta-loss of three seeds: of the first meta-updates each one, and of all of
-them the means of every hundred. To write it anew (a few minutes on a core of its own):
+`tests/golden/meta_training.json` holds the meta-loss of three seeds: of the first twenty meta-updates each one, and of all
+of them the means of every fifty. To write it anew (a few minutes on a core of its own):
 
     PYTHONPATH=tests python tests/meta_training_runs.py tests/golden/meta_training.json
 """
@@ -29,7 +29,7 @@ from l2o.training.horizons import LogUniform
 from l2o.training.learner import MetaLearner
 
 STORED = Path(__file__).with_name("golden") / "meta_training.json"
-SEEDS, UPDATES, FIRST, EVERY = (0, 1, 2), 500, 20, 100
+SEEDS, UPDATES, FIRST, EVERY = (0, 1, 2), 500, 20, 50
 
 
 class Losses(pl.Callback):
@@ -80,7 +80,7 @@ def curve(seed: int, updates: int = UPDATES) -> list[float]:
 
 
 def means(losses: list[float]) -> list[float]:
-    """Return the mean of every hundred meta-losses."""
+    """Return the mean of every fifty meta-losses."""
     return [sum(losses[start : start + EVERY]) / EVERY for start in range(0, len(losses), EVERY)]
 
 

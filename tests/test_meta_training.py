@@ -16,7 +16,7 @@ MARGIN = 0.5
 
 
 def band(number: int) -> tuple[float, float]:
-    """Between which values the mean of the meta-losses of one hundred meta-updates lies, for any seed."""
+    """Between which values the mean of the meta-losses of fifty meta-updates lies, for any seed."""
     values = [STORED[str(seed)]["means"][number] for seed in runs.SEEDS]
     margin = MARGIN * (max(values) - min(values))
     return min(values) - margin, max(values) + margin
@@ -28,10 +28,11 @@ def test_the_first_meta_updates_are_the_stored_ones() -> None:
 
 @pytest.mark.parametrize("seed", runs.SEEDS)
 def test_the_stored_meta_loss_falls(seed: int) -> None:
-    """Below what it was in the first hundred meta-updates, by more than the three seeds differ there."""
-    first, *_, last = STORED[str(seed)]["means"]
-    assert len(STORED[str(seed)]["means"]) == runs.UPDATES // runs.EVERY
-    assert last < first - (band(0)[1] - band(0)[0])
+    """From the first fifty meta-updates to the last, and from the first half of the run to the second."""
+    means = STORED[str(seed)]["means"]
+    half = len(means) // 2
+    assert len(means) == runs.UPDATES // runs.EVERY
+    assert means[-1] < means[0] and sum(means[half:]) < sum(means[:half])
 
 
 @pytest.mark.slow
