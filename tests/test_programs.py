@@ -292,7 +292,8 @@ def test_an_experiment_changes_nothing_within_an_option_that_a_user_may_replace(
 
     What it may set: the labels of whatever data set there is, the learner, and how long a trainer goes on.
     """
-    own = OmegaConf.load(CONF / f"experiment/{experiment}.yaml")
+    own = OmegaConf.to_container(OmegaConf.load(CONF / f"experiment/{experiment}.yaml"))
+    assert isinstance(own, dict)
     assert not set(own) & set(CHOSEN)
     assert set(own.get("dataset", {})) <= {"labels"} and set(own.get("trainer", {})) <= {"max_epochs"}
 

@@ -83,4 +83,7 @@ def test_five_times_as_far_it_has_no_cliff_where_the_frozen_one_has(problem: Cla
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_for_as_long_as_the_frozen_one_was_trained_it_is_as_good_as_nag(problem: Classifier) -> None:
-    assert means(l2o.from_pretrained(SCHEDULED), problem, 200)[-1] <= means(Momentum(0.01, nesterov=True), problem, 200)[-1]
+    assert (
+        means(l2o.from_pretrained(SCHEDULED), problem, 200)[-1]
+        <= means(Momentum(0.01, nesterov=True), problem, 200)[-1]
+    )
