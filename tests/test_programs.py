@@ -80,9 +80,11 @@ def npz(tmp_path: Path) -> Callable[..., Path]:
 def small_data(npz: Callable[..., Path], name: str) -> list[str]:
     """Overrides that put a few random images in the place of the data that an optimizee or experiment is meant for."""
     if "cifar" in name:
-        side = 16 if name == "cifar_small" else 8
+        side = 16 if name.startswith("cifar_small") else 8
         small = [f"optimizee.network.image_size={side}", "optimizee.batch_size=4"]
         return ["dataset=npz", f"dataset.path={npz(side, side, 3)}", *small]
+    if name == "general_images":
+        return [f"dataset.path={npz(28, 28)}", f"colour_images={npz(32, 32, 3, name='colours.npz')}"]
     if name == "neural_art_picture":
         return [f"optimizee.content={images.sample_photograph('china.jpg')}", "optimizee.content_side=40"]
     if name.startswith("char"):
