@@ -6,8 +6,8 @@ of four pairs each), the mean of a window's losses as the objective, each capped
 this initialisation about 1.5 ln C for C classes), and 500 meta-updates of Adam at 3·10⁻⁴. The classifier is a ReLU
 network 64–32–10 on scikit-learn's digits, with minibatches of 64.
 
-`tests/golden/meta_training.json` holds the meta-loss of three seeds: of the first twenty meta-updates each one, and of all
-of them the means of every fifty. To write it anew (a few minutes on a core of its own):
+`tests/golden/meta_training.json` holds the meta-loss of three seeds: of the first twenty meta-updates each one,
+and of all of them the means of every fifty. To write it anew (a few minutes on a core of its own):
 
     PYTHONPATH=tests python tests/meta_training_runs.py tests/golden/meta_training.json
 """
