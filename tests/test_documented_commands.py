@@ -66,12 +66,12 @@ def run_script(name: str, folder: Path, warns_of: str | None = None) -> None:
 
 
 def test_the_lines_of_the_readme_run_as_typed(tmp_path: Path) -> None:
-    """From an empty folder: a shipped optimizer trains a network of another size than it was trained on."""
+    """From an empty folder: a shipped optimizer trains a network that it was not trained on."""
     (example,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
     run = [sys.executable, "-c", f"import torch; torch.manual_seed(0)\n{example}"]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0 and not done.stderr, done.stderr[-2000:]
-    assert 0 < float(done.stdout) < 0.01
+    assert 0 < float(done.stdout) < 0.02
 
 
 def test_the_targets_of_the_readme_are_there() -> None:

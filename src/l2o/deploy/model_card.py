@@ -1,7 +1,7 @@
 """What an exported optimizer says of itself: the card in its config, and the README.md that is written from it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from l2o.deploy.description import plain
@@ -40,7 +40,7 @@ def readme(config: Mapping[str, Any], rule: UpdateRule, name: str, address: str 
     paragraphs = [
         f"# {name}",
         f"A learned optimizer for PyTorch: {config['rule']['class']} of the package l2o.",
-        _usage(address, foreign(rule)),
+        _usage(address, foreign(rule), rule.needs),
         serves(rule),
         *_facts(card),
         *_table(card.get("results")),
@@ -74,10 +74,11 @@ def foreign(rule: UpdateRule) -> list[str]:
     return sorted(kind.__name__ for kind in kinds if kind.__module__.partition(".")[0] != "l2o")
 
 
-def _usage(address: str | None, classes: list[str]) -> str:
+def _usage(address: str | None, classes: list[str], needs: Collection[str]) -> str:
     first = [f"# First import the module that defines {' and '.join(classes)}."] if classes else []
     where = "." if address is None else address
     note = "  # the folder of this README; from elsewhere, its path" if address is None else ""
+    horizon = ", horizon=1000)  # the steps of your training" if "horizon" in needs else ")"
     return "\n".join(
         [
             "```python",
@@ -85,7 +86,8 @@ def _usage(address: str | None, classes: list[str]) -> str:
             "",
             *first,
             f'rule = l2o.from_pretrained("{where}"){note}',
-            "optimizer = l2o.LearnedOptimizer(model.named_parameters(), rule)",
+            f"optimizer = l2o.LearnedOptimizer(model.named_parameters(), rule{horizon}",
+            *(["optimizer.step(loss=loss)  # it reads the loss at every step"] if "loss" in needs else []),
             "```",
         ]
     )
