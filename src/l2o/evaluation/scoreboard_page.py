@@ -18,6 +18,8 @@ def page(board: Scoreboard, figure: str | None = None, record: Mapping[str, Any]
     its run besides the numbers (the seeds, the device, the version of PyTorch): where it is given, the page repeats it.
     """
     parts = [f"# Scoreboard: suite `{board.suite}`", INTRODUCTION, _reproduced(board, record or {}), HOW_TO_READ]
+    if learned := [entry for entry in board.entries() if entry.optimizer not in board.baselines]:
+        parts.append(AS_THEY_ARE if all(entry.rate == 1.0 for entry in learned) else TWO_ROWS)
     for title, related in COLUMNS.items():
         if lines := rows(board, related):
             parts += [f"## {title.capitalize()}", _markdown(("optimizer", *HEADINGS.values()), lines)]
@@ -62,10 +64,14 @@ HOW_TO_READ = f"""\
 - **Speed-up**: how many times fewer steps (or less time) than tuned {REFERENCE} an optimizer needs to come down to the
   final loss of tuned {REFERENCE}; 0 where it never does.
 - **Milliseconds and bytes**: the median time of one whole inner step of one task, the gradient included, on the machine
-  of the run, and what the optimizer remembers between two steps. Both are means over the tasks of the table.
+  of the run, and what the optimizer remembers between two steps. Both are means over the tasks of the table."""
 
+AS_THEY_ARE = """\
+The updates of learned optimizers are taken as they are (a learning rate of 1), so that nothing was tuned."""
+
+TWO_ROWS = """\
 A learned optimizer has two rows. In the first one its updates are taken as they are (a learning rate of 1), so that
-nothing was tuned. In the second one, "best of 3", they are multiplied by the best of a few factors, chosen for each
+nothing was tuned. In the second one, "best of …", they are multiplied by the best of a few factors, chosen for each
 task and horizon as the learning rate of a baseline is."""
 
 
