@@ -345,7 +345,8 @@ def test_every_figure_of_many_runs_is_drawn(
 
 @pytest.mark.parametrize("optimizee", options("optimizee"))
 def test_every_optimizee_runs(program: Program, npz: Callable[..., Path], optimizee: str) -> None:
-    labels = {"cifar5": ["dataset.labels=[0,1,2,3,4]"], "cifar2": ["dataset.labels=[0,1]"]}.get(optimizee, [])
+    counts = {"cifar2": 2, "cifar5": 5, "cifar_small": 5, "cifar8": 8}
+    labels = [f"dataset.labels={[*range(counts[optimizee])]}"] if optimizee in counts else []
     program("train.py", f"optimizee={optimizee}", *small_data(npz, optimizee), *labels)
 
 

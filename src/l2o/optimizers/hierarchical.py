@@ -172,16 +172,15 @@ def _statistics(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Te
 def _shape_features(layout: Layout, like: Tensor) -> Tensor:
     """Give four features of each tensor's shape, (4, 1, K): whether it has two axes or more, and logarithms of its size
     and of how many inputs and outputs a layer with this weight has."""
-    features = [_of_shape(name, layout) for name in layout.shapes]
+    features = [_of_shape(shape) for shape in layout.shapes.values()]
     return torch.stack([constant((feature[i] for feature in features), like) for i in range(4)])[:, None]
 
 
-def _of_shape(name: str, layout: Layout) -> tuple[float, float, float, float]:
-    shape = layout.shapes[name]
+def _of_shape(shape: Sequence[int]) -> tuple[float, float, float, float]:
     size = math.log(max(1, math.prod(shape))) / 8 - 0.5
     if len(shape) < 2:
         return 0.0, size, 0.0, 0.0
-    outputs = max(1, shape[-1 if name in layout.turned else 0])  # kernels that are turned have their outputs last
+    outputs = max(1, shape[-1 if len(shape) > 2 else 0])  # rules see the outputs of a kernel last
     inputs = max(1, math.prod(shape) // outputs)
     return 1.0, size, math.log(inputs) / 4 - 1, math.log(outputs) / 4 - 1
 

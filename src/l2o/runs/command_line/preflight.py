@@ -54,7 +54,8 @@ class Preflight(Callback):
                 "srun --ntasks=1, or outside the job with launcher=slurm, which gives every run a job of its own"
             )
             sys.exit(refusal if os.environ["SLURM_PROCID"] == "0" else 1)
-        if any(word.lstrip("+").startswith("runs=") for word in config.hydra.overrides.task):
+        words = OmegaConf.select(config, "hydra.overrides.task") or []
+        if any(word.lstrip("+").startswith("runs=") for word in words):
             sys.exit("error: runs=[…] draws all its runs in one figure: leave out -m (--multirun)")
         _expand_folder(config, "hydra.sweep.dir")
         refuse_unwritable(config, "hydra.sweep.dir")
