@@ -158,7 +158,7 @@ def test_an_embedding_s_unused_rows_stay_where_they_are(name):
     rule = LEARNED[name]() if name in LEARNED else l2o.from_pretrained(name)
     torch.manual_seed(0)
     embedding, head = nn.Embedding(30, 4, padding_idx=0), nn.Linear(4, 1)
-    optimizer = LearnedOptimizer([*embedding.parameters(), *head.parameters()], rule)
+    optimizer = LearnedOptimizer([*embedding.parameters(), *head.parameters()], rule, horizon=100)
     start, words = embedding.weight.detach().clone(), Generator().manual_seed(0)
     for _ in range(20):
         optimizer.zero_grad()

@@ -57,7 +57,7 @@ def test_every_shipped_rule_steps_a_resnet(resnet, name, wrapped, named):
     model = with_gradients(WRAPPED[wrapped](resnet))
     given = list(model.named_parameters())
     start = {n: p.detach().clone() for n, p in given if p.grad is not None}
-    LearnedOptimizer(given if named else [p for _, p in given], l2o.from_pretrained(name)).step()
+    LearnedOptimizer(given if named else [p for _, p in given], l2o.from_pretrained(name), horizon=100).step()
     for n, p in given:
         if p.grad is not None:
             assert p.isfinite().all() and not torch.equal(p, start[n]), n
@@ -69,7 +69,7 @@ def test_every_shipped_rule_trains_a_resnet(name):
     model = resnet18(num_classes=10)
     for layer in (model.layer2, model.layer3, model.layer4):
         layer.requires_grad_(False)
-    optimizer = LearnedOptimizer(model.named_parameters(), l2o.from_pretrained(name))
+    optimizer = LearnedOptimizer(model.named_parameters(), l2o.from_pretrained(name), horizon=100)
     start = copy.deepcopy(model.state_dict())
     nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
     optimizer.step()
