@@ -6,6 +6,7 @@ arXiv 2009.11243); the inputs are ratios, which know neither the scale of the lo
 Shapes: B tasks, P coordinates, K tensors, M momenta.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -172,8 +173,15 @@ def _statistics(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Te
 def _shape_features(layout: Layout, like: Tensor) -> Tensor:
     """Give four features of each tensor's shape, (4, 1, K): whether it has two axes or more, and logarithms of its size
     and of how many inputs and outputs a layer with this weight has."""
-    features = [_of_shape(shape) for shape in layout.shapes.values()]
-    return torch.stack([constant((feature[i] for feature in features), like) for i in range(4)])[:, None]
+    shapes = tuple(layout.shapes.values())
+    return constant(_of_shapes(shapes), like).view(4, 1, len(shapes))
+
+
+@functools.lru_cache(maxsize=64)
+def _of_shapes(shapes: tuple[Sequence[int], ...]) -> tuple[float, ...]:
+    """Return the first feature of all shapes, then the second one, and so on."""
+    features = [_of_shape(shape) for shape in shapes]
+    return tuple(feature[i] for i in range(4) for feature in features)
 
 
 def _of_shape(shape: Sequence[int]) -> tuple[float, float, float, float]:
