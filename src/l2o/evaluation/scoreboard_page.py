@@ -67,7 +67,8 @@ HOW_TO_READ = f"""\
   of the run, and what the optimizer remembers between two steps. Both are means over the tasks of the table."""
 
 AS_THEY_ARE = """\
-The updates of learned optimizers are taken as they are (a learning rate of 1), so that nothing was tuned."""
+The updates of learned optimizers are taken as they are (a learning rate of 1, `scoreboard.scales=[1.0]`), so that
+nothing was tuned."""
 
 TWO_ROWS = """\
 A learned optimizer has two rows. In the first one its updates are taken as they are (a learning rate of 1), so that
