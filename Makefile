@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: help bench docs paper train test test-all lint lock clean
 
 help:
-	@echo "make train   meta-train the LSTM on digits and compare it with tuned baselines (about 6 minutes)"
+	@echo "make train   meta-train the LSTM on digits and compare it with tuned baselines (about 5 minutes)"
 	@echo "make test    run the tests (less than ten minutes)"
 	@echo "make test-all   and the slow ones: killed runs, full disks, lost ranks"
 	@echo "make paper   every experiment of docs/results.md (hours; resumable); data files by DATA='--mnist FILE …'"
