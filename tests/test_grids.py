@@ -243,6 +243,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_a_grid_reports_through_every_launcher(tmp_path: Path, launcher: str) -> None:
     for name, text in {"train.py": PROGRAM, "conf/toy.yaml": TOY, "conf/colour/red.yaml": "shade: 1"}.items():
