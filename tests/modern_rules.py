@@ -42,6 +42,7 @@ RULES = {
     "celo2 as trained": lambda: Celo2(adam_vectors=False, adam_pattern="/b$", bias_correction=False),
     "celo2 base": lambda: Celo2(4, orthogonal=False, adam_vectors=False, adam_pattern=None),
     "hierarchical": lambda: Hierarchical(5, 6, 2),
+    "hierarchical and orthogonal": lambda: Hierarchical(5, 6, 2, orthogonal=True, exempt=None),
     "hierarchical with adam's direction": lambda: Hierarchical(5, 6, 2, direction="adam"),
     "hierarchical with a cosine": lambda: Hierarchical(5, 6, 2, schedule="cosine"),
     "scheduled": lambda: Celo2(weight_decay=0.1, warmup=0.3, schedule="cosine", final=0.1),

@@ -11,6 +11,7 @@ from l2o.optimizees import Layout
 from l2o.optimizers import Hierarchical
 from l2o.optimizers.kernels import hierarchical_cpp
 from l2o.optimizers.kernels.hierarchical_memory import Memory
+from l2o.optimizers.newton_schulz import orthogonalised
 from l2o.optimizers.phi import with_phi
 
 B, K = 3, 6
@@ -69,6 +70,47 @@ def test_a_control_with_adam_s_direction_keeps_the_trained_size_of_each_tensor_s
         unit = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-30)
         assert_close(step, step.norm(dim=-1, keepdim=True) * unit, msg=name)
     assert (found - own).abs().max() > 1e-3 * own.abs().max()
+
+
+def test_an_orthogonal_rule_turns_matrices_and_keeps_the_size_of_every_step():
+    grads, theta, losses = data()
+    plain = made("hierarchical").double()
+    rule = Hierarchical(5, 6, 2, orthogonal=True).double()
+    rule.load_state_dict(plain.state_dict())
+    found, own = (run(each, grads, theta, losses, LAYOUT)[0][0] for each in (rule, plain))
+    for name, shape in LAYOUT.shapes.items():
+        step, before = found[:, LAYOUT.slices[name]], own[:, LAYOUT.slices[name]]
+        if name not in ("weight", "square", "conv"):  # a row has nothing to turn, and the name of embed is exempt
+            assert torch.equal(step, before), name
+            continue
+        x, y = (part.reshape(B, -1, shape[-1]) for part in (before, step))
+        u, s, vh = torch.linalg.svd(x, full_matrices=False)
+        size, values = s.norm(dim=-1, keepdim=True), s / s.norm(dim=-1, keepdim=True)
+        for _ in range(5):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        values = values * size / values.norm(dim=-1, keepdim=True)  # of the same Frobenius norm
+        assert_close(u.mT @ y @ vh.mT, torch.diag_embed(values), rtol=1e-6, atol=1e-9, msg=name)
+
+
+def test_adam_s_direction_is_not_made_orthogonal():
+    grads, theta, losses = data()
+    trained = made("hierarchical and orthogonal").double()
+    adam = Hierarchical(5, 6, 2, orthogonal=True, exempt=None, direction="adam").double()
+    other = Hierarchical(5, 6, 2, direction="adam").double()
+    adam.load_state_dict(trained.state_dict())
+    other.load_state_dict(trained.state_dict())
+    assert_close(*(run(rule, grads, theta, losses, LAYOUT)[0] for rule in (adam, other)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+def test_orthogonalising_does_not_depend_on_the_size_of_a_matrix(factor: float):
+    layout = Layout({"a": (4, 6), "b": (6, 4), "c": (2, 2, 6), "zero": (3, 3)})
+    torch.manual_seed(0)
+    update = torch.randn(B, layout.size)
+    update[:, layout.slices["zero"]] = 0
+    small = orthogonalised(factor * update, layout, None)
+    assert_close(small / factor, orthogonalised(update, layout, None), rtol=1e-4, atol=1e-5)
+    assert not small[:, layout.slices["zero"]].any()
 
 
 def test_a_control_with_a_cosine_keeps_the_trained_direction():

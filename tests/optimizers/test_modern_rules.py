@@ -304,6 +304,7 @@ def made_adafac(**options) -> AdafacMLP:
         (lambda: Hierarchical(momentum_decays=[]), "momentum_decays must have at least one decay"),
         (lambda: Hierarchical(direction="cosine"), "direction must be learned or adam, got 'cosine'"),
         (lambda: Hierarchical(schedule="linear"), "schedule must be learned or cosine, got 'linear'"),
+        (lambda: Hierarchical(exempt="("), "exempt"),
         (lambda: Hierarchical(warmup=-1.0), "warmup is a fraction of the horizon"),
         (lambda: AdafacMLP(step_scale="fan_out"), "step_scale must be null or fan_in"),
         (lambda: AdafacMLP(square_decays=[0.9, 0.99]), "one decay in square_decays"),

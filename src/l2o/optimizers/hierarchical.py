@@ -1,5 +1,7 @@
 """A learned optimizer of two levels: a network for each tensor sets the step, one for each coordinate the direction.
 
+Matrices may move along an orthogonal matrix near that direction, as in Muon (Jordan et al. 2024).
+
 The hierarchy is that of Wichrowska et al. (2017, "Learned optimizers that scale and generalize") and Metz et al. (2020,
 arXiv 2009.11243); the inputs are ratios, which know neither the scale of the loss nor that of the gradient.
 
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from l2o.checks import at_least_one, below_one
+from l2o.checks import at_least_one, below_one, expression
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
@@ -21,6 +23,7 @@ from l2o.optimizers.kernels.hierarchical import kernel_for
 from l2o.optimizers.kernels.hierarchical_memory import Memory
 from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
 from l2o.optimizers.mlp import MLP, linear
+from l2o.optimizers.newton_schulz import orthogonalised
 
 SMOOTHED = 0.9
 """The decay of the running means of a tensor's statistics."""
@@ -43,12 +46,16 @@ class Hierarchical(UpdateRule):
     e_k. All heads start at 0: an untrained rule is Adam. Only the direction of u counts; its size is that of a, so that
     d alone cannot make a rule run away.
 
+    With `orthogonal=True` a matrix moves along the orthogonalised u (`l2o.optimizers.newton_schulz.orthogonalised`), with
+    the same Frobenius norm. Matrices in whose names the regular expression `exempt` is found, and all vectors, move
+    along u itself.
+
     With `reads_loss=False` the rule does without the loss, also where it is known.
 
     s_t rises over the first `warmup` of the horizon T and falls linearly to 0 at its end. After T steps the rule rests.
 
     Two arguments take a trained part away, so that one sees what it is worth; φ stays the same. `direction="adam"` sets
-    d to 0, and `schedule="cosine"` sets every e_k to 0 and lets s_t fall along a half cosine.
+    d to 0 and orthogonalises nothing, and `schedule="cosine"` sets every e_k to 0 and lets s_t fall along a half cosine.
     """
 
     scope = Scope.TENSOR
@@ -67,8 +74,11 @@ class Hierarchical(UpdateRule):
         reads_loss: bool = True,
         direction: str = "learned",
         schedule: str = "learned",
+        orthogonal: bool = False,
+        exempt: str | None = "embed",
     ):
         super().__init__()
+        expression("Hierarchical", exempt=exempt)
         at_least_one("optimizer", hidden_size=hidden_size, tensor_hidden_size=tensor_hidden_size, told=told)
         self.hidden_size, self.tensor_hidden_size, self.told = hidden_size, tensor_hidden_size, told
         self.step_mult, self.warmup, self.reads_loss = step_mult, warmup, reads_loss
@@ -83,6 +93,7 @@ class Hierarchical(UpdateRule):
             if value not in ("learned", other):
                 raise ValueError(f"Hierarchical: {name} must be learned or {other}, got {value!r}")
         self.direction, self.schedule = direction, schedule
+        self.orthogonal, self.exempt = orthogonal, exempt
         features = 2 * count + 10 + NUM_FEATURES
         self.tensor_linear = MLP([features, 1])
         self.tensor_mlp = MLP([features, tensor_hidden_size, tensor_hidden_size, 1 + told])
@@ -119,6 +130,8 @@ class Hierarchical(UpdateRule):
         sizes = (found[-1] + 1e-16).rsqrt()
         weights, bias = self._of_coordinates(torch.stack(told))
         update = kernel.direction(seen, memory, layout, correct, sizes, weights, bias, scale)
+        if self.orthogonal and self.direction == "learned":
+            update = orthogonalised(update, layout, self.exempt)
         after = {"momenta": memory.momenta.movedim(0, -1), "square": memory.square}
         return update, after | {"statistics": kept.movedim(0, -1), "step": step} | losses
 

@@ -1,10 +1,19 @@
 """Newton-Schulz's iteration, which makes a matrix about orthogonal by products of matrices alone."""
 
+import functools
+import re
+from math import prod
+
 import torch
 from torch import Tensor
 
+from l2o.optimizees.layout import Layout
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan et al. 2024, "Muon": chosen for speed, so that the singular values end between about 0.7 and 1.2, not at 1."""
+
+TINY = 1e-30
+"""The least norm of a matrix that a division sees."""
 
 
 def newton_schulz(x: Tensor, eps: float = 1e-8) -> Tensor:
@@ -16,7 +25,36 @@ def newton_schulz(x: Tensor, eps: float = 1e-8) -> Tensor:
         return newton_schulz(x.mT, eps).mT
     a, b, c = COEFFICIENTS
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
+    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
     for _ in range(5):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    return x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.view(shape)
+
+
+def orthogonalised(update: Tensor, layout: Layout, exempt: str | None) -> Tensor:
+    """Orthogonalise the matrices of an update (B, P), each of which keeps its Frobenius norm.
+
+    A matrix is a parameter of two axes or more, with all but the last one taken together, in whose name the regular
+    expression `exempt` is not found.
+    """
+    parts = dict(layout.unravel(update))
+    for (rows, columns), names in _matrices(layout, exempt):
+        x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
+        size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+        direction = newton_schulz(x / size.clamp(min=TINY))
+        direction = direction * (size / torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp(min=TINY))
+        parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
+    return layout.ravel(parts) if parts else update
+
+
+@functools.lru_cache(maxsize=64)
+def _matrices(layout: Layout, exempt: str | None) -> list[tuple[tuple[int, int], list[str]]]:
+    """Group the names of matrices by their numbers of rows and columns. With a single row nothing is to be done."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for name, shape in layout.shapes.items():
+        if len(shape) > 1 and not (exempt is not None and re.search(exempt, name)):
+            rows, columns = prod(shape[:-1]), shape[-1]
+            if min(rows, columns) > 1:
+                groups.setdefault((rows, columns), []).append(name)
+    return list(groups.items())

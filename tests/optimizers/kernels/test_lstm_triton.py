@@ -31,7 +31,7 @@ CASES = [  # F, H, L, N, K; with N = 70 one of the interpreter's two programs go
     (9, 8, 1, 33, 4),
     (2, 32, 2, 17, 1),
 ]
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 class Given(Preprocessing):
