@@ -46,16 +46,16 @@ class Hierarchical(UpdateRule):
     e_k. All heads start at 0: an untrained rule is Adam. Only the direction of u counts; its size is that of a, so that
     d alone cannot make a rule run away.
 
-    With `orthogonal=True` a matrix moves along the orthogonalised u (`l2o.optimizers.newton_schulz.orthogonalised`), with
-    the same Frobenius norm. Matrices in whose names the regular expression `exempt` is found, and all vectors, move
-    along u itself.
+    With `orthogonal=True` a matrix moves along the orthogonalised u (`l2o.optimizers.newton_schulz.orthogonalised`),
+    with the same Frobenius norm. Matrices in whose names the regular expression `exempt` is found, and all vectors,
+    move along u itself.
 
     With `reads_loss=False` the rule does without the loss, also where it is known.
 
     s_t rises over the first `warmup` of the horizon T and falls linearly to 0 at its end. After T steps the rule rests.
 
     Two arguments take a trained part away, so that one sees what it is worth; φ stays the same. `direction="adam"` sets
-    d to 0 and orthogonalises nothing, and `schedule="cosine"` sets every e_k to 0 and lets s_t fall along a half cosine.
+    d to 0 and orthogonalises nothing. `schedule="cosine"` sets every e_k to 0 and lets s_t fall along a half cosine.
     """
 
     scope = Scope.TENSOR
