@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
 from l2o.optimizees.layout import Axis
-from l2o.optimizers import LSTM, AdafacMLP, Adam, Celo, Celo2, LogAndSign, MLPLOpt, Scope, UpdateRule
+from l2o.optimizers import LSTM, AdafacMLP, Adam, Celo, Celo2, Hierarchical, LogAndSign, MLPLOpt, Scope, UpdateRule
 
 STEPS, LONG, HORIZON = 6, 50, 60
 
@@ -119,7 +119,8 @@ def rules() -> list[UpdateRule]:
     """Rules of every scope that shards allow; φ is random, where it would start at 0, too."""
     torch.manual_seed(2)
     lstm = LSTM(LogAndSign(10), hidden_size=3, output_scale=0.1)
-    found = [lstm, Adam(0.01), AdafacMLP(), MLPLOpt(6), Celo(1), Celo(2, scheduler_size=5), Celo2(), ReadsLoss()]
+    found = [lstm, Adam(0.01), AdafacMLP(), MLPLOpt(6), Celo(1), Celo(2, scheduler_size=5), Celo2()]
+    found += [Hierarchical(5, 6, 2, orthogonal=True), ReadsLoss()]
     for rule in found[2:]:
         for parameter in rule.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)

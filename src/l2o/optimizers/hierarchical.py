@@ -47,8 +47,8 @@ class Hierarchical(UpdateRule):
     d alone cannot make a rule run away.
 
     With `orthogonal=True` a matrix moves along the orthogonalised u (`l2o.optimizers.newton_schulz.orthogonalised`),
-    with the same Frobenius norm. Matrices in whose names the regular expression `exempt` is found, and all vectors,
-    move along u itself.
+    with the same Frobenius norm; `iterations` are those of Newton-Schulz. Matrices in whose names the regular
+    expression `exempt` is found, and all vectors, move along u itself.
 
     With `reads_loss=False` the rule does without the loss, also where it is known.
 
@@ -75,11 +75,13 @@ class Hierarchical(UpdateRule):
         direction: str = "learned",
         schedule: str = "learned",
         orthogonal: bool = False,
+        iterations: int = 5,
         exempt: str | None = "embed",
     ):
         super().__init__()
         expression("Hierarchical", exempt=exempt)
         at_least_one("optimizer", hidden_size=hidden_size, tensor_hidden_size=tensor_hidden_size, told=told)
+        at_least_one("Newton-Schulz", iterations=iterations)
         self.hidden_size, self.tensor_hidden_size, self.told = hidden_size, tensor_hidden_size, told
         self.step_mult, self.warmup, self.reads_loss = step_mult, warmup, reads_loss
         self.momentum_decays, self.square_decay = [*map(float, momentum_decays)], float(square_decay)
@@ -93,7 +95,7 @@ class Hierarchical(UpdateRule):
             if value not in ("learned", other):
                 raise ValueError(f"Hierarchical: {name} must be learned or {other}, got {value!r}")
         self.direction, self.schedule = direction, schedule
-        self.orthogonal, self.exempt = orthogonal, exempt
+        self.orthogonal, self.iterations, self.exempt = orthogonal, iterations, exempt
         features = 2 * count + 10 + NUM_FEATURES
         self.tensor_linear = MLP([features, 1])
         self.tensor_mlp = MLP([features, tensor_hidden_size, tensor_hidden_size, 1 + told])
@@ -131,7 +133,7 @@ class Hierarchical(UpdateRule):
         weights, bias = self._of_coordinates(torch.stack(told))
         update = kernel.direction(seen, memory, layout, correct, sizes, weights, bias, scale)
         if self.orthogonal and self.direction == "learned":
-            update = orthogonalised(update, layout, self.exempt)
+            update = orthogonalised(update, layout, self.exempt, self.iterations)
         after = {"momenta": memory.momenta.movedim(0, -1), "square": memory.square}
         return update, after | {"statistics": kept.movedim(0, -1), "step": step} | losses
 

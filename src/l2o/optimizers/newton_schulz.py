@@ -16,23 +16,24 @@ TINY = 1e-30
 """The least norm of a matrix that a division sees."""
 
 
-def newton_schulz(x: Tensor, eps: float = 1e-8) -> Tensor:
+def newton_schulz(x: Tensor, eps: float = 1e-8, iterations: int = 5) -> Tensor:
     """Orthogonalise matrices (…, rows, columns): U Σ Vᵀ -> about U Vᵀ.
 
-    X = X/(‖X‖_F + ε), then five times X ← a X + (b A + c A²) X with A = X Xᵀ.
+    X = X/(‖X‖_F + ε), then some times X ← a X + (b A + c A²) X with A = X Xᵀ. The fewer the iterations, the further the
+    smallest singular values stay behind.
     """
     if x.shape[-2] > x.shape[-1]:
-        return newton_schulz(x.mT, eps).mT
+        return newton_schulz(x.mT, eps, iterations).mT
     a, b, c = COEFFICIENTS
     x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
     shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
-    for _ in range(5):
+    for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.view(shape)
 
 
-def orthogonalised(update: Tensor, layout: Layout, exempt: str | None) -> Tensor:
+def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iterations: int = 5) -> Tensor:
     """Orthogonalise the matrices of an update (B, P), each of which keeps its Frobenius norm.
 
     A matrix is a parameter of two axes or more, with all but the last one taken together, in whose name the regular
@@ -42,7 +43,7 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None) -> Tensor
     for (rows, columns), names in _matrices(layout, exempt):
         x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
         size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-        direction = newton_schulz(x / size.clamp(min=TINY))
+        direction = newton_schulz(x / size.clamp(min=TINY), iterations=iterations)
         direction = direction * (size / torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp(min=TINY))
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
     return layout.ravel(parts) if parts else update
