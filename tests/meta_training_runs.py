@@ -1,4 +1,4 @@
-"""A meta-training by the published recipe, whose course is kept: `AdafacMLP` (h = 4) on one family of small classifiers.
+"""A meta-training by the published recipe, whose course is kept: `AdafacMLP` (h = 4) on a family of one classifier.
 
 The recipe is that of Celo, µLO and ELO (Metz et al. 2022 used it first): PES with σ = 0.01 and windows of K = 50 steps,
 eight antithetic pairs, horizons drawn log-uniformly between 100 and 2000 steps, the mean of a window's losses as the
