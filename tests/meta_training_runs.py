@@ -7,9 +7,10 @@ Adam at 3·10⁻⁴, without clipping. The classifier is a ReLU network 64–32�
 of 64, and starts as Haiku's networks do. It is stopped after 500 meta-updates, where the published runs have 5 000 to
 100 000.
 
-Three details differ. The pairs lie in two slots of four, and the pairs of a slot share a horizon and a place in their
-episodes; in the published code each pair has its own. A window's losses are those after its steps, not before them.
-Episodes end between two windows.
+What differs from the published code: the pairs lie in two slots of four, and the pairs of a slot share a horizon and a
+place in their episodes, where the code gives every pair its own. A window's losses are those after its steps, not those
+before them. Episodes end between two windows, and never within one. Minibatches are drawn independently, not without
+replacement through an epoch. The images are scikit-learn's, because these need no download.
 
 `tests/golden/meta_training.json` holds what three seeds did: the meta-loss and the norm of the meta-gradient at each of
 the first twenty meta-updates, φ after these, the means of every fifty meta-losses, and how good φ was before and after
