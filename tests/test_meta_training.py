@@ -25,8 +25,9 @@ differences of losses, divided by 2σ² = 2·10⁻⁴, magnify that; twenty meta
 STANDARD_ERRORS = 5
 """How many of its standard errors a fall must have. The stored runs have between 7 and 70."""
 
-BAND = 0.05
-"""How far the means of fifty meta-losses may be from the seed's stored ones, relative to them."""
+BAND = 5e-3
+"""How far the means of fifty meta-losses may be from the seed's stored ones, and the losses after meta-training too,
+relative to them. A φ_0 that differs by 10⁻⁶ moves none of them by more than 10⁻⁴: meta-training is not chaotic here."""
 
 
 def test_the_first_meta_updates_are_the_stored_ones() -> None:
@@ -84,6 +85,5 @@ def test_a_whole_meta_training_makes_the_rule_better(seed: int) -> None:
     assert_close(found.before.mean(1), torch.tensor(stored["before"]), rtol=TOLERANCE, atol=0)
     fall = found.before - found.after  # (HORIZONS, TASKS)
     assert (fall.mean(1) > STANDARD_ERRORS * fall.std(1) / runs.TASKS**0.5).all()
-    expected = torch.tensor(stored["before"]) - torch.tensor(stored["after"])
-    assert (fall.mean(1) > expected / 2).all()
+    assert_close(found.after.mean(1), torch.tensor(stored["after"]), rtol=BAND, atol=0)
     assert found.means == pytest.approx(stored["means"], rel=BAND)
