@@ -20,7 +20,8 @@ STORED = json.loads(runs.STORED.read_text())
 
 TOLERANCE = 1e-3
 """How far the first meta-losses may be from the stored ones, relative to them. Processors round differently, and
-differences of losses, divided by 2σ² = 2·10⁻⁴, magnify that; twenty meta-updates do not yet make much of it."""
+differences of losses, divided by 2σ² = 2·10⁻⁴, magnify that. Plain torch in the place of the compiled kernels moves the
+norm of the meta-gradient by 10⁻⁵ of itself. Every mistake that was tried moves φ, or the norm, by a seventh or more."""
 
 STANDARD_ERRORS = 5
 """How many of its standard errors a fall must have. The stored runs have between 7 and 70."""
@@ -36,9 +37,9 @@ def test_the_first_meta_updates_are_the_stored_ones() -> None:
     start = runs.phi(trained)
     course = runs.fit(trained, runs.FIRST)
     assert course.losses == pytest.approx(stored["first"], rel=TOLERANCE)
-    assert course.norms == pytest.approx(stored["norms"], rel=0.02)
+    assert course.norms == pytest.approx(stored["norms"], rel=5 * TOLERANCE)
     moved, expected = course.early - start, torch.tensor(stored["phi"]) - start
-    assert (moved - expected).norm() < 0.05 * expected.norm()
+    assert (moved - expected).norm() < 10 * TOLERANCE * expected.norm()
 
 
 @pytest.mark.parametrize("period", ["window", "episode"])
