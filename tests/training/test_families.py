@@ -346,6 +346,9 @@ def test_resuming_from_every_checkpoint_gives_the_same_bits(tmp_path: Path, data
         assert torch.equal(phi(module), phi(undisturbed)), path.name
         assert vars(module.state).keys() == vars(undisturbed.state).keys()
         assert [(s.counter, s.horizon) for s in module.slots] == [(s.counter, s.horizon) for s in undisturbed.slots]
+        for slot, other in zip(module.slots, undisturbed.slots, strict=True):
+            found, expected = slot.own_state()["generator"], other.own_state()["generator"]
+            assert (found is expected is None) or torch.equal(found, expected), path.name
         assert module.best_loss == undisturbed.best_loss, path.name
         assert module.average is not None and undisturbed.average is not None
         assert module.average.phi is not None and undisturbed.average.phi is not None

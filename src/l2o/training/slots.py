@@ -90,9 +90,13 @@ class Slot:
         return {name: getattr(self, name) for name in ("counter", "horizon", "in_phase", "skipped_in_a_row")}
 
     def own_state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the slot for this rank."""
-        carry = leaves_of(self.carry) if self.carry is not None else None
-        return {"carry": carry, "generator": self.generator.get_state()}
+        """Return what a checkpoint holds of the slot for this rank: nothing between two episodes.
+
+        The next episode's generator is seeded anew, so that what the last one has left of its own must not show.
+        """
+        if self.carry is None:
+            return {"carry": None, "generator": None}
+        return {"carry": leaves_of(self.carry), "generator": self.generator.get_state()}
 
     def go_on(
         self, rule: UpdateRule, estimator: MetaGradient, ways: Iterable[Leaves], stream: Any, device: torch.device
