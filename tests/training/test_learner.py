@@ -351,6 +351,17 @@ def test_a_longer_run_goes_on_from_the_end_of_a_shorter_one(tmp_path: Path) -> N
     assert torch.equal(phi(module), phi(undisturbed))
 
 
+def test_a_run_with_nothing_left_to_train_leaves_its_checkpoint_as_it_is(tmp_path: Path) -> None:
+    last = tmp_path / "last.ckpt"
+    trainer(2, Checkpoints(str(tmp_path))).fit(learner())
+    before, written = last.read_bytes(), last.stat().st_mtime_ns
+    trainer(2, Checkpoints(str(tmp_path))).fit(learner(), ckpt_path=str(last))
+    assert last.stat().st_mtime_ns == written and last.read_bytes() == before
+    (other := tmp_path / "other").mkdir()  # a run in another folder has a checkpoint of its own
+    trainer(2, Checkpoints(str(other))).fit(learner(), ckpt_path=str(last))
+    assert (other / "last.ckpt").is_file()
+
+
 def test_a_skipped_window_is_counted_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     module = learner(optimizee=NanLoss({4, 9, 14}))
     trainer(2, Progress()).fit(module)

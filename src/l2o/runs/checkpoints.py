@@ -55,6 +55,9 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.request.listen()
+        came_from = trainer.ckpt_path
+        if came_from is not None and Path(came_from).resolve() == (self.folder / LAST).resolve():
+            self.saved_window = _learner(pl_module).state.windows  # a run with nothing left to train leaves it as it is
         # Resumed after its end: Lightning would train one more epoch before it looks at this.
         trainer.should_stop |= any(
             stopping.wait_count >= stopping.patience
