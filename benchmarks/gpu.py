@@ -1,4 +1,7 @@
-"""The Triton LSTM kernels on a GPU: exactness, then the speed of meta-training beside plain torch and torch.compile.
+"""The Triton kernels on a GPU: the LSTM's and those of the modern rules.
+
+Of the LSTM: exactness, then the speed of meta-training beside plain torch and torch.compile. Of the modern rules: the
+same of one step (`gpu_rules`).
 
 Job M: an MNIST-sized MLP 784-20-10 (15 910 coordinates), minibatches of 128, log-and-sign, LSTM 2 x 20, windows of 20
 steps, one meta-gradient per window; random images, whose values do not matter for the time. All ways run in one
@@ -18,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import gpu_rules
 import torch
 from torch import Generator, Tensor
 
@@ -26,7 +30,7 @@ from l2o.meta_gradients.truncated_bptt import TruncatedBPTT, WindowResult
 from l2o.optimizees import Classifier, Optimizee, mlp
 from l2o.optimizers import LSTM, LogAndSign, UpdateRule
 from l2o.optimizers.base import Recording
-from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton
+from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton, triton_device
 from l2o.replay import gradients, window_gradient
 from l2o.unroll import Episode, start_episode
 
@@ -67,11 +71,11 @@ def eager(
 @contextmanager
 def precision(name: str) -> Iterator[None]:
     """Products of the Triton kernels in one of its input precisions."""
-    before, lstm_triton.PRECISION = lstm_triton.PRECISION, name
+    before, triton_device.PRECISION = triton_device.PRECISION, name
     try:
         yield
     finally:
-        lstm_triton.PRECISION = before
+        triton_device.PRECISION = before
 
 
 def largest_error(optimizee: Optimizee, device: torch.device) -> float:
@@ -145,6 +149,8 @@ def main(path: str | None = None) -> None:
         row = report["speed"][name] = {count: measured(way, rule, optimizee, count) for count in TASKS}
         plain = report["speed"]["plain torch"]
         print(f"{name:14}", *(_cell(row[count], plain[count], count) for count in TASKS), sep="   ", flush=True)
+    print()
+    report["rules"] = gpu_rules.report(device)
     if path:
         Path(path).write_text(json.dumps(report, indent=2) + "\n")
 

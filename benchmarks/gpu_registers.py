@@ -1,8 +1,11 @@
-"""Compile the Triton LSTM kernels for an H100 and show what they need of it. No GPU is used.
+"""Compile the Triton kernels for an H100 and show what they need of it: the LSTM's, and those of the modern rules.
+
+No GPU is used.
 
 Triton's wheel brings the compiler (ptxas) and the disassembler. A stack is where registers are spilled to.
 
-    python benchmarks/gpu_registers.py [H L F]
+    python benchmarks/gpu_registers.py lstm [H L F]
+    python benchmarks/gpu_registers.py modern
 """
 
 import collections
@@ -14,12 +17,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gpu_rules
+import torch
 import triton
 from torch import float32
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
-from l2o.optimizers.kernels import lstm_triton
+from l2o.optimizees import Layout
+from l2o.optimizers import Observation, UpdateRule
+from l2o.optimizers.kernels import coordinate_mlp, coordinate_mlp_triton, lstm_triton, triton_device
 from l2o.optimizers.kernels.lstm_triton_source import step_kernel, window_kernel
 
 CAPABILITY, WARP = 90, 32
@@ -27,15 +34,19 @@ TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHOWN = ("FFMA", "HGMMA", "HMMA", "MUFU", "LDS", "STS", "LDG", "STG", "LDL", "STL", "BAR")
 
 
-def compiled(name: str, f: int, h: int, layers: int) -> Any:
-    """One of the two kernels, for pointers that are aligned and sizes that are not."""
+def pretend() -> None:
+    """Let Triton compile for a GPU that is not there."""
     target = GPUTarget("cuda", CAPABILITY, WARP)
     no_gpu = SimpleNamespace(
         get_current_device=lambda: 0, get_current_target=lambda: target, get_current_stream=lambda device: 0
     )
     triton.runtime.driver.set_active(no_gpu)
+
+
+def compiled(name: str, f: int, h: int, layers: int) -> Any:
+    """One of the two kernels, for pointers that are aligned and sizes that are not."""
     one = MockTensor(float32)
-    constants = [*lstm_triton.sizes(f, h), layers, lstm_triton.BLOCK, lstm_triton.PRECISION]
+    constants = [*lstm_triton.sizes(f, h), layers, lstm_triton.BLOCK, triton_device.PRECISION]
     arguments = [((one,) * 4,) * layers, (one, one), one, (one,) * layers, (one,) * layers, one]
     if name == "step":
         arguments += [(one,) * layers, (one,) * layers, 1001, 1001]
@@ -63,11 +74,51 @@ def report(name: str, kernel: Any) -> None:
     )
 
 
-def main(hidden: int = 20, layers: int = 2, features: int = 2) -> None:
-    """Report both kernels."""
+def launches(rule: UpdateRule, layout: Layout, tasks: int) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Every kernel of a step of a modern rule, with the arguments that it is given."""
+    grad, number, found = torch.zeros(tasks, layout.size), torch.zeros(tasks), []
+    seen, state = Observation(grad, grad, number, number, number + 1), rule.init_state(grad, layout)
+    before = coordinate_mlp.kernel_for, coordinate_mlp_triton.launch
+    coordinate_mlp.kernel_for = lambda *_: coordinate_mlp_triton
+    coordinate_mlp_triton.launch = lambda kernel, table, _, *rest: found.append((kernel, (table, *rest)))
+    try:
+        rule(seen, state, layout)
+    finally:
+        coordinate_mlp.kernel_for, coordinate_mlp_triton.launch = before
+    return found
+
+
+def mocked(argument: Any) -> Any:
+    """The argument, with what stands for a tensor of a GPU in place of every tensor."""
+    if isinstance(argument, torch.Tensor):
+        return MockTensor(argument.dtype)
+    if not isinstance(argument, tuple):
+        return argument
+    parts = map(mocked, argument)
+    return type(argument)(*parts) if hasattr(argument, "_fields") else tuple(parts)
+
+
+def of_lstm(hidden: int = 20, layers: int = 2, features: int = 2) -> None:
+    """Report the LSTM's two kernels."""
     for name in ("step", "window"):
         report(name, compiled(name, features, hidden, layers))
 
 
+@torch.no_grad()
+def of_modern_rules() -> None:
+    """Report the kernels of a small network's step for every coordinate, of each rule that the GPU benchmark measures.
+
+    The last rule is given a single number: what is 1 then is part of what Triton compiles.
+    """
+    cases = [(name, make, Layout({"weight": (100, 77), "bias": (77,)}), 3) for name, make in gpu_rules.RULES.items()]
+    cases.append(("AdafacMLP, h = 4, of one number", gpu_rules.RULES["AdafacMLP, h = 4"], Layout({"one": (1, 1)}), 1))
+    for name, make, layout, tasks in cases:
+        for kernel, arguments in launches(make(), layout, tasks):
+            needed = kernel.warmup(*map(mocked, arguments), grid=(1,), **coordinate_mlp_triton.OPTIONS)
+            report(f"{name}: {kernel.__name__}", needed)
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    pretend()
+    kind, *numbers = sys.argv[1:] or ["lstm"]
+    {"lstm": of_lstm, "modern": of_modern_rules}[kind](*map(int, numbers))

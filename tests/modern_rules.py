@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates, K steps.
 """
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from l2o.optimizees import Layout
 from l2o.optimizers import AdafacMLP, Celo, Celo2, Hierarchical, MLPLOpt, Observation, UpdateRule
@@ -29,6 +31,11 @@ SHAPES = {
     "norm/b": (2,),
 }
 LAYOUT = Layout(SHAPES)
+
+B, K = 3, 4
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+"""How far a kernel's numbers may be from plain torch's, relative to the largest of a tensor."""
 
 RULES = {
     "adafac_mlp": lambda: AdafacMLP(),
@@ -73,6 +80,42 @@ def run(
         theta = theta + update.detach()
         updates.append(update)
     return torch.stack(updates), state
+
+
+def random_layout(seed: int) -> Layout:
+    """Some tensors with up to five axes, of sizes that are often 0, 1 or equal, and now and then long."""
+    draw = random.Random(seed)
+    size = lambda: draw.choice((0, 1, 1, 2, 3, 3, 5, 8, 17, 33))  # noqa: E731
+    shapes = {f"{i}{draw.choice(('', '/b', 'embed'))}": [size() for _ in range(draw.randrange(5))] for i in range(6)}
+    shapes["long"] = [draw.choice((1, 2, 150)), draw.choice((1, 65, 700))]
+    return Layout(shapes)
+
+
+def data(layout: Layout, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients (K, B, P) of many sizes, θ (B, P), losses (K, B)."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
+    sizes = torch.tensor([1.0, 1e-3, 20.0, 1e-6], dtype=dtype)[:, None, None]
+    return sizes * draw(K, B, layout.size), draw(B, layout.size), 2 + 0.3 * draw(K, B)
+
+
+def assert_alike(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
+    """Each tensor within the tolerance, relative to its largest element."""
+    assert found.keys() == wanted.keys()
+    for key, right in wanted.items():
+        largest = right.abs().max().item() if right.numel() else 0.0
+        assert_close(found[key], right, rtol=0, atol=tolerance * largest, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def with_phi_of_each_task(name: str, rules: list[UpdateRule]) -> UpdateRule:
+    """A rule whose φ has a leading task axis."""
+    together = made(name)
+    for key in dict(together.named_parameters()):
+        owner, _, last = key.rpartition(".")
+        module, value = together.get_submodule(owner), torch.stack([rule.get_parameter(key) for rule in rules])
+        delattr(module, last)
+        setattr(module, last, value)
+    return together
 
 
 def golden(name: str) -> dict[str, Any]:

@@ -3,12 +3,10 @@
 Shapes: B tasks, P coordinates, K steps.
 """
 
-import random
-
 import modern_rules
 import pytest
 import torch
-from modern_rules import LAYOUT, RULES, made
+from modern_rules import LAYOUT, RULES, TOLERANCE, B, K, assert_alike, data, made, random_layout, with_phi_of_each_task
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -22,10 +20,6 @@ from l2o.optimizers.kernels.dispatch import donated_state
 needs_compiler = pytest.mark.skipif(not coordinate_mlp_cpp.available(), reason="no C++ compiler on this machine")
 pytestmark = needs_compiler
 every_rule = pytest.mark.parametrize("name", RULES)
-
-B, K = 3, 4
-
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 SOME = {
     "scalar": (),
@@ -44,23 +38,6 @@ SOME = {
 }
 
 
-def random_layout(seed: int) -> Layout:
-    """Some tensors with up to five axes, of sizes that are often 0, 1 or equal, and now and then long."""
-    draw = random.Random(seed)
-    size = lambda: draw.choice((0, 1, 1, 2, 3, 3, 5, 8, 17, 33))  # noqa: E731
-    shapes = {f"{i}{draw.choice(('', '/b', 'embed'))}": [size() for _ in range(draw.randrange(5))] for i in range(6)}
-    shapes["long"] = [draw.choice((1, 2, 150)), draw.choice((1, 65, 700))]
-    return Layout(shapes)
-
-
-def data(layout: Layout, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients (K, B, P) of many sizes, θ (B, P), losses (K, B)."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=dtype)  # noqa: E731
-    sizes = torch.tensor([1.0, 1e-3, 20.0, 1e-6], dtype=dtype)[:, None, None]
-    return sizes * draw(K, B, layout.size), draw(B, layout.size), 2 + 0.3 * draw(K, B)
-
-
 @torch.no_grad()
 def results(
     rule: UpdateRule, monkeypatch, kernel: bool, grads: Tensor, theta: Tensor, losses: Tensor, *, layout: Layout
@@ -69,25 +46,6 @@ def results(
     monkeypatch.setenv("L2O_KERNEL", "1" if kernel else "0")
     updates, state = modern_rules.run(rule, grads, theta, losses, layout)
     return {"updates": updates} | state
-
-
-def assert_alike(found: dict[str, Tensor], wanted: dict[str, Tensor], tolerance: float) -> None:
-    """Each tensor within the tolerance, relative to its largest element."""
-    assert found.keys() == wanted.keys()
-    for key, right in wanted.items():
-        largest = right.abs().max().item() if right.numel() else 0.0
-        assert_close(found[key], right, rtol=0, atol=tolerance * largest, msg=lambda text, key=key: f"{key}: {text}")
-
-
-def with_phi_of_each_task(name: str, rules: list[UpdateRule]) -> UpdateRule:
-    """A rule whose φ has a leading task axis."""
-    together = made(name)
-    for key in dict(together.named_parameters()):
-        owner, _, last = key.rpartition(".")
-        module, value = together.get_submodule(owner), torch.stack([rule.get_parameter(key) for rule in rules])
-        delattr(module, last)
-        setattr(module, last, value)
-    return together
 
 
 @every_rule

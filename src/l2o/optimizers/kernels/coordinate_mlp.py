@@ -1,4 +1,5 @@
-"""Which implementation of a small network's step for every coordinate serves some tensors: C++ on a CPU, or torch.
+"""Which implementation of a small network's step for every coordinate serves some tensors: C++ on a CPU, Triton on
+an NVIDIA GPU, else plain torch.
 
 Shapes: B tasks, P coordinates, G of them in the tensors that the network serves.
 """
@@ -11,7 +12,7 @@ from torch import Tensor
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import Decays, constant
 from l2o.optimizers.base import Observation, State
-from l2o.optimizers.kernels import coordinate_mlp_cpp, coordinate_mlp_torch
+from l2o.optimizers.kernels import coordinate_mlp_cpp, coordinate_mlp_torch, coordinate_mlp_triton
 from l2o.optimizers.kernels.dispatch import is_donated
 from l2o.optimizers.kernels.recipe import Recipe
 
@@ -64,9 +65,13 @@ def kernel_for(
     is_watched = any(map(_is_transformed, tensors)) or (
         torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     )
-    compiled: Kernel = coordinate_mlp_cpp
-    is_served = not is_watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen)
-    return compiled if is_served else torch_kernel
+    if not is_watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen):
+        return cpp_kernel
+    if not is_watched and coordinate_mlp_triton.serves(recipe, weights, decays, seen):
+        return triton_kernel
+    return torch_kernel
 
 
+cpp_kernel: Kernel = coordinate_mlp_cpp
+triton_kernel: Kernel = coordinate_mlp_triton
 torch_kernel: Kernel = coordinate_mlp_torch

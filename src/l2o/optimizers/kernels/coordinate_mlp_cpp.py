@@ -10,7 +10,6 @@ variable `L2O_KERNEL=0` disables the kernel.
 """
 
 import ctypes
-import functools
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +18,10 @@ import torch
 from torch import Tensor
 
 from l2o.native.libraries import library
-from l2o.optimizees.layout import Layout, Shape
+from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import AXES, Decays
 from l2o.optimizers.base import Observation, State
+from l2o.optimizers.kernels.coordinate_mlp_memory import before_and_after, checked_sizes, in_rows, task_rows
 from l2o.optimizers.kernels.coordinate_mlp_structures import (
     MAX_DECAYS,
     MAX_GROUPS,
@@ -94,9 +94,7 @@ def step(
     """
     tasks, out = len(seen.grad), seen.grad.new_empty(len(seen.grad), served_layout(layout, served).size)
     keys = tuple(key for key in AXES if key in state)
-    sizes = _checked_sizes(
-        layout, keys, tuple(x.shape for x in (*seen, *decays, *weights, *(state[key] for key in keys)))
-    )
+    sizes = checked_sizes(weights, decays, seen, state, layout)
     counts = tuple(decay.shape[-1] for decay in decays)
     shapes = geometries(layout, served, recipe.matrices, recipe.limit)
     call = Call(tasks, len(shapes), _threads(sizes, seen.grad.numel()))
@@ -108,29 +106,9 @@ def step(
     return out, {key: new.movedim(0, -1) for key, (_, new) in moments.items()}
 
 
-@functools.lru_cache(maxsize=256)
-def _checked_sizes(layout: Layout, keys: tuple[str, ...], given: tuple[Shape, ...]) -> tuple[int, ...]:
-    """Give the sizes of the network: inputs, units, …, outputs, after checking every shape that the kernel relies on.
-
-    Raises ValueError where one does not fit: the kernel reads memory by these sizes.
-    """
-    found, tasks = [tuple(shape) for shape in given], given[0][0]
-    decays, weights = found[5:8], found[8 : len(found) - len(keys)]
-    sizes = (weights[0][-1], *(bias[-1] for bias in weights[1::2]))
-    leading = lambda shape, ndim: (tasks,) if len(shape) > ndim else ()  # noqa: E731
-    wanted = [(tasks, layout.size)] * 2 + [(tasks,)] * 3 + [(*leading(decay, 1), decay[-1]) for decay in decays]
-    for (inputs, outputs), weight, bias in zip(pairwise(sizes), weights[::2], weights[1::2], strict=True):
-        wanted += [(*leading(weight, 2), outputs, inputs), (*leading(bias, 1), outputs)]
-    counts = dict(zip(AXES, (*decays, decays[2]), strict=True))
-    wanted += [(tasks, layout.length(AXES[key]), counts[key][-1]) for key in keys]
-    if wanted != found or any(counts[key][-1] for key in AXES if key not in keys):
-        raise ValueError(f"expected shapes {wanted}, got {found}, with the accumulators {keys}")
-    return sizes
-
-
 def _fill_inputs(call: Call, seen: Observation, out: Tensor, scale: Tensor) -> list[Tensor]:
     """Write down where the observation lies, and the direction; give the tensors, which must outlive the call."""
-    grad, theta, step = _rows(seen.grad), _rows(seen.theta), seen.step.to(out.dtype).contiguous()
+    grad, theta, step = in_rows(seen.grad), in_rows(seen.theta), seen.step.to(out.dtype).contiguous()
     call.grad, call.theta, call.out = grad.data_ptr(), theta.data_ptr(), out.data_ptr()
     call.grad_row, call.theta_row, call.out_row = grad.stride(0), theta.stride(0), out.stride(0)
     call.step, call.scale = step.data_ptr(), scale.data_ptr()
@@ -143,7 +121,7 @@ def _fill_phi(call: Call, decays: Decays, weights: list[Tensor]) -> list[Tensor]
     given = [value if value.stride(-1) == 1 else value.contiguous() for value in decays]
     given += [value if value.is_contiguous() else value.contiguous() for value in weights]
     pointers = [value.data_ptr() for value in given]
-    rows = [value.stride(0) if value.ndim > 1 + (i > 2 and i % 2) else 0 for i, value in enumerate(given)]
+    rows = task_rows(given, [1, 1, 1, *[2, 1] * (len(weights) // 2)])
     call.decays[:], call.weights[: len(weights)] = pointers[:3], pointers[3:]
     call.decays_row[:], call.weights_row[: len(weights)] = rows[:3], rows[3:]
     return given
@@ -151,21 +129,10 @@ def _fill_phi(call: Call, decays: Decays, weights: list[Tensor]) -> list[Tensor]
 
 def _fill_moment(moment: Moment, state: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
     """Write down where an accumulator lies before and after the step; give both, (M, B, n), the new one not filled."""
-    old = state.movedim(-1, 0)  # (M, B, n), in the kernel's own order where it must be copied
-    if old.stride(2) != 1 and old.shape[2] > 1:
-        old = old.contiguous()
-    count, tasks, size = old.shape
-    (old_plane, old_row, _) = old.stride()
-    is_own = (tasks == 1 or old_row >= size) and (count == 1 or old_plane >= size)  # no two numbers at one place
-    new = old if in_place and is_own else old.new_empty(old.shape)
-    moment.old, moment.now, moment.old_plane, moment.old_row = old.data_ptr(), new.data_ptr(), old_plane, old_row
-    moment.plane, moment.row, _ = new.stride()
+    old, new = before_and_after(state, in_place)
+    (moment.old_plane, moment.old_row, _), (moment.plane, moment.row, _) = old.stride(), new.stride()
+    moment.old, moment.now = old.data_ptr(), new.data_ptr()
     return old, new
-
-
-def _rows(tensor: Tensor) -> Tensor:
-    """Give (B, P) with its rows contiguous, of any distance from each other."""
-    return tensor if tensor.stride(1) == 1 or tensor.shape[1] <= 1 else tensor.contiguous()
 
 
 def _threads(sizes: Iterable[int], coordinates: int) -> int:

@@ -13,31 +13,24 @@ kernels are in `lstm_triton_source`; this module can be imported without Triton.
 """
 
 import functools
-import importlib.util
-import logging
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from l2o.optimizers.kernels import triton_device
+from l2o.optimizers.kernels.triton_device import on, padded
 
-# tf32 would be off by 1e-3. "tf32x3", three tensor core products for each, loses little and issues fewer instructions,
-# but its accuracy and speed have not been measured on a GPU.
-PRECISION = "ieee"
 MAX_SIZE = 32  # features or hidden units: beyond, a block's tiles do not fit into the registers
 BLOCK = 32  # coordinates
 OPTIONS = {"num_warps": 8, "num_stages": 1, "enable_fp_fusion": True}
-CAPABILITY = (8, 0)  # of CUDA devices that Triton supports
 PROGRAMS_PER_PROCESSOR = 1  # 8 warps of 255 registers a thread fill a processor
 
 
 def available(features: Tensor, hidden_size: int) -> bool:
     """Whether the kernels serve such features (…, F). Tries one the first time; warns once where that fails."""
     fits = features.dtype == torch.float32 and max(hidden_size, features.shape[-1]) <= MAX_SIZE
-    on_gpu = features.device.type == "cuda" and os.environ.get("L2O_KERNEL") != "0"
-    return fits and on_gpu and _works(features.device)
+    return fits and triton_device.offered(features.device) and _works(features.device)
 
 
 def step(
@@ -52,8 +45,8 @@ def step(
     out = features.new_empty(n)
     if n:
         arguments = [*_weights(weights), rows, old[:layers], old[layers:], out, new[:layers], new[layers:], n]
-        arguments += [rows.stride(1), *sizes(f, h), layers, BLOCK, PRECISION]
-        with _on(features.device):
+        arguments += [rows.stride(1), *sizes(f, h), layers, BLOCK, triton_device.PRECISION]
+        with on(features.device):
             launch: Any = step_kernel[(-(-n // BLOCK),)]  # pyright would count the kernel's own arguments
             launch(*arguments, **OPTIONS)
     return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
@@ -75,8 +68,8 @@ def window_gradient(
     rows = _features(features)
     arguments = [*_weights(weights), rows, _states(hidden), _states(cell), cotangent.contiguous(), workspace, partial]
     arguments += [n, steps, rows.stride(0), rows.stride(2), workspace.shape[1], partial.shape[1]]
-    arguments += [*sizes(f, h), layers, BLOCK, PRECISION]
-    with _on(features.device):
+    arguments += [*sizes(f, h), layers, BLOCK, triton_device.PRECISION]
+    with on(features.device):
         launch: Any = window_kernel[(programs,)]
         launch(*arguments, **OPTIONS)
     flat = partial.sum(0)
@@ -85,8 +78,7 @@ def window_gradient(
 
 def sizes(features: int, hidden: int) -> tuple[int, int, int, int]:
     """F, FP, H, HP: tiles are padded to powers of two, at least 8 as `tl.dot` demands."""
-    padded = [max(8, 1 << (size - 1).bit_length()) for size in (features, hidden)]
-    return features, padded[0], hidden, padded[1]
+    return features, padded(features), hidden, padded(hidden)
 
 
 def _weights(weights: list[Tensor]) -> tuple[tuple[tuple[Tensor, ...], ...], tuple[Tensor, ...]]:
@@ -105,11 +97,6 @@ def _features(features: Tensor) -> Tensor:
     return features if features.stride(-2) == 1 else features.mT.contiguous().mT
 
 
-def _on(device: torch.device) -> torch.cuda.device:
-    """Triton launches on the current device, which need not be the tensors'."""
-    return torch.cuda.device(device if device.type == "cuda" else -1)
-
-
 @functools.cache
 def _programs(device: torch.device) -> int:
     """How many programs share a window: as many as run at a time, each with a workspace of its own."""
@@ -121,16 +108,10 @@ def _programs(device: torch.device) -> int:
 @functools.cache
 def _works(device: torch.device) -> bool:
     """Compile and run a tiny step; False after a warning where that fails (no Triton, no C compiler, an old GPU)."""
-    try:
-        if importlib.util.find_spec("triton") is None or torch.version.cuda is None:
-            raise RuntimeError("it needs Triton and CUDA")
-        if torch.cuda.get_device_capability(device) < CAPABILITY:
-            raise RuntimeError(f"it needs a GPU of compute capability {CAPABILITY[0]}.{CAPABILITY[1]}")
+
+    def attempt() -> Tensor:
         one = lambda *shape: torch.ones(shape, device=device)  # noqa: E731
         weights = [one(4, 1), one(4, 1), one(4), one(4), one(1, 1), one(1)]
-        out, _, _ = step(weights, one(1, 1), [one(1, 1)], [one(1, 1)])
-        return bool(out.isfinite().all())
-    except Exception as error:  # Triton raises many kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning("the Triton LSTM kernel is not available on %s: %s", device, reason)
-        return False
+        return step(weights, one(1, 1), [one(1, 1)], [one(1, 1)])[0]
+
+    return triton_device.works(device, "the Triton LSTM kernel", attempt)

@@ -13,46 +13,19 @@ written by some threads and read by others: hence the barrier after each layer's
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _tile(rows, there, width: tl.constexpr, padded: tl.constexpr, row_stride, column_stride):
-    """Offsets and mask of some rows of a matrix with `width` columns."""
-    column = tl.arange(0, padded)[None, :]
-    return rows[:, None] * row_stride + column * column_stride, there[:, None] & (column < width)
-
-
-@triton.jit
-def _read(base, rows, there, width: tl.constexpr, padded: tl.constexpr, row_stride, column_stride=1):
-    offsets, mask = _tile(rows, there, width, padded, row_stride, column_stride)
-    return tl.load(base + offsets, mask, 0.0)
-
-
-@triton.jit
-def _write(base, value, rows, there, width: tl.constexpr, row_stride, column_stride=1):
-    offsets, mask = _tile(rows, there, width, value.shape[1], row_stride, column_stride)
-    tl.store(base + offsets, value, mask)
+from l2o.optimizers.kernels.triton_source import read, tanh, tile, write
 
 
 @triton.jit
 def _add(base, value, rows, there, width: tl.constexpr, first):
     """Add to what this program has written before; the first time there is nothing yet."""
-    offsets, mask = _tile(rows, there, width, value.shape[1], width, 1)
+    offsets, mask = tile(rows, there, width, value.shape[1], width, 1)
     tl.store(base + offsets, value + tl.load(base + offsets, mask & (not first), 0.0), mask)
 
 
 @triton.jit
 def _sigmoid(x):
     return 1 / (1 + tl.exp(-x))
-
-
-@triton.jit
-def _tanh(x):
-    """Libdevice has one, but not the interpreter. The odd series keeps small values' relative accuracy."""
-    e = tl.exp(-2 * tl.abs(x))
-    size = (1 - e) / (1 + e)
-    s = x * x
-    series = x * (1 + s * (-1 / 3 + s * (2 / 15 + s * (-17 / 315 + s * (62 / 2835)))))
-    return tl.where(s < 0.0025, series, tl.where(x < 0, -size, size))
 
 
 @triton.jit
@@ -68,16 +41,16 @@ def _cell(x, h, c, weights, F: tl.constexpr, H: tl.constexpr, PRECISION: tl.cons
     w_ih, w_hh, b_ih, b_hh = weights
     HP: tl.constexpr = h.shape[1]
     rows, real = _gate_rows(H, HP)
-    a = tl.dot(x, tl.trans(_read(w_ih, rows, real, F, x.shape[1], F)), input_precision=PRECISION)
-    a = tl.dot(h, tl.trans(_read(w_hh, rows, real, H, HP, H)), acc=a, input_precision=PRECISION)
+    a = tl.dot(x, tl.trans(read(w_ih, rows, real, F, x.shape[1], F)), input_precision=PRECISION)
+    a = tl.dot(h, tl.trans(read(w_hh, rows, real, H, HP, H)), acc=a, input_precision=PRECISION)
     a += (tl.load(b_ih + rows, real, 0.0) + tl.load(b_hh + rows, real, 0.0))[None, :]
     a = tl.where(real[None, :], a, 0.0)  # an infinite feature times a padded weight is nan
     i_and_g, f_and_o = tl.split(tl.reshape(a, (h.shape[0], HP, 2, 2)))
     i, g = tl.split(i_and_g)
     f, o = tl.split(f_and_o)
-    i, f, g, o = _sigmoid(i), _sigmoid(f), _tanh(g), _sigmoid(o)
+    i, f, g, o = _sigmoid(i), _sigmoid(f), tanh(g), _sigmoid(o)
     c = f * c + i * g
-    return i, f, g, o, c, _tanh(c)
+    return i, f, g, o, c, tanh(c)
 
 
 @triton.jit(do_not_specialize=["N", "feature_stride"])
@@ -90,15 +63,15 @@ def step_kernel(
     n = tl.program_id(0).to(tl.int64) * M + tl.arange(0, M)
     there = n < N
     N, feature_stride = N.to(tl.int64), feature_stride.to(tl.int64)  # offsets may pass 2³¹
-    x = _read(features, n, there, F, FP, 1, feature_stride)
+    x = read(features, n, there, F, FP, 1, feature_stride)
     for layer in tl.static_range(L):
-        h = _read(hidden[layer], n, there, H, HP, 1, N)
-        c = _read(cell[layer], n, there, H, HP, 1, N)
+        h = read(hidden[layer], n, there, H, HP, 1, N)
+        c = read(cell[layer], n, there, H, HP, 1, N)
         tl.debug_barrier()  # the new state may lie where the old one does
         _, _, _, o, c, tanh_c = _cell(x, h, c, layers[layer], H if layer else F, H, PRECISION)
         x = o * tanh_c
-        _write(new_hidden[layer], x, n, there, H, 1, N)
-        _write(new_cell[layer], c, n, there, H, 1, N)
+        write(new_hidden[layer], x, n, there, H, 1, N)
+        write(new_cell[layer], c, n, there, H, 1, N)
     unit = tl.arange(0, HP)
     w = tl.load(head[0] + unit, unit < H, 0.0)
     tl.store(out + n, tl.sum(x * w[None, :], 1) + tl.load(head[1]), there)
@@ -111,7 +84,7 @@ def _inputs_gradient(gates, w, width: tl.constexpr, padded: tl.constexpr, H: tl.
     unit = tl.arange(0, HP)
     dx = tl.zeros((gates[0].shape[0], padded), w.dtype.element_ty)
     for q in tl.static_range(4):
-        dx = tl.dot(gates[q], _read(w, q * H + unit, unit < H, width, padded, width), acc=dx, input_precision=PRECISION)
+        dx = tl.dot(gates[q], read(w, q * H + unit, unit < H, width, padded, width), acc=dx, input_precision=PRECISION)
     return dx
 
 
@@ -125,16 +98,16 @@ def _forward(
     """
     M: tl.constexpr = h.shape[0]
     m = tl.arange(0, M)
-    _write(h_plane, h, m, m < M, H, H)
+    write(h_plane, h, m, m < M, H, H)
     for t in range(steps):  # noqa: B007
-        _write(c_plane, c, m, m < M, H, H)
-        x = _read(inputs, input_rows, input_there, F, FP, strides[1], strides[2])
+        write(c_plane, c, m, m < M, H, H)
+        x = read(inputs, input_rows, input_there, F, FP, strides[1], strides[2])
         _, _, _, o, c, tanh_c = _cell(x, h, c, weights, F, H, PRECISION)
         h = o * tanh_c
         inputs += strides[0]
         h_plane += M * H
         c_plane += M * H
-        _write(h_plane, h, m, m < M, H, H)
+        write(h_plane, h, m, m < M, H, H)
     tl.debug_barrier()
 
 
@@ -156,9 +129,9 @@ def _backward(
     dw_head, db_head = tl.zeros((HP,), dtype), tl.zeros((M,), dtype)
     for back in range(steps):
         t = (steps - 1 - back).to(tl.int64)
-        x = _read(inputs + t * strides[0], input_rows, input_there, F, FP, strides[1], strides[2])
-        h = _read(h_plane + t * (M * H), m, m < M, H, HP, H)
-        c = _read(c_plane + t * (M * H), m, m < M, H, HP, H)
+        x = read(inputs + t * strides[0], input_rows, input_there, F, FP, strides[1], strides[2])
+        h = read(h_plane + t * (M * H), m, m < M, H, HP, H)
+        c = read(c_plane + t * (M * H), m, m < M, H, HP, H)
         i, f, g, o, _, tanh_c = _cell(x, h, c, weights, F, H, PRECISION)
         if TOP:
             d = tl.load(cotangent + t * N + n, there, 0.0)
@@ -166,7 +139,7 @@ def _backward(
             dw_head += tl.sum(d[:, None] * (o * tanh_c), 0)
             db_head += d
         else:
-            dh += _read(above + t * (M * H), m, m < M, H, HP, H)
+            dh += read(above + t * (M * H), m, m < M, H, HP, H)
         dc += dh * o * (1 - tanh_c * tanh_c)
         da_i, da_f = dc * g * i * (1 - i), dc * c * f * (1 - f)
         da_g, da_o = dc * i * (1 - g * g), dh * tanh_c * o * (1 - o)
@@ -177,7 +150,7 @@ def _backward(
         dw_ih = tl.dot(tl.trans(da), x, acc=dw_ih, input_precision=PRECISION)
         dw_hh = tl.dot(tl.trans(da), h, acc=dw_hh, input_precision=PRECISION)
         if not BOTTOM:
-            _write(below + t * (M * H), _inputs_gradient(gates, weights[0], F, FP, H, PRECISION), m, m < M, H, H)
+            write(below + t * (M * H), _inputs_gradient(gates, weights[0], F, FP, H, PRECISION), m, m < M, H, H)
         dh = _inputs_gradient(gates, weights[1], H, HP, H, PRECISION)
     _add(gradient, dw_ih, rows, real, F, first)
     _add(gradient + 4 * H * F, dw_hh, rows, real, H, first)
@@ -213,8 +186,8 @@ def window_kernel(
         n = block * M + m
         there = n < N
         for layer in tl.static_range(L):
-            h = _read(hidden[layer], n, there, H, HP, 1, N)
-            c = _read(cell[layer], n, there, H, HP, 1, N)
+            h = read(hidden[layer], n, there, H, HP, 1, N)
+            c = read(cell[layer], n, there, H, HP, 1, N)
             to = workspace + 2 * layer * state
             if layer == 0:
                 _forward(features, n, there, strides, F, FP, h, c, to, to + state, layers[0], steps, H, PRECISION)
