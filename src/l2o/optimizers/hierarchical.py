@@ -8,7 +8,6 @@ arXiv 2009.11243); the inputs are ratios, which know neither the scale of the lo
 Shapes: B tasks, P coordinates, K tensors, M momenta.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -24,9 +23,7 @@ from l2o.optimizers.kernels.hierarchical_memory import Memory
 from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
 from l2o.optimizers.mlp import MLP, linear
 from l2o.optimizers.newton_schulz import orthogonalised
-
-SMOOTHED = 0.9
-"""The decay of the running means of a tensor's statistics."""
+from l2o.optimizers.tensor_features import of_gradients, of_shapes, of_time
 
 LARGEST_EXPONENT = 4.0
 """The network of a tensor may change a step by no more than a factor of e⁴, in either direction."""
@@ -125,7 +122,7 @@ class Hierarchical(UpdateRule):
         memory = Memory(state["momenta"].movedim(-1, 0), state["square"])
         kernel = kernel_for([*seen[:2], *memory, *self.parameters()], count, self.hidden_size)
         memory, found = kernel.remember(seen, memory, layout, decays, correct)
-        statistics, kept = _statistics(found[:-1], state["statistics"].movedim(-1, 0), step)
+        statistics, kept = of_gradients(found[:-1], state["statistics"].movedim(-1, 0), step)
         trend, losses = loss_trend(seen, state) if self.reads_loss else _no_trend(seen, state)
         exponent, *told = self._of_tensors(seen, layout, statistics, found[-1], trend)
         scale = self.step_mult * self._scheduled(seen)[:, None] * exponent.exp() * found[1].sqrt()
@@ -141,9 +138,9 @@ class Hierarchical(UpdateRule):
         self, seen: Observation, layout: Layout, statistics: Tensor, squares: Tensor, trend: Tensor
     ) -> Tensor:
         """Give the exponent of every tensor's step and what it tells its coordinates, (1 + told, B, K)."""
-        shape = _shape_features(layout, seen.grad).expand(-1, *squares.shape)
+        shape = of_shapes(layout, seen.grad).expand(-1, *squares.shape)
         size = (squares + 1e-12).log()[None] / 8 + 0.5
-        global_features = torch.cat((_time_features(seen), trend))[..., None].expand(-1, -1, squares.shape[1])
+        global_features = torch.cat((of_time(seen), trend))[..., None].expand(-1, -1, squares.shape[1])
         features = torch.cat((statistics, size, shape, global_features))
         out = self.tensor_mlp(features)
         exponent = GAIN * (self.tensor_linear(features) + out[:1])
@@ -170,46 +167,3 @@ class Hierarchical(UpdateRule):
 def _no_trend(seen: Observation, state: State) -> tuple[Tensor, State]:
     """Give the features that `loss_trend` gives where no loss was ever known, and the memory as it was."""
     return seen.grad.new_zeros(NUM_FEATURES, len(seen.grad)), {"losses": state["losses"]}
-
-
-def _statistics(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """Give 2M + 1 features of every tensor, (2M + 1, B, K), and the running means that they are made of.
-
-    They are the logarithms of the root mean squares of ∇ and the M momenta, and the cosines between neighbours.
-    """
-    kept = torch.lerp(found, before, SMOOTHED)
-    now = kept / (1 - SMOOTHED**step)
-    count = len(now) // 2 + 1
-    squares, cross = now[:count], now[count:]
-    cosines = cross / (squares[1:] * squares[:-1] + 1e-20).sqrt()
-    return torch.cat(((squares + 1e-8).log().clamp(-9, 3) / 4 + 0.5, cosines)), kept
-
-
-def _shape_features(layout: Layout, like: Tensor) -> Tensor:
-    """Give four features of each tensor's shape, (4, 1, K): whether it has two axes or more, and logarithms of its size
-    and of how many inputs and outputs a layer with this weight has."""
-    shapes = tuple(layout.shapes.values())
-    return constant(_of_shapes(shapes), like).view(4, 1, len(shapes))
-
-
-@functools.lru_cache(maxsize=64)
-def _of_shapes(shapes: tuple[Sequence[int], ...]) -> tuple[float, ...]:
-    """Return the first feature of all shapes, then the second one, and so on."""
-    features = [_of_shape(shape) for shape in shapes]
-    return tuple(feature[i] for i in range(4) for feature in features)
-
-
-def _of_shape(shape: Sequence[int]) -> tuple[float, float, float, float]:
-    size = math.log(max(1, math.prod(shape))) / 8 - 0.5
-    if len(shape) < 2:
-        return 0.0, size, 0.0, 0.0
-    outputs = max(1, shape[-1 if len(shape) > 2 else 0])  # rules see the outputs of a kernel last
-    inputs = max(1, math.prod(shape) // outputs)
-    return 1.0, size, math.log(inputs) / 4 - 1, math.log(outputs) / 4 - 1
-
-
-def _time_features(seen: Observation) -> Tensor:
-    """Give four features of the time, (4, B): t/T, (t/T)², and the logarithms of T and t."""
-    horizon = torch.where(seen.horizon.isfinite(), seen.horizon, 1e6)
-    done = (seen.step / horizon).clamp(max=1.0)
-    return torch.stack((done, done**2, horizon.log10() / 2 - 1, (seen.step + 1).log10() / 2 - 0.5))
