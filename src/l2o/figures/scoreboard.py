@@ -15,10 +15,13 @@ from l2o.evaluation.standings import COLUMNS
 from l2o.figures.palette import GREY, GRID, readable, styles
 from l2o.files import write_text
 
-FROM, TO = 0.1, 100.0
+FROM, TO = 0.1, 10.0
 """The losses that are drawn, relative to tuned Adam's; where runs fit into less, the axis is shorter."""
 
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
+
+MANY = 8
+"""How many optimizers leave no room for the learned ones' second curves, at the best of a few rates."""
 
 
 @readable
@@ -27,7 +30,8 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
 
     A curve gives the share of runs, over tasks, horizons and seeds, whose final loss is at most so many times tuned
     Adam's: the higher the better. What it lacks to 100 % at the right diverged, or lies beyond. Learned optimizers have
-    solid lines, thick at a rate of 1 and thin at the best of a few; baselines have dashed ones.
+    solid lines, thick at a rate of 1 and thin at the best of a few; baselines have dashed ones. From MANY optimizers on
+    the thin lines are left to the page's table.
     """
     columns = {title: related for title, related in COLUMNS.items() if list(board.cases(related))}
     figure = Figure(figsize=(1.0 + 4.8 * len(columns), 4.8), layout="constrained")
@@ -64,6 +68,8 @@ def _styles(board: Scoreboard) -> dict[Entry, dict[str, object]]:
     chosen = styles({name: name in board.baselines for name in board.optimizers})
     found = {}
     for entry in board.entries():
+        if entry.rate is None and entry.optimizer not in board.baselines and len(board.optimizers) >= MANY:
+            continue
         if entry.optimizer in board.baselines:
             style = {"linewidth": 1.6, "zorder": 2}
         elif entry.rate is not None:
