@@ -120,5 +120,8 @@ def of_modern_rules() -> None:
 
 if __name__ == "__main__":
     pretend()
+    kinds = {"lstm": of_lstm, "modern": of_modern_rules}
     kind, *numbers = sys.argv[1:] or ["lstm"]
-    {"lstm": of_lstm, "modern": of_modern_rules}[kind](*map(int, numbers))
+    if kind not in kinds:
+        sys.exit(f"say for which kernels, {' or '.join(kinds)}, got {kind!r}")
+    kinds[kind](*map(int, numbers))

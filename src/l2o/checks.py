@@ -23,10 +23,19 @@ def below_one(rule: str, **decays: float | Sequence[float]) -> None:
 def expression(rule: str, **patterns: str | None) -> None:
     """Every pattern must be a regular expression, or None."""
     for name, pattern in patterns.items():
+        if not (pattern is None or isinstance(pattern, str)):
+            raise ValueError(f"{rule}: {name} must be a regular expression, as a string, or None, got {pattern!r}")
         try:
             re.compile(pattern or "")
         except re.error as error:
             raise ValueError(f"{rule}: {name} is no regular expression: {pattern!r}, {error}") from error
+
+
+def true_or_false(rule: str, **switches: bool) -> None:
+    """Every switch must be true or false; a word in quotation marks is neither, and would count as true."""
+    for name, switch in switches.items():
+        if not isinstance(switch, bool):
+            raise ValueError(f"{rule}: {name} must be true or false, got {switch!r}")
 
 
 def valid_seed(seed: object) -> int:

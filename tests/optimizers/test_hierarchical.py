@@ -113,6 +113,11 @@ def test_orthogonalising_does_not_depend_on_the_size_of_a_matrix(factor: float):
     assert not small[:, layout.slices["zero"]].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_orthogonalising_nothing_gives_nothing(dtype: torch.dtype):
+    assert not orthogonalised(torch.zeros(B, 32, dtype=dtype), Layout({"a": (4, 8)}), None).any()
+
+
 def test_a_control_with_a_cosine_keeps_the_trained_direction():
     grads, theta, losses = data()
     trained = made("hierarchical").double()

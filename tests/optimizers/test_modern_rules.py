@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from l2o.deploy.export import build, describe
 from l2o.optimizees import Layout
 from l2o.optimizees.layout import Axis
-from l2o.optimizers import AdafacMLP, Adam, AdamW, Celo, Celo2, Hierarchical, MLPLOpt, Muon, Scope, UpdateRule
+from l2o.optimizers import AdafacMLP, Adam, AdamW, Celo, Celo2, Hierarchical, MLPLOpt, Momentum, Muon, Scope, UpdateRule
 from l2o.optimizers.base import Recording
 from l2o.optimizers.celo import second_phase
 from l2o.replay import replay
@@ -304,7 +304,16 @@ def made_adafac(**options) -> AdafacMLP:
         (lambda: Hierarchical(momentum_decays=[]), "momentum_decays must have at least one decay"),
         (lambda: Hierarchical(direction="cosine"), "direction must be learned or adam, got 'cosine'"),
         (lambda: Hierarchical(schedule="linear"), "schedule must be learned or cosine, got 'linear'"),
-        (lambda: Hierarchical(exempt="("), "exempt"),
+        (lambda: Hierarchical(exempt="("), r"Hierarchical: exempt is no regular expression: '\('"),
+        (lambda: Hierarchical(exempt=5), "exempt must be a regular expression, as a string, or None, got 5"),
+        (lambda: AdafacMLP(unscaled=b"b"), "unscaled must be a regular expression, as a string, or None, got b'b'"),
+        (lambda: Hierarchical(iterations=0), "optimizer.iterations must be at least 1, got 0"),
+        (lambda: Hierarchical(orthogonal="false"), "Hierarchical: orthogonal must be true or false, got 'false'"),
+        (lambda: Hierarchical(reads_loss=None), "Hierarchical: reads_loss must be true or false, got None"),
+        (lambda: Celo2(adam_vectors=2), "Celo2: adam_vectors must be true or false, got 2"),
+        (lambda: AdafacMLP(learned_decays="no"), "AdafacMLP: learned_decays must be true or false, got 'no'"),
+        (lambda: Momentum(nesterov="no"), "Momentum: nesterov must be true or false, got 'no'"),
+        (lambda: Muon(nesterov=0), "Muon: nesterov must be true or false, got 0"),
         (lambda: Hierarchical(warmup=-1.0), "warmup is a fraction of the horizon"),
         (lambda: AdafacMLP(step_scale="fan_out"), "step_scale must be null or fan_in"),
         (lambda: AdafacMLP(square_decays=[0.9, 0.99]), "one decay in square_decays"),

@@ -11,7 +11,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from l2o.checks import at_least_one, below_one, expression
+from l2o.checks import at_least_one, below_one, expression, true_or_false
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import AXES, Decays, constant, init_moments
 from l2o.optimizers.base import Observation, Scope, State
@@ -91,6 +91,7 @@ class AdafacMLP(ScheduledRule):
     ):
         super().__init__(weight_decay, warmup, schedule, final)
         at_least_one("optimizer", hidden_size=hidden_size)
+        true_or_false("AdafacMLP", learned_decays=learned_decays)
         if step_scale not in (None, "fan_in"):
             raise ValueError(f"AdafacMLP: step_scale must be null or fan_in, got {step_scale!r}")
         if len(square_decays) != 1 or len(momentum_decays) != len(factor_decays):

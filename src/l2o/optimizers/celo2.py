@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from l2o.checks import at_least_one, expression
+from l2o.checks import at_least_one, expression, true_or_false
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import AXES, Decays, constant, init_moments, normalised
 from l2o.optimizers.adam_averages import bias_correction
@@ -73,6 +73,7 @@ class Celo2(ScheduledRule):
         super().__init__(weight_decay, warmup, schedule, final)
         at_least_one("optimizer", hidden_size=hidden_size)
         expression("Celo2", adam_pattern=adam_pattern)
+        true_or_false("Celo2", orthogonal=orthogonal, adam_vectors=adam_vectors, bias_correction=bias_correction)
         self.hidden_size, self.num_layers, self.orthogonal = hidden_size, num_layers, orthogonal
         self.step_mult, self.mult_1d, self.bias_correction = step_mult, mult_1d, bias_correction
         self.adam_vectors, self.adam_pattern = adam_vectors, adam_pattern

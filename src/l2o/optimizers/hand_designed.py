@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from l2o.checks import below_one
+from l2o.checks import below_one, true_or_false
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.adam_averages import ADAM_AXES, adam_step, init_adam
 from l2o.optimizers.base import Observation, Scope, State
@@ -77,6 +77,7 @@ class Momentum(HandDesigned):
         final: float = 0.0,
     ):
         super().__init__(lr, 0.0, warmup, schedule, final)
+        true_or_false(type(self).__name__, nesterov=nesterov)
         self.momentum, self.nesterov = momentum, nesterov
 
     def init_state(self, theta: Tensor, layout: Layout) -> State:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from l2o.checks import at_least_one, below_one, expression
+from l2o.checks import at_least_one, below_one, expression, true_or_false
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
@@ -40,12 +40,13 @@ class Hierarchical(UpdateRule):
     several lengths and θ, all normalised, and a few numbers that its tensor tells it. e_k and these numbers come from a
     second MLP for each tensor k, which sees how much the momenta agree (their root mean squares and the cosines between
     them), the size of θ, the shape, the time, and the loss if there is one; a linear function of the same is added to
-    e_k. All heads start at 0: an untrained rule is Adam. Only the direction of u counts; its size is that of a, so that
-    d alone cannot make a rule run away.
+    e_k. All heads start at 0: an untrained rule is Adam, or, with `orthogonal=True`, Adam whose matrices are made
+    orthogonal. Only the direction of u counts; its size is that of a, so that d alone cannot make a rule run away.
 
     With `orthogonal=True` a matrix moves along the orthogonalised u (`l2o.optimizers.newton_schulz.orthogonalised`),
     with the same Frobenius norm; `iterations` are those of Newton-Schulz. Matrices in whose names the regular
-    expression `exempt` is found, and all vectors, move along u itself.
+    expression `exempt` is found, and all vectors, move along u itself; an optimizer that was given parameters without
+    their names exempts no matrix.
 
     With `reads_loss=False` the rule does without the loss, also where it is known.
 
@@ -78,7 +79,8 @@ class Hierarchical(UpdateRule):
         super().__init__()
         expression("Hierarchical", exempt=exempt)
         at_least_one("optimizer", hidden_size=hidden_size, tensor_hidden_size=tensor_hidden_size, told=told)
-        at_least_one("Newton-Schulz", iterations=iterations)
+        at_least_one("optimizer", iterations=iterations)
+        true_or_false("Hierarchical", reads_loss=reads_loss, orthogonal=orthogonal)
         self.hidden_size, self.tensor_hidden_size, self.told = hidden_size, tensor_hidden_size, told
         self.step_mult, self.warmup, self.reads_loss = step_mult, warmup, reads_loss
         self.momentum_decays, self.square_decay = [*map(float, momentum_decays)], float(square_decay)

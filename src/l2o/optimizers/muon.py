@@ -9,7 +9,7 @@ import re
 import torch
 from torch import Tensor
 
-from l2o.checks import below_one, expression
+from l2o.checks import below_one, expression, true_or_false
 from l2o.optimizees.layout import Axis, Layout, Shape
 from l2o.optimizers.adam_averages import ADAM_AXES, adam_step, init_adam
 from l2o.optimizers.base import Observation, Scope, State
@@ -52,6 +52,7 @@ class Muon(HandDesigned):
         super().__init__(lr, weight_decay, warmup, schedule, final)
         if adjust not in ADJUSTMENTS:
             raise ValueError(f"Muon: adjust must be one of {', '.join(ADJUSTMENTS)}, got {adjust!r}")
+        true_or_false("Muon", nesterov=nesterov)
         self.momentum, self.nesterov, self.adjust = momentum, nesterov, adjust
         self.adam_pattern, self.adam_mult = adam_pattern, adam_mult
         below_one("Muon", beta1=beta1, beta2=beta2)

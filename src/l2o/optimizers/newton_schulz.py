@@ -12,9 +12,6 @@ from l2o.optimizees.layout import Layout
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan et al. 2024, "Muon": chosen for speed, so that the singular values end between about 0.7 and 1.2, not at 1."""
 
-TINY = 1e-30
-"""The least norm of a matrix that a division sees."""
-
 
 def newton_schulz(x: Tensor, eps: float = 1e-8, iterations: int = 5) -> Tensor:
     """Orthogonalise matrices (…, rows, columns): U Σ Vᵀ -> about U Vᵀ.
@@ -43,8 +40,9 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
     for (rows, columns), names in _matrices(layout, exempt):
         x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
         size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
-        direction = newton_schulz(x / size.clamp(min=TINY), iterations=iterations)
-        direction = direction * (size / torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp(min=TINY))
+        tiny = torch.finfo(x.dtype).tiny  # a matrix of zeros stays one
+        direction = newton_schulz(x / size.clamp(min=tiny), tiny, iterations)
+        direction = direction * (size / torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp(min=tiny))
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
     return layout.ravel(parts) if parts else update
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from l2o.checks import at_least_one
+from l2o.checks import at_least_one, true_or_false
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.base import Observation, State, UpdateRule
 from l2o.optimizers.card import horizon_of
@@ -70,6 +70,7 @@ class Scheduled(UpdateRule):
         at_least_one("optimizer", trained_horizon=trained_horizon)
         if not isinstance(hidden_size, int) or hidden_size < 0:
             raise ValueError(f"optimizer.hidden_size must be a whole number of at least 0, got {hidden_size!r}")
+        true_or_false("Scheduled", restarts=restarts, reads_loss=reads_loss, frozen=frozen)
         if isinstance(rule, Partitioned):
             raise ValueError(
                 "Scheduled takes the rule of one group, got a Partitioned: l2o.optimizers.scheduled.schedule(rule, …) "
