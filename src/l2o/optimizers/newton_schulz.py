@@ -41,7 +41,7 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
         x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
         size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
         tiny = torch.finfo(x.dtype).tiny  # a matrix of zeros stays one
-        direction = newton_schulz(x / size.clamp(min=tiny), tiny, iterations)
+        direction = newton_schulz(x, tiny, iterations)
         direction = direction * (size / torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp(min=tiny))
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
     return layout.ravel(parts) if parts else update
