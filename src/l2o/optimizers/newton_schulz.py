@@ -19,10 +19,14 @@ def newton_schulz(x: Tensor, eps: float = 1e-8, iterations: int = 5) -> Tensor:
     X = X/(‖X‖_F + ε), then some times X ← a X + (b A + c A²) X with A = X Xᵀ. The fewer the iterations, the further the
     smallest singular values stay behind.
     """
+    return _iterated(x / (_norm(x) + eps), iterations)
+
+
+def _iterated(x: Tensor, iterations: int) -> Tensor:
+    """Do the iterations on matrices (…, rows, columns) whose singular values are at most 1."""
     if x.shape[-2] > x.shape[-1]:
-        return newton_schulz(x.mT, eps, iterations).mT
+        return _iterated(x.mT, iterations).mT
     a, b, c = COEFFICIENTS
-    x = x / (torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True) + eps)
     shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
     for _ in range(iterations):
         gram = x @ x.mT
@@ -39,12 +43,18 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
     parts = dict(layout.unravel(update))
     for (rows, columns), names in _matrices(layout, exempt):
         x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
-        size = torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
         tiny = torch.finfo(x.dtype).tiny  # a matrix of zeros stays one
-        direction = newton_schulz(x, tiny, iterations)
-        direction = direction * (size / torch.linalg.vector_norm(direction, dim=(-2, -1), keepdim=True).clamp(min=tiny))
+        peak = x.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=tiny)
+        x = x / peak  # the squares in a norm would vanish below 1e-23 in float32, and overflow above 1e19
+        size = _norm(x).clamp(min=tiny)
+        direction = _iterated(x / size, iterations)
+        direction = direction * (peak * size / _norm(direction).clamp(min=tiny))
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
     return layout.ravel(parts) if parts else update
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
 
 
 @functools.lru_cache(maxsize=64)
