@@ -59,8 +59,10 @@ def content(folder: Path) -> dict[str, object]:
     kept: dict[str, object] = {
         key: checkpoint[key] for key in ("state_dict", "l2o", "optimizer_states", "lr_schedulers", "loops")
     }
-    files = {name: (folder / name).read_bytes() for name in ("curves.csv", "best/model.safetensors", "summary.json")}
-    return kept | files
+    files: dict[str, object] = {n: (folder / n).read_bytes() for n in ("curves.csv", "best/model.safetensors")}
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["provenance"]  # it says when the file was written
+    return kept | files | {"summary.json": summary}
 
 
 def log(folder: Path) -> list[tuple[str, ...]]:

@@ -123,10 +123,14 @@ class Comparison(NamedTuple):
         }
         return finite(found)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `curves.csv` and `summary.json`, each of them whole or not at all."""
+    def save(self, folder: str | Path, also: Mapping[str, Any] | None = None) -> None:
+        """Write `curves.csv` and `summary.json`, each of them whole or not at all.
+
+        What `also` holds is added to the summary.
+        """
         (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
-        write_text(folder / "summary.json", json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
+        said = {**self.summary(), **(also or {})}
+        write_text(folder / "summary.json", json.dumps(said, indent=2, allow_nan=False) + "\n")
         write_text(folder / "curves.csv", self._curves())
 
     def table(self) -> "Table":
