@@ -139,7 +139,12 @@ def main(path: str | None = None) -> None:
     empty = torch.empty(1, 20, device=device)
     if dispatch.compiled_kernel(empty[:, :2], [empty]) is not lstm_triton:
         sys.exit("the Triton kernels do not run on this GPU")
-    report: dict = {"provenance": provenance(), "device": torch.cuda.get_device_name(device), "torch": torch.__version__, "errors": {}}
+    report: dict = {
+        "provenance": provenance(),
+        "device": torch.cuda.get_device_name(device),
+        "torch": torch.__version__,
+        "errors": {},
+    }
     for name in PRECISIONS:
         with precision(name):
             report["errors"][name] = largest_error(optimizee, device)

@@ -1,6 +1,7 @@
 """What clusters do to a run: it ends as if nothing had happened, or with a line that says what to do."""
 
 import csv
+import json
 import os
 import random
 import shutil
