@@ -115,12 +115,16 @@ def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 
 def label_plainly(axes: Axes) -> None:
-    """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown."""
+    """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown.
+
+    Labels that begin with 7 or 9 are left out: they would touch their neighbours.
+    """
     low, high = axes.get_ylim()
     narrow = high < 30 * low
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if axes.get_yscale() == "log":
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if narrow else ""))
+        shown = lambda value: narrow and f"{value:.0e}"[0] not in "79"  # noqa: E731
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if shown(value) else ""))
     axes.tick_params(axis="y", which="minor", labelsize="small")
 
 
