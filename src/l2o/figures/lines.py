@@ -12,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
 
 from l2o.figures.palette import GREY, GRID, styles
 from l2o.figures.smoothing import Array, smoothed, width_for
@@ -65,7 +66,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], title: str = "", band: str = "
     legend(axes, band)
 
 
-def draw_band(axes: Axes, steps: Array, low: Array, high: Array, colour: str, in_front: bool = False) -> None:
+def draw_band(axes: Axes, steps: ArrayLike, low: Array, high: Array, colour: str, in_front: bool = False) -> None:
     """Fill the band between two edges (T,) with a tint of a colour, and draw its edges thinly.
 
     The tint is opaque, because two tints that one sees through mix to a brown that belongs to nobody. Where bands lie
@@ -74,8 +75,8 @@ def draw_band(axes: Axes, steps: Array, low: Array, high: Array, colour: str, in
     tint = tuple(1 - TINT * (1 - part) for part in to_rgb(colour))
     place = 1.1 if in_front else 1.0  # below the mark of a horizon (1.4), the grid (1.5) and the lines (2)
     axes.fill_between(steps, low, high, facecolor=tint, edgecolor="none", zorder=place)
-    edges = np.stack([np.stack([steps, edge], 1) for edge in (low, high)])
-    axes.add_collection(LineCollection(list(edges), colors=colour, linewidths=0.7, alpha=0.35, zorder=1.6))
+    edges = [np.column_stack([steps, edge]) for edge in (low, high)]
+    axes.add_collection(LineCollection(edges, colors=colour, linewidths=0.7, alpha=0.35, zorder=1.6))
 
 
 def mark_horizons(axes: Axes, lines: Iterable[Line]) -> None:
