@@ -17,6 +17,7 @@ README, RUNNING, TUTORIAL = ROOT / "README.md", ROOT / "docs/running.md", ROOT /
 SIZES = [
     *("logger=csv", "trainer.max_epochs=1", "trainer.enable_progress_bar=false", "learner.horizon=4"),
     *("learner.window=2", "learner.num_tasks=2", "learner.episodes_per_epoch=1", "learner.validation_tasks=2"),
+    "learner.validation_horizons=null",
     *("evaluation.num_tasks=2", "evaluation.num_steps=4", "evaluation.tuning_tasks=1", "evaluation.rates_count=2"),
 ]
 

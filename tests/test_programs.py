@@ -31,6 +31,7 @@ SMALL = [
     "learner.num_tasks=2",
     "learner.episodes_per_epoch=1",
     "learner.validation_tasks=2",
+    "learner.validation_horizons=null",
     "trainer.max_epochs=1",
     "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=1",
@@ -83,8 +84,9 @@ def small_data(npz: Callable[..., Path], name: str) -> list[str]:
         side = 16 if name.startswith("cifar_small") else 8
         small = [f"optimizee.network.image_size={side}", "optimizee.batch_size=4"]
         return ["dataset=npz", f"dataset.path={npz(side, side, 3)}", *small]
-    if name == "general_images":
-        return [f"dataset.path={npz(28, 28)}", f"colour_images={npz(32, 32, 3, name='colours.npz')}"]
+    if name in ("general_images", "fast_velo_images"):
+        grey = "dataset.path" if name == "general_images" else "images"
+        return [f"{grey}={npz(28, 28)}", f"colour_images={npz(32, 32, 3, name='colours.npz')}"]
     if name == "neural_art_picture":
         return [f"optimizee.content={images.sample_photograph('china.jpg')}", "optimizee.content_side=40"]
     if name.startswith("char"):

@@ -9,9 +9,17 @@ from hydra.utils import instantiate
 from torch import Generator, nn
 
 from l2o.data import Dataset, digits, text
-from l2o.optimizees import Autoencoder, Classifier, LanguageModel, MatrixFactorisation, NoisyQuadratic, Optimizee
+from l2o.optimizees import (
+    Autoencoder,
+    Classifier,
+    LanguageModel,
+    LeastSquares,
+    MatrixFactorisation,
+    NoisyQuadratic,
+    Optimizee,
+)
 from l2o.optimizees.distributions import AutoencoderImages, ConvImages, MLPImages, drawn, log_uniform, uniform
-from l2o.optimizees.generated_distributions import CharGRUs, LogisticRegressions, Quadratics
+from l2o.optimizees.generated_distributions import CharGRUs, LogisticRegressions, Quadratics, Regressions
 from l2o.optimizees.held_out import refuse_held_out
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -87,6 +95,14 @@ def test_autoencoders_are_symmetric(images: Dataset) -> None:
         assert sizes == sizes[::-1] and len(sizes) in (3, 5) and min(sizes) == sizes[len(sizes) // 2]
 
 
+def test_regressions_differ_in_size_noise_and_batch(images: Dataset) -> None:
+    found = drawn(Regressions(dims=(5, 100), condition=(1, 1e4), noise=(0.03, 0.3), batch_sizes=(16, 128)), 40)
+    assert all(isinstance(one, LeastSquares) and one.condition == (1, 1e4) for one in found)
+    assert {one.noise for one in found} == {0.03, 0.3}
+    assert all(5 <= one.dim <= 100 and 16 <= one.batch_size <= 128 for one in found)
+    assert len({one.dim for one in found}) > 15 and len({one.batch_size for one in found}) > 15
+
+
 def test_numbers_are_drawn_to_both_ends() -> None:
     generator = Generator().manual_seed(0)
     assert {uniform((3, 5), generator) for _ in range(100)} == {3, 4, 5}
@@ -103,6 +119,8 @@ def test_numbers_are_drawn_to_both_ends() -> None:
         (lambda images: ConvImages(images, batch_sizes=(0, 2)), "batch_sizes must be"),
         (lambda images: AutoencoderImages(images, sides=(9, 14)), "have 8 pixels a side.*wants 9 or more"),
         (lambda images: Quadratics(dims=(0, 2)), "dims must be"),
+        (lambda images: Regressions(batch_sizes=(0, 2)), "batch_sizes must be"),
+        (lambda images: Regressions(noise=()), "noise must be a list of at least one value"),
         (lambda images: LogisticRegressions(classes=(1, 2)), "classes must be .* from 2 on"),
         (lambda images: CharGRUs(text(), lengths=(1.5, 2)), "lengths must be"),
         (lambda images: CharGRUs(text(), inits=()), r"inits must be a list of at least one value .* got \(\)"),

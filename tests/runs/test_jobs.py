@@ -125,6 +125,7 @@ def test_every_launcher_is_composed(launcher: str, target: str) -> None:
     assert cfg.hydra.sweeper._target_ == "hydra_plugins.l2o_sweeper.sweeper.OptunaSweeper"
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     """kill -9: hydra finds the plugin in a fresh process, trial 0 is not repeated, 1 is run anew, 2 follows."""
     assert toy(tmp_path, "killed=1")[0].returncode == -9

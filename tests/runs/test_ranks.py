@@ -24,7 +24,7 @@ from l2o.seeds import Stream
 from l2o.training.families import number_of
 from l2o.training.horizons import Progress
 from l2o.training.slots import slots_of
-from l2o.training.validation import share_of, validate
+from l2o.training.validation import Problems, share_of, validate
 from l2o.unroll import start_episode
 
 
@@ -87,8 +87,8 @@ class TestTwoRanks:
         first, second = self.reports(reports, problem, second_order)
         rule = learner(problem, second_order).rule
         rule.load_state_dict(first["phi"])
-        problems = {"": [optimizee(problem)]}
-        expected = validate(rule, problems, VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu")).overall
+        problems = {"": Problems([optimizee(problem)], STEPS)}
+        expected = validate(rule, problems, VALIDATION, SEED, SingleDeviceStrategy("cpu")).overall
         assert_close((first["best_loss"], first["initial_loss"]), expected[:2], rtol=1e-12, atol=0.0)
         assert_close(first["mean_loss"], expected.mean, rtol=1e-6, atol=0.0)  # went through Lightning's float32
         assert first["best_loss"] == second["best_loss"]
@@ -133,8 +133,8 @@ def test_three_windows_on_families_are_those_of_one_process(reports: Path) -> No
         report = torch.load(reports / f"families-False-{rank}.pt")
         assert (report["windows"], report["episodes"], report["skipped"]) == (3, sum(s.counter for s in slots), 0)
         assert_close(report["phi"], dict(module.rule.state_dict()), rtol=1e-12, atol=1e-12)
-        problems = {name: family.architectures(name, SEED) for name, family in module.families.items()}
-        expected = validate(module.rule, problems, VALIDATION, STEPS, SEED, SingleDeviceStrategy("cpu")).overall
+        problems = {name: Problems(f.architectures(name, SEED), STEPS) for name, f in module.families.items()}
+        expected = validate(module.rule, problems, VALIDATION, SEED, SingleDeviceStrategy("cpu")).overall
         assert_close(report["best_loss"], expected.final, rtol=1e-10, atol=0.0)
 
 

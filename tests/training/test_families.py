@@ -15,6 +15,7 @@ from training_runs import SaveAlways, learner, phi, trainer
 from l2o import seeds
 from l2o.data import Dataset
 from l2o.deploy import export
+from l2o.evaluation.curves import loss_curves
 from l2o.meta_gradients import Imitation, MetaGradient, Normalised, TruncatedBPTT, WindowResult
 from l2o.meta_gradients.evolution import FullES
 from l2o.meta_gradients.persistent import PersistentES
@@ -424,6 +425,50 @@ def test_a_suite_chooses_in_the_place_of_the_families() -> None:
     assert module.state.measured_on == ("x", "y")
 
 
+def test_several_horizons_are_averaged_by_the_geometric_mean() -> None:
+    suite = {"x": Told(2, 1.0), "y": Told(2, 4.0)}
+    module = learner(families={"a": Family(Quadratic(2))}, validation=suite, validation_horizons=[2, 6])
+    run = trainer(1)
+    run.fit(module)
+    found = {name: value.item() for name, value in run.callback_metrics.items() if name.startswith("val/final_loss/")}
+    assert found == {f"val/final_loss/{name}": loss for name, loss in (("x@2", 1), ("x@6", 1), ("y@2", 4), ("y@6", 4))}
+    assert run.callback_metrics["val/final_loss"].item() == pytest.approx(1.0)  # sqrt(1/2 · 4/2)
+    assert module.state.measured_on == ("x@2", "x@6", "y@2", "y@6")
+
+
+def test_a_geometric_mean_is_of_every_tasks_logarithm() -> None:
+    module = learner(
+        families={"a": Family(Choices([Told(1, 1.0), Told(2, 3.0)]))}, validation_tasks=4, validation_horizons=[2, 6]
+    )
+    run = trainer(1)
+    run.fit(module)
+    assert run.callback_metrics["val/final_loss/a@6"].item() == 2.0
+    assert run.callback_metrics["val/final_loss"].item() == pytest.approx((0.5 * 1.5) ** 0.5)
+
+
+def test_every_horizon_of_a_validation_has_its_own_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+
+    def recorded(*args: Any) -> tuple[Tensor, Tensor]:
+        initial, losses = loss_curves(*args)
+        shapes.append(tuple(losses.shape))
+        return initial, losses
+
+    monkeypatch.setattr("l2o.training.validation.loss_curves", recorded)
+    module = learner(validation={"x": Quadratic(2)}, validation_horizons=[3, 8], validation_tasks=4)
+    trainer(1).validate(module, verbose=False)  # without a training before it
+    assert shapes == [(3, 4), (8, 4)]
+
+
+@pytest.mark.parametrize(
+    "horizons, message",
+    [([], "a list of numbers"), ([0], "at least 1"), ([4, 4], "differ"), ("12", "a list"), (7, "a list")],
+)
+def test_horizons_of_a_validation_that_make_no_sense_are_refused(horizons: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"learner.validation_horizons.*{message}"):
+        learner(validation_horizons=horizons)
+
+
 def test_a_family_without_a_list_is_validated_on_sixteen_draws() -> None:
     drawn = []
 
@@ -433,8 +478,8 @@ def test_a_family_without_a_list_is_validated_on_sixteen_draws() -> None:
 
     module = learner(families={"a": Family(sample)}, validation_tasks=16)
     trainer(1).fit(module)
-    assert len(module.selection.problems["a"]) == 16
-    assert len({problem.layout.size for problem in module.selection.problems["a"]}) == 4
+    assert len(module.selection.problems["a"].optimizees) == 16
+    assert len({problem.layout.size for problem in module.selection.problems["a"].optimizees}) == 4
 
 
 # ------------------------------------------------------------------------------- the average, snapshots, warm starts

@@ -28,6 +28,14 @@ def test_log_uniform_has_a_uniform_logarithm() -> None:
     assert (logs < 2.5).double().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
+def test_log_uniform_of_steps_shares_the_steps_out_evenly() -> None:
+    steps = draws(LogUniform(100, 10_000, of="steps"), 40_000)
+    assert 100 <= steps.min() < 101 and 7000 < steps.max() <= 10_000
+    assert steps.mean().item() == pytest.approx(100 * math.log(100) / 0.99, rel=0.03)  # of the density ~ 1/T²
+    for border, part in ((10**2.5, 0.25), (1000, 0.5), (10**3.5, 0.75)):
+        assert (steps[steps < border].sum() / steps.sum()).item() == pytest.approx(part, abs=0.04)
+
+
 def test_draws_depend_on_the_generator_alone() -> None:
     for horizon in (Uniform(1, 1000), LogUniform(1, 1000)):
         assert torch.equal(draws(horizon, 20), draws(horizon, 20))
@@ -57,6 +65,7 @@ def test_an_episode_is_whole_windows(steps: float, expected: int) -> None:
         (lambda: Fixed(0), "horizon must be at least 1, got steps=0"),
         (lambda: Uniform(0, 5), "at least 1, got low=0"),
         (lambda: LogUniform(10, 5), "low=10 and high=5"),
+        (lambda: LogUniform(10, 50, of="windows"), "of must be one of them, got 'windows'"),
         (lambda: Curriculum([]), "at least one stage"),
         (lambda: Curriculum(20), r"as stages=\[100, 1000\], got 20"),  # type: ignore[arg-type]
         (lambda: Uniform(20.5, 60), "a whole number of steps, got low=20.5"),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Distributions of optimizees that need no images: quadratics, logistic regressions, models of characters.
+"""Distributions of optimizees that need no images: quadratics, regressions, models of characters.
 
 They are used as those of `l2o.optimizees.distributions` are.
 """
@@ -11,6 +11,7 @@ from l2o.data.texts import Text
 from l2o.optimizees.base import Optimizee
 from l2o.optimizees.distributions import INITS, Pair, log_uniform, one_of, refuse_no_choice, refuse_ranges
 from l2o.optimizees.language_model import LanguageModel
+from l2o.optimizees.least_squares import LeastSquares
 from l2o.optimizees.logistic_regression import LogisticRegression
 from l2o.optimizees.networks import CharGRU
 from l2o.optimizees.noisy_quadratic import NoisyQuadratic
@@ -31,6 +32,25 @@ class Quadratics:
     def __call__(self, generator: Generator) -> Optimizee:
         dim = log_uniform(self.dims, generator)
         return NoisyQuadratic(dim, self.condition, one_of((None, self.noise), generator))
+
+
+class Regressions:
+    """Linear regressions on streams of points. Every task draws its own condition of the points' covariance."""
+
+    def __init__(
+        self,
+        dims: Pair = (5, 100),
+        condition: Sequence[float] = (1.0, 1e4),
+        noise: Sequence[float] = (0.03, 0.1, 0.3),
+        batch_sizes: Pair = (16, 128),
+    ):
+        refuse_ranges(dims=dims, batch_sizes=batch_sizes)
+        refuse_no_choice(noise=noise)
+        self.dims, self.condition, self.noise, self.batch_sizes = dims, condition, noise, batch_sizes
+
+    def __call__(self, generator: Generator) -> Optimizee:
+        dim, batch_size = log_uniform(self.dims, generator), log_uniform(self.batch_sizes, generator)
+        return LeastSquares(dim, self.condition, one_of(self.noise, generator), batch_size)
 
 
 class LogisticRegressions:

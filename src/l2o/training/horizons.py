@@ -66,16 +66,21 @@ class Uniform(Horizon):
 class LogUniform(Horizon):
     """Draws a number of steps between `low` and `high`, whose logarithm is uniformly distributed.
 
-    Short episodes are as frequent as long ones by powers: between 100 and 10 000, half of the episodes are shorter
-    than 1 000.
+    With `of="episodes"` short episodes are as frequent as long ones by powers: between 100 and 10 000, half of the
+    episodes are shorter than 1 000. Nearly all steps, and thus windows, then belong to long ones. With `of="steps"`
+    half of all steps belong to episodes shorter than 1 000, because an episode of T steps has the density 1/T².
     """
 
-    def __init__(self, low: int, high: int):
+    def __init__(self, low: int, high: int, of: str = "episodes"):
         _refuse_bounds(low, high)
-        self.low, self.high = low, high
+        if of not in ("episodes", "steps"):
+            raise ValueError(f"a horizon is log-uniform of episodes or of steps: of must be one of them, got {of!r}")
+        self.low, self.high, self.of = low, high, of
 
     def __call__(self, generator: Generator, progress: Progress) -> int:
         position = torch.rand((), generator=generator, dtype=torch.float64).item()
+        if self.of == "steps":
+            return round(1 / (1 / self.low - position * (1 / self.low - 1 / self.high)))
         return round(self.low * (self.high / self.low) ** position)
 
     def refuse(self, window: int) -> None:

@@ -41,8 +41,10 @@ class MetaLearner(Validating):
 
     In each validation, and when training ends, φ is evaluated for `horizon` steps on the same `validation_tasks` fresh
     problems of each family, or of each optimizee in `validation`, and the φ with the best final loss is kept; with
-    several names that loss is the mean of ℓ_T/ℓ_0. With `ema_decay`, the moving average of φ is validated beside φ. A
-    run that was making progress and falls to chance level goes on from the best φ, at half the meta learning rate.
+    several names that loss is the mean of ℓ_T/ℓ_0. With several `validation_horizons` every problem is unrolled for
+    each of these numbers of steps, and the mean is the geometric one, because losses fall further in longer episodes.
+    With `ema_decay`, the moving average of φ is validated beside φ. A run that was making progress and falls to chance
+    level goes on from the best φ, at half the meta learning rate.
 
     `snapshots` are the moments at which φ is kept beside: whole numbers of windows, or parts of the run between 0 and
     1. `warm_start` is a file (`warm_start.ckpt`, or a checkpoint) whose φ, meta-optimizer and counters a new run goes
@@ -68,6 +70,7 @@ class MetaLearner(Validating):
         seed: int = 0,
         families: Mapping[str, Family] | None = None,
         validation: Mapping[str, Optimizee] | None = None,
+        validation_horizons: Sequence[int] | None = None,
         snapshots: Sequence[float] = (),
         ema_decay: float | None = None,
         warm_start: str | None = None,
@@ -90,7 +93,8 @@ class MetaLearner(Validating):
         self.max_skipped, self.seed, self.snapshots, self.warm_start = max_skipped, seed, list(snapshots), warm_start
         self.slots = slots_of(self.families, seed)
         self.average = Average(ema_decay) if ema_decay is not None else None
-        self.selection = Selection(self.families, validation, validation_tasks, horizon, seed)
+        looks = validation_horizons if validation_horizons is not None else [horizon]
+        self.selection = Selection(self.families, validation, validation_tasks, looks, seed)
         self.state = TrainingState(measured_on=self.selection.names)
         self.checkpoint: dict[str, Any] | None = None  # that the run goes on from, until training starts
 

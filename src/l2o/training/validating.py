@@ -31,6 +31,8 @@ class Validating(pl.LightningModule):
     def on_validation_start(self) -> None:
         if torch.is_inference_mode_enabled():
             raise ValueError("validation needs gradients of the optimizee: leave trainer.inference_mode=false")
+        if not self.selection.problems:  # Trainer.validate without a training before it
+            self.selection.prepare(self.device)
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         for name, value in self.validate_phi().items():

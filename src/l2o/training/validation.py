@@ -1,8 +1,9 @@
 """How good φ is now, on problems that are the same every time and that the ranks share.
 
-Shapes: B tasks, T steps of an episode, N named problems.
+Shapes: B tasks, T steps of an episode.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,16 @@ from l2o.optimizers.base import UpdateRule
 from l2o.seeds import Stream
 from l2o.training.families import ALONE, number_of
 
-Problems = Mapping[str, Sequence[Optimizee]]
-"""What φ is validated on: the optimizees of every family, or of every entry of a suite, by name."""
+
+class Problems(NamedTuple):
+    """Hold what φ is validated on under one name: the optimizees among which tasks are shared out, and T."""
+
+    optimizees: Sequence[Optimizee]
+    num_steps: int
+
+
+LEAST = 1e-12
+"""A smaller part of the loss at θ_0 counts as this in a geometric mean, because rounding has the rest."""
 
 
 class Validation(NamedTuple):
@@ -39,16 +48,22 @@ class Found(NamedTuple):
 
 
 def validate(
-    rule: UpdateRule, problems: Problems, num_tasks: int, num_steps: int, seed: int, strategy: Strategy
+    rule: UpdateRule,
+    problems: Mapping[str, Problems],
+    num_tasks: int,
+    seed: int,
+    strategy: Strategy,
+    geometric: bool = False,
 ) -> Found:
     """Unroll this rank's share of B tasks for every name. Every rank gets the result of all, the same to the last bit.
 
     Where there is one problem without a name, `overall` is its own result. Else `overall` is the mean over the names of
-    normalised losses, ℓ/ℓ_0 of each task, so that no problem outweighs the others by the scale of its loss.
+    normalised losses, ℓ/ℓ_0 of each task, so that no problem outweighs the others by the scale of its loss. With
+    `geometric` it is the geometric mean, so that none outweighs them by how far its loss falls, either.
     """
     device = strategy.root_device
-    sums = torch.zeros(len(problems), 5, dtype=torch.float64, device=device)
-    for row, (name, optimizees) in enumerate(problems.items()):
+    sums = torch.zeros(len(problems), 7, dtype=torch.float64, device=device)
+    for row, (name, (optimizees, num_steps)) in enumerate(problems.items()):
         for number, (optimizee, count, mine) in enumerate(_shares(optimizees, num_tasks, strategy)):
             key = (seed, Stream.VALIDATION, *((number_of(name), number) if name != ALONE else ()))
             sums[row] += _sums(rule, optimizee, count, mine, num_steps, seeds.generator(*key, device=device))
@@ -56,7 +71,9 @@ def validate(
     by_name = {name: Validation(*row[:3]) for name, row in zip(problems, rows, strict=True)}
     if list(problems) == [ALONE]:
         return Found(by_name[ALONE], {})
-    final, mean = (sum(row[column] for row in rows) / len(rows) for column in (3, 4))
+    final, mean = (sum(row[column] for row in rows) / len(rows) for column in ((5, 6) if geometric else (3, 4)))
+    if geometric:
+        final, mean = math.exp(final), math.exp(mean)
     return Found(Validation(final, 1.0, mean), by_name)
 
 
@@ -83,10 +100,12 @@ def _shares(
 def _sums(
     rule: UpdateRule, optimizee: Optimizee, count: int, mine: slice, num_steps: int, generator: torch.Generator
 ) -> Tensor:
-    """Return sums over this rank's tasks: of the final, initial and mean loss, and of final and mean over initial."""
+    """Return sums over this rank's tasks: of the final, initial and mean loss, of final and mean over initial, and of
+    the logarithms of these two ratios."""
     if mine.start >= mine.stop:
-        return torch.zeros(5, dtype=torch.float64, device=generator.device)
+        return torch.zeros(7, dtype=torch.float64, device=generator.device)
     # All tasks are drawn, as by one process, so that they do not depend on how many ranks share them.
     initial, losses = loss_curves(rule, Subset(optimizee, mine), count, num_steps, generator)
     final, mean = final_loss(losses), losses.mean(0)  # each (B,)
-    return torch.stack([final, initial, mean, final / initial, mean / initial]).double().sum(1)
+    ratios = torch.stack([final / initial, mean / initial]).double()
+    return torch.cat([torch.stack([final, initial, mean]), ratios, ratios.clamp(min=LEAST).log()]).sum(1)

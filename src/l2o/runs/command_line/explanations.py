@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from l2o.runs.command_line.arguments import taken_beside
 from l2o.runs.command_line.nearest import certain, did_you_mean, nearest
@@ -130,7 +130,12 @@ def _unknown_key(failed: Composition, key: str) -> str:
         if not (found and certain(key, found)):  # else there is no need for the modules that `_target_`s name
             taken = taken_beside(cfg, key)
             if key in taken:
-                return f"{key} is not set so far: add it with a plus, {shlex.quote('+' + given)}"
+                remedy = f"add it with a plus, {shlex.quote('+' + given)}"
+                value, now = OverridesParser.create().parse_override(given).value(), OmegaConf.select(cfg, key)
+                if isinstance(value, dict) and isinstance(now, DictConfig):
+                    missing = ", ".join(str(entry) for entry in value if entry not in now)
+                    return f"{key} has no {missing} so far: {remedy}"
+                return f"{key} is not set so far: {remedy}"
             known += [f"+{name}" for name in taken if name not in known]
     hint = did_you_mean(key, known) or f": 'python {program} --help' lists its keys"
     return f"{program} knows no key {key}{hint}"
