@@ -142,6 +142,18 @@ def test_every_part_of_the_paper_is_a_command_that_composes(name: str) -> None:
     assert set(re.findall(r"{out}/(\w+)/", PARTS[name])) <= set(before)
 
 
+@pytest.mark.parametrize(("stage", "epochs"), [("first", 5), ("second", 6), ("third", 3)])
+def test_every_stage_of_general_is_a_run_that_composes(stage: str, epochs: int) -> None:
+    files = Path("mnist.npz"), Path("cifar10.npz")
+    overrides = runpy.run_path(str(BENCHMARKS / "train_general.py"))["overrides"]
+    given = overrides(stage, *files, 1, None if stage == "first" else Path("before"))
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", given)
+    assert cfg.trainer.max_epochs == epochs and cfg.seed == 1 and "regression" not in cfg.learner.validation
+    assert cfg.optimizer._target_ == ("l2o.optimizers.Hierarchical" if stage == "first" else "l2o.from_pretrained")
+    assert cfg.learner.meta_scheduler.T_max > cfg.trainer.max_epochs * 200
+
+
 @pytest.mark.parametrize("window", [0, 1])
 def test_the_plain_persistent_es_is_the_same_window(float64, path, monkeypatch, window):
     """In an episode's first window and in its second, in which ε is drawn anew and ξ is a sum."""

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from l2o.deploy import export
 from l2o.deploy.description import changed, describe
+from l2o.deploy.hub import from_pretrained
 from l2o.optimizers import Hierarchical
 from l2o.runs.learned import open_learned
 
@@ -77,3 +79,20 @@ def test_what_is_neither_a_path_nor_a_table_is_refused():
         opened(X=3)
     with pytest.raises(ValueError, match="learned must be a table of optimizers by name"):
         open_learned(OmegaConf.create({"learned": ["a"]}))
+
+
+def test_a_training_goes_on_from_a_trained_rule_with_changed_arguments(folder, tmp_path):
+    node = {"_target_": "l2o.from_pretrained", "name": str(folder), "changes": {"step_mult": 0.1, "orthogonal": True}}
+    rule = instantiate(OmegaConf.create(node))
+    assert describe(rule) == {**describe(export.load(folder)), "step_mult": 0.1, "orthogonal": True}
+    node["changes"] = {"momentum_decays": [0.8, 0.9, 0.99]}  # a list of the configuration
+    assert describe(instantiate(OmegaConf.create(node)))["momentum_decays"] == [0.8, 0.9, 0.99]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"step": 0.1}, "Hierarchical has no argument step: it takes hidden_size"), ("step_mult", "a table of arguments")],
+)
+def test_changes_that_make_no_sense_are_refused(folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        from_pretrained(folder, changes=changes)

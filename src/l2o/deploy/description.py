@@ -7,7 +7,7 @@ or torch as a number, a path as text, and inf or nan, for which JSON has no word
 import inspect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,7 @@ def plain(value: Any, what: str) -> Any:
         return os.fspath(value)
     if isinstance(value, Mapping):
         return {_key(key, what): plain(item, f"{what}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
         return [plain(item, f"{what}[{index}]") for index, item in enumerate(value)]
     raise ValueError(
         f"{what} is a {type(value).__name__}, which a config.json cannot hold: give numbers, text, lists or mappings"
@@ -111,7 +111,7 @@ def _described(value: Any, what: str) -> Any:
     """An argument: rules and preprocessings in it described, however they are nested; all else plain and finite."""
     if isinstance(value, nn.ModuleDict | Mapping):
         return {_key(key, what): _described(item, f"{what}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, nn.ModuleList | list | tuple):
+    if isinstance(value, nn.ModuleList | Sequence) and not isinstance(value, str | bytes):
         return [_described(item, f"{what}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, UpdateRule | Preprocessing):
         return describe(value)

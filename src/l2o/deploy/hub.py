@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from l2o.deploy import export, locations
+from l2o.deploy.description import changed
 from l2o.deploy.listing import Shipped, described, table
 from l2o.deploy.reasons import one_line
 from l2o.optimizers.base import UpdateRule
@@ -37,16 +38,28 @@ def shipped(names: Iterable[str] | None = None) -> list[Shipped]:
     return [described(name, export.load(PRETRAINED / name)) for name in names]
 
 
-def from_pretrained(name: str | Path, revision: str | None = None) -> UpdateRule:
+def from_pretrained(
+    name: str | Path, revision: str | None = None, changes: Mapping[str, Any] | None = None
+) -> UpdateRule:
     """Return a trained rule, on the CPU, with the weights and the dtype of its file.
 
     A name of `list_pretrained()` means the one in the package, "owner/name" one on the Hugging Face Hub (at `revision`,
     a branch, tag or commit, if given), a path an exported folder, the run's folder around it, or a checkpoint. What
-    exists on this disk comes first; a folder without an exported optimizer hides no name of the package.
+    exists on this disk comes first; a folder without an exported optimizer hides no name of the package. `changes` are
+    arguments of the rule's constructor that are to have other values than in the file, as `{"direction": "adam"}`; the
+    weights must still fit.
 
     Only a config and weights are read, no code. Its card (what it was trained on, results, licence) is `rule.card`.
-    Raises ValueError, in one line, where nothing is found or what is found is no intact optimizer.
+    Raises ValueError, in one line, where nothing is found, what is found is no intact optimizer, or it has no argument
+    of a name in `changes`.
     """
+    if not (changes is None or isinstance(changes, Mapping)):
+        raise ValueError(f"changes is a table of arguments, as {{'direction': 'adam'}}, got {changes!r}")
+    rule = _found(name, revision)
+    return changed(rule, changes) if changes else rule
+
+
+def _found(name: str | Path, revision: str | None) -> UpdateRule:
     if not isinstance(name, str | Path) or not str(name):
         raise ValueError(f"no trained optimizer {name!r}: {_available()}")
     path, text = Path(name).expanduser(), str(name)
