@@ -32,6 +32,7 @@ from l2o.optimizers import LSTM, LogAndSign, UpdateRule
 from l2o.optimizers.base import Recording
 from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton, triton_device
 from l2o.replay import gradients, window_gradient
+from l2o.runs.provenance import provenance
 from l2o.unroll import Episode, start_episode
 
 TASKS, STEPS, WINDOWS, WARM_UP = (1, 8, 64), 20, 10, 3
@@ -138,7 +139,12 @@ def main(path: str | None = None) -> None:
     empty = torch.empty(1, 20, device=device)
     if dispatch.compiled_kernel(empty[:, :2], [empty]) is not lstm_triton:
         sys.exit("the Triton kernels do not run on this GPU")
-    report: dict = {"device": torch.cuda.get_device_name(device), "torch": torch.__version__, "errors": {}}
+    report: dict = {
+        "provenance": provenance(),
+        "device": torch.cuda.get_device_name(device),
+        "torch": torch.__version__,
+        "errors": {},
+    }
     for name in PRECISIONS:
         with precision(name):
             report["errors"][name] = largest_error(optimizee, device)

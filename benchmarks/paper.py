@@ -1,11 +1,14 @@
-"""Every experiment of the paper, one after the other; then the tables and figures of docs/results.md and the notebook.
+"""Run every experiment of the paper, then write the tables and figures of docs/results.md and the notebook.
 
-Finished parts are not run again, an interrupted training goes on from its checkpoint. A part whose data is not given is
-left out. It takes hours on a CPU.
+Finished parts are not run again, and an interrupted training goes on from its checkpoint. A part whose data is not
+given is left out. All of it takes many hours on a CPU. With --shipped nothing is trained: the trained optimizers of the
+package are compared with the baselines, which takes some hours, and what the package does not ship is left out. Which
+commit made which table, when, and by which command is written into docs/notebook/runs.json.
 
     python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
         --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --features squeezenet1_1.pth
     python benchmarks/paper.py --only quadratic digits
+    python benchmarks/paper.py --shipped --only mnist mnist_200steps --mnist mnist.npz
 """
 
 import argparse
@@ -77,6 +80,13 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "neural_art_highres": f"evaluate.py experiment=neural_art {ART} optimizee=neural_art_highres "
     "evaluation.num_tasks=8 evaluation.tuning_tasks=2 learned.LSTM={out}/neural_art/best",
 }
+SHIPPED = {  # the parts whose training has made an optimizer of the package, as a comparison of this optimizer
+    "quadratic": "evaluate.py experiment=quadratic learned.LSTM=quadratic",
+    "mnist": f"evaluate.py experiment=mnist {MNIST} learned.LSTM=mnist",
+    "cifar10": f"evaluate.py experiment=cifar10 {CIFAR} {AT_200} learned.LSTM=cifar10",
+    "neural_art": f"evaluate.py experiment=neural_art {ART} learned.LSTM=neural_art",
+}
+SHIPS = (*SHIPPED, "cifar5_sub", "cifar2_sub")  # what NAME/best of these parts is, has the same name in the package
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the paper's figures, about ±2 %
     "mnist_start": {"LSTM": {20: 0.447, 50: 0.311, 100: 0.245}},
     "mnist": {
@@ -117,11 +127,28 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the pape
 }
 
 
+def commands(shipped: bool) -> dict[str, str]:
+    """Return the command of every part; with `shipped` of those that need nothing trained but what the package has."""
+    if not shipped:
+        return RUNS
+    found = {}
+    for name, command in {**RUNS, **SHIPPED}.items():
+        for part in SHIPS:
+            command = command.replace(f"={{out}}/{part}/best", f"={part}")
+        if command.startswith("evaluate.py") and "{out}" not in command:
+            found[name] = command
+    return found
+
+
 def run(name: str, command: str, folder: Path) -> None:
-    """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep's runs lie in subfolders."""
+    """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep's runs lie in subfolders.
+
+    The file run.json tells the command and the seconds that it took since it was last started. A part that another
+    command has made is not run again either, and a line says so.
+    """
     sweep = " -m " in command or " figure=" in command
     if (folder / ("run.json" if sweep else "summary.json")).exists():
-        return print(f"{name}: done before")
+        return print(f"{name}: done before{_otherwise(folder, command)}", flush=True)
     resume = ["ckpt_path=auto"] if command.startswith("train.py") else []
     started = time.monotonic()
     print(f"{name}: python {command}", flush=True)
@@ -131,6 +158,13 @@ def run(name: str, command: str, folder: Path) -> None:
         subprocess.run([sys.executable, "-m", "l2o", "figure6", str(folder)], cwd=ROOT, check=True)
     (folder / "run.json").write_text(json.dumps({"command": command, "seconds": time.monotonic() - started}) + "\n")
     return None
+
+
+def _otherwise(folder: Path, command: str) -> str:
+    """Return what to say of a part that is done, where another command than today's has made it."""
+    path = folder / "run.json"
+    made = json.loads(path.read_text())["command"] if path.exists() else command
+    return "" if made == command else f", by another command, python {made}: remove '{folder}' to run it anew"
 
 
 def table(summary: dict[str, Any], published: dict[str, dict[int, float]]) -> str:
@@ -184,7 +218,8 @@ def final(row: dict[str, Any]) -> str:
 
 def write_results(out: Path) -> None:
     """Put what the finished parts have found into docs/results.md and docs/notebook/: each part's table between its
-    marks, its rows of the overview, and the figures that are shown there into docs/figures/."""
+    marks, its rows of the overview, the figures that are shown there into docs/figures/, and where all of it comes from
+    into docs/notebook/runs.json."""
     summaries = {name: out / name / "summary.json" for name in RUNS}
     found = {name: json.loads(file.read_text()) for name, file in summaries.items() if file.exists()}
     shown_somewhere = ""
@@ -198,6 +233,36 @@ def write_results(out: Path) -> None:
         page.write_text(text)
         shown_somewhere += text
     copy_figures(out, shown_somewhere)
+    write_origins(out)
+
+
+def write_origins(out: Path) -> None:
+    """Write the origins of the finished parts into docs/notebook/runs.json; those of other parts stay there.
+
+    A part of an older version, whose results do not tell their origin, loses its entry.
+    """
+    path = DOCS / "notebook/runs.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    for name in RUNS:
+        jobs = [out / name / "summary.json", *sorted((out / name).glob("*/summary.json"))]
+        if results := [json.loads(file.read_text()) for file in jobs if file.exists()]:
+            known[name] = _origin([result.get("provenance") for result in results])
+    kept = {name: known[name] for name in RUNS if known.get(name)}
+    path.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def _origin(jobs: list[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Return the origin of a part from those of its jobs: all their commits, and the date of the last one.
+
+    None stands where a job does not tell its own. The command of a sweep is that of the part, not that of a job.
+    """
+    told = [job for job in jobs if job]
+    if len(told) < len(jobs):
+        return None
+    last = max(told, key=lambda job: job["date"])
+    commits = ", ".join(dict.fromkeys(job["commit"] or f"version {job['version']}" for job in told))
+    command = {"command": last["command"]} if len(told) == 1 else {}
+    return {"commit": commits, "date": last["date"], **command}
 
 
 def copy_figures(out: Path, text: str) -> None:
@@ -215,14 +280,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs/paper")
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS), metavar="PART", help=", ".join(RUNS))
+    parser.add_argument("--shipped", action="store_true", help="train nothing: compare the package's own optimizers")
     for data in ("mnist", "cifar", "content", "style", "other-style", "style-2", "style-3", "features"):
         parser.add_argument(f"--{data}", type=lambda path: Path(path).resolve())
     arguments = vars(parser.parse_args())
     out = arguments["out"].resolve()
     given = {name: str(value) for name, value in arguments.items() if value is not None} | {"out": str(out)}
-    for name, command in RUNS.items():
+    possible = commands(arguments["shipped"])
+    for name in RUNS:
         if name not in arguments["only"]:
             continue
+        if name not in possible:
+            print(f"{name}: left out, the package does not ship what it trains or compares")
+            continue
+        command = possible[name]
         missing = ["--" + key.replace("_", "-") for key in re.findall(r"{(\w+)}", command) if key not in given]
         if missing:
             print(f"{name}: left out, it needs {', '.join(missing)}")

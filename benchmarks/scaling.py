@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from l2o.figures.palette import series
 from l2o.optimizees import Batch, Layout, Optimizee
 from l2o.optimizers.kernels import lstm_cpp
+from l2o.runs.provenance import provenance
 
 Points = list[dict[str, float]]
 
@@ -122,7 +123,7 @@ def main() -> None:
     draw(scales, options.figure)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(scales, indent=2) + "\n")
+        options.json.write_text(json.dumps({"provenance": provenance(), **scales}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

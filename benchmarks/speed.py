@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from l2o.optimizers.kernels import lstm_cpp
+from l2o.runs.provenance import provenance
 
 GRAPH_BYTES = 8 << 30
 BYTES_PER_COORDINATE_AND_STEP = 1400  # about what the eager graph of the LSTM keeps
@@ -95,7 +96,8 @@ def main() -> None:
         job = JOBS[name]
         rows[name] = run(job, machine, num_steps, 1 if options.quick else job.windows)
         console.print(f"{name}: {job.title}: {rows[name]['ms_per_step']:.2f} ms per step", highlight=False)
-        report = {"threads": torch.get_num_threads(), "kernel_s": compiled, "machine": machine, "jobs": rows}
+        report = {"provenance": provenance(), "threads": torch.get_num_threads(), "kernel_s": compiled}
+        report |= {"machine": machine, "jobs": rows}
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(report, indent=2) + "\n")

@@ -1,9 +1,9 @@
-"""An MLP that no learned optimizer has seen, on MNIST: RULE beside Adam with a tuned learning rate, as a figure.
+"""Train an MLP that no learned optimizer has seen, on MNIST, with RULE and with tuned Adam, and draw both in a figure.
 
     python examples/unseen_mlp.py RULE mnist.npz unseen.png [--steps 200] [--hidden 64] [--seeds 4]
 
 The network starts as torch starts it. Adam's learning rate is the one of nine (0.0003 … 0.1) with the lowest final
-loss, on seeds of its own. All see the same minibatches.
+loss, on seeds of its own. Both optimizers see the same minibatches.
 """
 
 import argparse
@@ -11,19 +11,21 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import l2o
 from l2o.data import Dataset, from_npz
+from l2o.figures.curves import plot_lines
+from l2o.figures.lines import Line
+from l2o.optimizers.card import horizon_of
 from l2o.runs.errors import in_one_line
 
 MakeOptimizer = Callable[[Iterable[tuple[str, nn.Parameter]]], torch.optim.Optimizer]
 
 
 def curve(make: MakeOptimizer, data: Dataset, hidden: list[int], steps: int, seed: int) -> Tensor:
-    """Training losses (steps,), each before its step."""
+    """Train the network once, and return the losses (steps,), each before its step."""
     torch.manual_seed(seed)
     sizes = [data.x_train[0].numel(), *hidden]
     layers = [layer for pair in pairwise(sizes) for layer in (nn.Linear(*pair), nn.Sigmoid())]
@@ -39,21 +41,18 @@ def curve(make: MakeOptimizer, data: Dataset, hidden: list[int], steps: int, see
     return losses
 
 
-def draw(path: str, curves: dict[str, Tensor], title: str) -> None:
-    """Mean over seeds of losses (seeds, steps), with the range between the seeds."""
-    axes = (figure := Figure(figsize=(5.6, 4.2), layout="constrained")).add_subplot()
-    for (name, losses), colour in zip(curves.items(), ("black", "#0072B2"), strict=False):
-        steps = range(losses.shape[1])
-        axes.plot(steps, losses.mean(0), label=name, color=colour)
-        axes.fill_between(steps, losses.amin(0), losses.amax(0), color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="Step", ylabel="Training loss", yscale="log", title=title)
-    axes.legend()
-    figure.savefig(path, dpi=160)
+def line(label: str, losses: Tensor, name: str, horizon: int | None = None) -> Line:
+    """Average losses (seeds, steps) over the seeds, with the range between them as a band.
+
+    An optimizer has the colour of its `name`. Adam, which is trained for no horizon, is the baseline.
+    """
+    mean, low, high = (values.double().numpy() for values in (losses.mean(0), losses.amin(0), losses.amax(0)))
+    return Line(label, mean, name == "Adam", (low, high), horizon, name)
 
 
 @in_one_line
 def main() -> None:
-    """Writes the figure and prints the final losses."""
+    """Write the figure and print the final losses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("rule", "data", "figure"):
         parser.add_argument(name)
@@ -69,15 +68,17 @@ def main() -> None:
     rates = torch.logspace(-3.5, -1, 9).tolist()
     best = min(rates, key=lambda rate: run(adam(rate), [1000, 1001])[:, -last:].mean().item())
     seeds = range(given.seeds)
-    curves = {
-        f"learned ({type(rule).__name__})": run(lambda parameters: l2o.LearnedOptimizer(parameters, rule), seeds),
-        f"Adam, tuned (lr {best:.2g})": run(adam(best), seeds),
-    }
+    kind = type(rule).__name__
+    learned = run(lambda parameters: l2o.LearnedOptimizer(parameters, rule), seeds)
+    lines = [
+        line(f"learned ({kind})", learned, kind, horizon_of(rule.card)),
+        line(f"Adam, tuned (lr {best:.2g})", run(adam(best), seeds), "Adam"),
+    ]
     sizes = "–".join(map(str, [data.x_train[0].numel(), *given.hidden, data.num_classes]))
-    draw(given.figure, curves, f"{sizes}, sigmoid")
-    for name, losses in curves.items():
-        print(f"{name}: {losses[:, -last:].mean():.3f} over the last {last} of {given.steps} steps")
-    print(f"figure: {given.figure}")
+    figure = plot_lines(lines, given.figure, f"MLP {sizes} (sigmoid), started by torch", "the range between the seeds")
+    for one in lines:
+        print(f"{one.label}: {one.losses[-last:].mean():.3f} over the last {last} of {given.steps} steps")
+    print(f"figure: {figure}")
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def test_a_quick_benchmark_reports_every_job(tmp_path):
     result = subprocess.run([*command, str(tmp_path / "speed.json")], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["provenance"].keys() == {"version", "commit", "date"}
     assert set(report["jobs"]) == {"Q", "M1"} and report["threads"] == torch.get_num_threads()
     assert [job["coordinates"] for job in report["jobs"].values()] == [1280, 15910]
     shown = [line.split() for line in result.stdout.splitlines()]

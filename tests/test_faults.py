@@ -1,6 +1,7 @@
 """What clusters do to a run: it ends as if nothing had happened, or with a line that says what to do."""
 
 import csv
+import json
 import os
 import random
 import shutil
@@ -59,8 +60,10 @@ def content(folder: Path) -> dict[str, object]:
     kept: dict[str, object] = {
         key: checkpoint[key] for key in ("state_dict", "l2o", "optimizer_states", "lr_schedulers", "loops")
     }
-    files = {name: (folder / name).read_bytes() for name in ("curves.csv", "best/model.safetensors", "summary.json")}
-    return kept | files
+    files: dict[str, object] = {n: (folder / n).read_bytes() for n in ("curves.csv", "best/model.safetensors")}
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["provenance"]  # it says when the file was written
+    return kept | files | {"summary.json": summary}
 
 
 def log(folder: Path) -> list[tuple[str, ...]]:

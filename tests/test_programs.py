@@ -120,6 +120,9 @@ def test_train_leaves_everything_that_the_readme_names(program: Program) -> None
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary["optimizers"]) == ["LSTM", "SGD", "NAG", "RMSprop", "ADAM"]
     assert summary["optimizers"]["LSTM"]["metrics"].keys() == {"test_loss", "test_accuracy"}
+    assert summary["provenance"].keys() == {"version", "commit", "date", "command"}
+    assert summary["provenance"]["command"].startswith("python train.py ")
+    assert json.loads((folder / "best/config.json").read_text())["card"]["provenance"] == summary["provenance"]
 
 
 def test_evaluate_repeats_what_train_found(program: Program) -> None:

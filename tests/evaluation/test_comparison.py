@@ -87,6 +87,16 @@ def test_one_broken_task_leaves_the_quantiles_finite(value):
 # ---------------------------------------------------------------------------------------------------------- steps_to
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_best_baseline_reaches_its_own_final_loss(dtype):
+    """Whatever the order in which its losses are added up rounds to: at the last step at the latest."""
+    for seed in range(50):
+        drawn = torch.rand(9, 1024, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+        falling = drawn * torch.logspace(0, -1, 9, dtype=dtype)[:, None]
+        row = Comparison({"Adam": entry(falling)}).summary()["optimizers"]["Adam"]
+        assert row["steps_to_best_baseline"] == 9
+
+
 @pytest.mark.parametrize(
     ("means", "target", "step"),
     [

@@ -119,7 +119,9 @@ def test_the_command_writes_a_table_a_file_and_a_figure(tmp_path, capsys):
     sizes = ["--images", str(tmp_path / "images.npz"), "--side", "3"]
     sizes += ["--horizons", "4", "8", "--windows", "2", "4", "--tasks", "2", "--estimates", "2", "--hidden", "3"]
     main(["diagnose", "adafac_mlp", str(tmp_path), *sizes, "--batch", "4", "--estimators", "pes", "gpes:3", "tbptt"])
-    rows = json.loads((tmp_path / "diagnosis.json").read_text())
+    said = json.loads((tmp_path / "diagnosis.json").read_text())
+    assert said["provenance"].keys() == {"version", "commit", "date"}
+    rows = said["rows"]
     assert [(row["horizon"], row["estimator"], row["window"]) for row in rows] == [
         (horizon, name, window) for horizon in (4, 8) for name in ("pes", "gpes:3", "tbptt") for window in (2, 4)
     ]

@@ -39,6 +39,9 @@ def test_steps_to_a_target_count_the_mean_over_seeds_and_a_window():
     assert scores.steps_to(losses, 4.0) == 3
     assert scores.steps_to(losses, 1.5) == 5
     assert scores.steps_to(losses, 1.49) is None
+    assert scores.steps_to(losses, 1.5 * (1 - 1e-7)) == 5, "above the target by rounding alone"
+    assert scores.steps_to(losses, 1.5, width=3) is None
+    assert scores.steps_to(losses, 4.0, width=1) == 3
     assert scores.steps_to(np.full((40, 2), np.nan), 1.0) is None
 
 

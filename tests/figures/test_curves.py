@@ -47,11 +47,28 @@ def test_lines_are_the_means_and_two_bands_the_quantiles(tmp_path, axes):
         assert line.get_xdata().tolist() == list(range(1, 31))
         np.testing.assert_allclose(line.get_ydata(), given.band()["mean"].numpy())
         assert (line.get_linestyle() == "-") is (name in ("LSTM", "other"))
-    for area, given in zip(drawn.collections, (adam, entries["LSTM"]), strict=True):
+    areas, edges = drawn.collections[::2], drawn.collections[1::2]
+    for area, pair, given in zip(areas, edges, (adam, entries["LSTM"]), strict=True):
         heights = area.get_paths()[0].vertices[:, 1]
         assert heights.max() == pytest.approx(given.band()["p90"].max().item())
         assert heights.min() == pytest.approx(given.band()["p10"].min().item())
+        for path, name in zip(pair.get_paths(), ("p10", "p90"), strict=True):
+            np.testing.assert_allclose(path.vertices[:, 1], given.band()[name].numpy())
     assert drawn.get_ylabel() == "Loss"
+
+
+def test_bands_that_lie_over_each_other_keep_their_colours(tmp_path, axes):
+    """Every pixel of an area is of one optimizer's tint: the learned one's where both lie."""
+    wide = torch.linspace(2.0, 1.5, 30)[:, None] * torch.tensor([0.3, 1.0, 3.0])
+    drawn = axes(tmp_path / "c.png", Comparison({"LSTM": entry(wide, False), "NAG": entry(1.5 * wide, lr=0.1)}))
+    learned, baseline = drawn.collections[0], drawn.collections[2]
+    assert learned.get_zorder() > baseline.get_zorder()
+    colours = [tuple(int(255 * part + 0.5) for part in area.get_facecolor()[0]) for area in (learned, baseline)]
+    assert [colour[3] for colour in colours] == [255, 255], "nothing shines through"
+    with Image.open(tmp_path / "c.png") as image:
+        found, counts = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0, return_counts=True)
+    shown = {tuple(colour) for colour in found[counts.argsort()[-3:]].tolist()}
+    assert shown == {(255, 255, 255), *(colour[:3] for colour in colours)}
 
 
 def test_noisy_lines_are_averaged_and_the_axis_says_so(tmp_path, axes):

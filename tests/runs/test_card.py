@@ -32,6 +32,7 @@ def command(monkeypatch):
 
 def test_the_command_is_whole(command):
     assert command("experiment=mnist", "seed=1") == "python train.py experiment=mnist seed=1"
+    assert command("++learned.A=/home/me/best", "++b=1") == "python train.py learned.A=best ++b=1"
     given = {"directory": "/home/me/project/conf", "name": "mine"}
     assert command("a=b", **given) == "python train.py --config-dir conf --config-name mine a=b"
     assert command("x=[1,2]", "y='a b'") == """python train.py 'x=[1,2]' 'y='"'"'a b'"'"''"""

@@ -52,6 +52,7 @@ def test_a_map_has_every_point_of_its_panels_and_one_figure(tmp_path, monkeypatc
     assert titles == ["LSTM\nat steps = 3, std of the start = 0.01", "LSTM\nat hidden units = 3, hidden layers = 1"]
     assert drawn[0].get_suptitle() == "MLP (sigmoid) on digits"
     found = json.loads((tmp_path / "map.json").read_text())
+    assert found["provenance"].keys() == {"version", "commit", "date"}, "no program of Hydra has made it"
     assert found["tasks"]["width 4, depth 2, init_std 0.01"]["horizons"]["3"]["LSTM"]["rates"] == [1.0]
 
 

@@ -285,6 +285,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, cells):
     for words_of_the_table in ("related to training", "never seen", "LSTM, best of 3", "ScheduleFree"):
         assert words_of_the_table in again.output
     found = json.loads((tmp_path / "out/scoreboard.json").read_text())
+    assert found["provenance"]["command"].startswith("python evaluate.py suite=tiny logger=csv ")
     assert found["tasks"].keys() == {"quadratic", "digits"}
     assert found["tasks"]["digits"]["horizons"]["10"].keys() >= {"LSTM", "Adam", "Muon"}
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from l2o.evaluation import scores
 from l2o.files import finite, write_text
 
 if TYPE_CHECKING:
@@ -83,10 +84,8 @@ class Entry(NamedTuple):
 
     def steps_to(self, target: float) -> int | None:
         """Return the first step at which the mean over tasks and the last six steps has come down to `target`."""
-        mean = broken_as_inf(self.losses).mean(1)
-        width = min(LAST_STEPS, len(mean))
-        reached = (mean.unfold(0, width, 1).mean(1) <= target).nonzero()
-        return int(reached[0]) + width if len(reached) else None
+        losses = broken_as_inf(self.losses).double().cpu().numpy()
+        return scores.steps_to(losses, target, min(LAST_STEPS, len(losses)))
 
 
 class Comparison(NamedTuple):
@@ -123,10 +122,11 @@ class Comparison(NamedTuple):
         }
         return finite(found)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `curves.csv` and `summary.json`, each of them whole or not at all."""
+    def save(self, folder: str | Path, also: Mapping[str, Any] | None = None) -> None:
+        """Write `curves.csv` and `summary.json`, to which `also` is added, each of them whole or not at all."""
         (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
-        write_text(folder / "summary.json", json.dumps(self.summary(), indent=2, allow_nan=False) + "\n")
+        said = {**self.summary(), **(also or {})}
+        write_text(folder / "summary.json", json.dumps(said, indent=2, allow_nan=False) + "\n")
         write_text(folder / "curves.csv", self._curves())
 
     def table(self) -> "Table":

@@ -52,7 +52,8 @@ def save_baselines(results: str | Path, path: str | Path) -> None:
     board.outcomes = {key: found for key, found in board.outcomes.items() if key[1] in board.baselines}
     board.costs, board.envelopes, board.beyond, board.compare_with = {}, {}, {}, ()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save(board, path, {key: also[key] for key in ("device", "seeds", "torch", "rules")})
+    kept = ("provenance", "device", "seeds", "torch", "rules")  # older files do not know their provenance
+    save(board, path, {key: also[key] for key in kept if key in also})
 
 
 def load(path: str | Path) -> tuple[Scoreboard, dict[str, Any]]:

@@ -17,6 +17,9 @@ LAST_SHARE = 0.05
 DIVERGED = 2.0
 """A run has diverged where its final loss is not finite, or so many times its loss at the start."""
 
+ROUNDING = 1e-6
+"""A loss has reached a target from which it differs by so small a part of it: sums in another order round otherwise."""
+
 RESAMPLES = 2000
 """So many times the seeds of every task are drawn anew for an interval."""
 
@@ -45,14 +48,17 @@ def diverged(finals: ArrayLike, starts: ArrayLike) -> NDArray[np.bool_]:
     return ~np.isfinite(ends) | (ends > np.maximum(begins, 0) + (DIVERGED - 1) * np.abs(begins))
 
 
-def steps_to(losses: ArrayLike, target: float) -> int | None:
-    """Return the first step at which the running mean of losses (T, S), over seeds and as many steps as a final loss
-    has, is down to `target`; None where it never is."""
+def steps_to(losses: ArrayLike, target: float, width: int | None = None) -> int | None:
+    """Return the first step at which losses (T, S) have come down to `target`, and None where they never have.
+
+    What is compared is the running mean over all seeds and over `width` steps, by default as many as a final loss has.
+    A loss that is above the target by rounding alone has reached it, so that an optimizer reaches its own final loss.
+    """
     values = np.asarray(losses, float)
-    width = last_steps(len(values))
+    width = last_steps(len(values)) if width is None else width
     with np.errstate(invalid="ignore", over="ignore"):
         means = np.lib.stride_tricks.sliding_window_view(values.mean(1), width).mean(-1)
-    reached = np.flatnonzero(means <= target)  # a comparison with nan is false
+    reached = np.flatnonzero(means <= target + ROUNDING * abs(target))  # a comparison with nan is false
     return int(reached[0]) + width if len(reached) else None
 
 

@@ -8,11 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgb
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter
+from numpy.typing import ArrayLike
 
 from l2o.figures.palette import GREY, GRID, styles
 from l2o.figures.smoothing import Array, smoothed, width_for
+
+TINT = 0.14
+"""A band has so much of the colour of its line, and white else."""
 
 SPREAD = 3.0
 """The axis of losses is logarithmic where the highest loss is so many times the lowest one, or more."""
@@ -51,13 +57,26 @@ def draw_lines(axes: Axes, lines: Sequence[Line], title: str = "", band: str = "
         axes.plot(steps, smoothed(_drawable(line.losses, ceiling), width), label=line.label, **style, **weight)
         if line.band is not None:
             low, high = (smoothed(_drawable(edge, ceiling), width) for edge in line.band)
-            axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
+            draw_band(axes, steps, low, high, style["color"], in_front=not line.baseline)
     label_axes(axes, title, "Step", "Loss" if width == 1 else f"Loss (moving average of {width} steps)")
     axes.set_xlim(1, max(2, *(len(line.losses) for line in lines)))
     if highest > 0:
         axes.set_ylim(top=min(axes.get_ylim()[1], 2 * highest))
     mark_horizons(axes, lines)
     legend(axes, band)
+
+
+def draw_band(axes: Axes, steps: ArrayLike, low: Array, high: Array, colour: str, in_front: bool = False) -> None:
+    """Fill the band between two edges (T,) with a tint of a colour, and draw its edges thinly.
+
+    The tint is opaque, because two tints that one sees through mix to a brown that belongs to nobody. Where bands lie
+    over each other, the one in front is seen; the edges of both stay visible.
+    """
+    tint = tuple(1 - TINT * (1 - part) for part in to_rgb(colour))
+    place = 1.1 if in_front else 1.0  # below the mark of a horizon (1.4), the grid (1.5) and the lines (2)
+    axes.fill_between(steps, low, high, facecolor=tint, edgecolor="none", zorder=place)
+    edges = [np.column_stack([steps, edge]) for edge in (low, high)]
+    axes.add_collection(LineCollection(edges, colors=colour, linewidths=0.7, alpha=0.35, zorder=1.6))
 
 
 def mark_horizons(axes: Axes, lines: Iterable[Line]) -> None:
@@ -67,7 +86,7 @@ def mark_horizons(axes: Axes, lines: Iterable[Line]) -> None:
         if line.horizon is not None and line.horizon < len(line.losses):
             found.setdefault(line.horizon, []).append(line.label)
     for number, (horizon, labels) in enumerate(sorted(found.items())):
-        axes.axvline(horizon, color=GREY, linewidth=0.9, zorder=1)
+        axes.axvline(horizon, color=GREY, linewidth=0.9, zorder=1.4)
         left, right = axes.get_xlim()
         place = (horizon - left) / (right - left)
         side = "left" if place < 0.3 else "right" if place > 0.7 else "center"
@@ -97,12 +116,16 @@ def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
 
 
 def label_plainly(axes: Axes) -> None:
-    """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown."""
+    """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown.
+
+    Labels that begin with 7 or 9 are left out: they would touch their neighbours.
+    """
     low, high = axes.get_ylim()
     narrow = high < 30 * low
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if axes.get_yscale() == "log":
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if narrow else ""))
+        shown = lambda value: narrow and f"{value:.0e}"[0] not in "79"  # noqa: E731
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if shown(value) else ""))
     axes.tick_params(axis="y", which="minor", labelsize="small")
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from l2o.figures.lines import label_axes, legend
+from l2o.figures.lines import draw_band, label_axes, legend
 from l2o.figures.palette import readable, series
 from l2o.figures.smoothing import Array
 
@@ -44,8 +44,7 @@ def plot_validations(lines: Sequence[Progress], path: str | Path, title: str = "
             losses = np.where(np.isfinite(line.losses), line.losses, np.nan)
             axes.plot(places, losses, marker=marker, color=colours[line.label], label=line.label, linewidth=1.8)
             if line.errors is not None:
-                edges = losses - line.errors, losses + line.errors
-                axes.fill_between(places, *edges, color=colours[line.label], alpha=0.15, linewidth=0)
+                draw_band(axes, places, losses - line.errors, losses + line.errors, colours[line.label])
     for axes, name in zip(panels, ("Meta-updates", "Inner steps, of all slots together"), strict=True):
         label_axes(axes, "", name, "Final loss on validation problems" if axes is panels[0] else "")
     figure.suptitle(title)

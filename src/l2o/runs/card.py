@@ -33,7 +33,10 @@ def of_run(cfg: DictConfig, comparison: Comparison | None = None) -> dict[str, A
 
 
 def command() -> str:
-    """Return the command line of the Hydra program that is running, as a shell takes it, without the user's folders."""
+    """Return the command line of the Hydra program that is running, as a shell takes it, without the user's folders.
+
+    `learned.NAME=PATH` stands there as users write it, without the `++` that the program has put before it for Hydra.
+    """
     hydra = HydraConfig.get()
     words = ["python", f"{hydra.job.name}.py"]
     for source in hydra.runtime.config_sources:
@@ -41,7 +44,8 @@ def command() -> str:
             words += ["--config-dir", without_folders(source.path)]
     if hydra.job.config_name not in (None, hydra.job.name):
         words += ["--config-name", hydra.job.config_name]
-    overrides = [without_folders(override) for override in hydra.overrides.task]
+    given = [re.sub(r"^\+\+(?=learned\.)", "", override) for override in hydra.overrides.task]
+    overrides = [without_folders(override) for override in given]
     return " ".join(map(shlex.quote, [*words, *overrides]))
 
 

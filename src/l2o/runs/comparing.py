@@ -20,6 +20,7 @@ from l2o.runs.devices import chosen_device, usable
 from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_comparison
 from l2o.runs.problem import compared_optimizee, compares
+from l2o.runs.provenance import provenance
 from l2o.runs.titles import title_of
 from l2o.runs.tunings import remember_tunings
 from l2o.seeds import Stream
@@ -60,7 +61,7 @@ def compare(opened: Opened) -> Comparison:
 def report(opened: Opened, comparison: Comparison) -> None:
     """Write curves, figures and the table into the output folder and into the loggers."""
     cfg, output = opened.cfg, Path(opened.cfg.output_dir)
-    comparison.save(output)
+    comparison.save(output, {"provenance": provenance()})
     figures = draw(comparison, output, title_of(cfg))
     if opened.learned and cfg.get("proposals"):
         figures["proposals"] = _draw_proposals(opened, comparison, output / "proposals.png")

@@ -24,6 +24,7 @@ from l2o.meta_gradients import (
 )
 from l2o.optimizees import Classifier, mlp
 from l2o.optimizers import AdafacMLP, UpdateRule
+from l2o.runs.provenance import commit, provenance
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,10 +79,12 @@ def diagnosed(given: Namespace) -> list[Diagnosis]:
     found = diagnose(rule, optimizee, estimators, FullES(given.sigma), given.horizons, given.windows, *sizes)
     given.folder.mkdir(parents=True, exist_ok=True)
     rows: list[Diagnosis] = []
+    commit()  # as it is now: what follows may take hours
     for row in found:  # a long horizon takes its time: what is known so far is told, and kept
         rows.append(row)
         print(f"{row.estimator}, horizon {row.horizon}, window {row.window}: SNR {row.snr:.2g}", flush=True)
-        write_text(given.folder / "diagnosis.json", json.dumps([_plain(one) for one in rows], indent=1))
+        said = {"provenance": provenance(), "rows": [_plain(one) for one in rows]}
+        write_text(given.folder / "diagnosis.json", json.dumps(said, indent=1))
     Console().print(table(rows))
     print(f"figure: {plot_diagnosis(rows, given.folder / 'diagnosis.png', rule.label)}")
     size = sum(parameter.numel() for parameter in rule.parameters() if parameter.requires_grad)

@@ -17,6 +17,7 @@ from l2o.runs.contents import hash_of, problem_contents
 from l2o.runs.devices import chosen_device, usable
 from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_figure
+from l2o.runs.provenance import provenance
 from l2o.runs.shipped_baselines import record
 from l2o.runs.suites import Contestant, Suite, built, open_baselines
 from l2o.runs.titles import in_words
@@ -41,7 +42,7 @@ def report_map(suite: Suite, board: Scoreboard) -> None:
     """Write map.json and map.png into the output folder."""
     cfg, output = suite.cfg, Path(suite.cfg.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    scoreboard_files.save(board, output / "map.json", record(suite))
+    scoreboard_files.save(board, output / "map.json", {"provenance": provenance(), **record(suite)})
     maps = []
     for name, one in suite.contestants.items():
         if not one.baseline:

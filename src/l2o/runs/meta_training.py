@@ -27,6 +27,7 @@ from l2o.runs.exported import export_best
 from l2o.runs.loggers import continue_csv, log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.progress import Progress
+from l2o.runs.provenance import provenance
 from l2o.runs.ranks import as_one, refuse_relaunch
 from l2o.runs.snapshots import Snapshots
 from l2o.runs.titles import title_of
@@ -92,13 +93,13 @@ def compare(run: Run) -> Comparison:
 
 def report(run: Run, comparison: Comparison | None) -> None:
     """Write curves, figures and the trained optimizer into the run's folder, and say where they are."""
-    output, figures = Path(run.cfg.output_dir), {}
+    output, figures, made = Path(run.cfg.output_dir), {}, {"provenance": provenance()}
     if comparison:
-        comparison.save(output)
+        comparison.save(output, made)
         figures = draw(comparison, output, title_of(run.cfg))
         log_comparison(run.loggers, comparison, figures)
         Console().print(comparison.table())
-    export_best(run.learner, output / "best", of_run(run.cfg, comparison))
+    export_best(run.learner, output / "best", of_run(run.cfg, comparison) | made)
     print(*(f"figure: {path}" for path in figures.values()), f"trained optimizer: {output / 'best'}", sep="\n")
 
 

@@ -26,6 +26,7 @@ from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.devices import chosen_device, usable
 from l2o.runs.learned import open_learned
 from l2o.runs.loggers import log_scoreboard
+from l2o.runs.provenance import provenance
 from l2o.runs.shipped_baselines import record, shipped_outcomes
 from l2o.runs.suites import Suite, built, open_baselines, open_tasks, with_scales
 
@@ -173,7 +174,7 @@ def report(suite: Suite, board: Scoreboard) -> None:
     """Write scoreboard.json, its page and its figure into the output folder, and print the tables."""
     output = Path(suite.cfg.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    scoreboard_files.save(board, output / "scoreboard.json", record(suite))
+    scoreboard_files.save(board, output / "scoreboard.json", {"provenance": provenance(), **record(suite)})
     figure = plot_profile(board, output / "profile.png")
     write_text(output / "scoreboard.md", page(board, figure.name, record(suite)))
     log_scoreboard(instantiate(suite.cfg.get("logger") or {}).values(), board, figure)

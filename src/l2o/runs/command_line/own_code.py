@@ -8,13 +8,17 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
 
+from l2o.runs.provenance import commit
+
 
 def prepare(cfg: DictConfig) -> None:
     """Make a job ready for its user's code and files, in whatever process it runs.
 
     The folder that the program was started in becomes importable, the modules of `imports` are imported, and `~` at the
-    start of a value becomes the user's home.
+    start of a value becomes the user's home. The commit of the code is read here, because a checkout may change while
+    a job runs.
     """
+    commit()
     import_own(cfg, HydraConfig.get().runtime.cwd)
     expand_home(cfg)
 

@@ -1,0 +1,134 @@
+"""benchmarks/paper.py: which parts it runs, by which commands, that it goes on where it was, and what it writes."""
+
+import json
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from programs import ROOT
+
+PAPER: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/paper.py"))
+SETTINGS: dict[str, Any] = PAPER["main"].__globals__
+TRAINS, COMPARES = "train.py experiment=quadratic", "evaluate.py learned.LSTM={out}/a/best"
+SWEEPS, DRAWS = "train.py -m seed=0,1", "evaluate.py figure=mnist_grid dataset.path={mnist}"
+GIVEN = {"commit": "abc", "version": "0.1.0", "date": "2026-01-02T03:04:05+00:00", "command": "python evaluate.py"}
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
+    """Give paper.py four parts of the test's own, of which nothing is run; return the command lines that it starts.
+
+    A program that is started leaves the results of one job, or of two where it is a sweep.
+    """
+    lines: list[list[str]] = []
+
+    def start(words: list[str], cwd: Path, check: bool) -> None:
+        assert check and cwd == ROOT and words[0] == sys.executable
+        lines.append(words[1:])
+        if words[1] == "-m":
+            return
+        folder = Path(words[-1].split(".dir=")[1])
+        for job in (folder / "0", folder / "1") if ".sweep." in words[-1] else (folder,):
+            job.mkdir(parents=True)
+            (job / "summary.json").write_text(json.dumps({"provenance": GIVEN, "optimizers": {}}))
+
+    monkeypatch.setitem(SETTINGS, "RUNS", {"a": TRAINS, "b": COMPARES, "c": SWEEPS, "d": DRAWS})
+    monkeypatch.setitem(SETTINGS, "DOCS", tmp_path / "docs")
+    monkeypatch.setitem(SETTINGS, "table", lambda *_: "")
+    monkeypatch.setitem(SETTINGS, "overview", lambda text, *_: text)
+    monkeypatch.setattr(SETTINGS["subprocess"], "run", start)
+    (tmp_path / "docs/notebook").mkdir(parents=True)
+    (tmp_path / "docs/results.md").write_text("")
+    return lines
+
+
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> dict[str, Any]:
+    """Run paper.py with its results in a folder, and return what it has written into runs.json."""
+    monkeypatch.setattr(sys, "argv", ["paper.py", "--out", str(folder / "out"), *words])
+    PAPER["main"]()
+    return json.loads((folder / "docs/notebook/runs.json").read_text())
+
+
+def test_parts_are_run_in_their_order_and_once(started, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    run(monkeypatch, tmp_path)
+    assert started == [
+        [*TRAINS.split(), "ckpt_path=auto", f"hydra.run.dir={out / 'a'}"],
+        ["evaluate.py", f"learned.LSTM={out}/a/best", f"hydra.run.dir={out / 'b'}"],
+        [*SWEEPS.split(), "ckpt_path=auto", f"hydra.sweep.dir={out / 'c'}"],
+    ]
+    assert "d: left out, it needs --mnist" in capsys.readouterr().out
+    started.clear()
+    run(monkeypatch, tmp_path, "--mnist", str(tmp_path / "m.npz"))
+    words = ["evaluate.py", "figure=mnist_grid", f"dataset.path={tmp_path / 'm.npz'}", f"hydra.sweep.dir={out / 'd'}"]
+    assert started == [words, ["-m", "l2o", "figure6", str(out / "d")]]
+    printed = capsys.readouterr().out
+    assert all(f"{part}: done before\n" in printed for part in "abc")
+
+
+def test_only_what_is_asked_for_is_run(started, tmp_path, monkeypatch):
+    run(monkeypatch, tmp_path, "--only", "c", "a")
+    assert [line[0:3] for line in started] == [[*TRAINS.split(), "ckpt_path=auto"], ["train.py", "-m", "seed=0,1"]]
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, "--only", "nothing of this name")
+
+
+def test_what_was_interrupted_is_started_again(started, tmp_path, monkeypatch):
+    """A sweep is done when all of it is done: the results of its first job do not suffice."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(SETTINGS["subprocess"], "run", fail)
+        run(broken, tmp_path, "--only", "a")
+    (tmp_path / "out/c/7").mkdir(parents=True)
+    (tmp_path / "out/c/7/summary.json").write_text("{}")
+    run(monkeypatch, tmp_path, "--only", "a", "c")
+    assert [line[0:2] for line in started] == [TRAINS.split(), ["train.py", "-m"]]
+
+
+def test_a_part_that_another_command_has_made_is_told(started, tmp_path, monkeypatch, capsys):
+    run(monkeypatch, tmp_path, "--only", "a")
+    monkeypatch.setitem(SETTINGS["RUNS"], "a", "train.py seed=9")
+    run(monkeypatch, tmp_path, "--only", "a")
+    told = f"a: done before, by another command, python {TRAINS}: remove '{tmp_path / 'out/a'}' to run it anew"
+    assert told in capsys.readouterr().out and len(started) == 1
+
+
+def test_the_origin_of_every_table_is_written_down(started, tmp_path, monkeypatch):
+    """Those of parts that are not there stay; a part whose results tell no origin loses what was known before."""
+    path = tmp_path / "docs/notebook/runs.json"
+    path.write_text(json.dumps({"d": {"commit": "old"}, "b": {"commit": "old"}, "gone": {"commit": "old"}}))
+    told = {"commit": "abc", "date": GIVEN["date"]}
+    found = run(monkeypatch, tmp_path, "--only", "a", "b", "c")
+    commanded = told | {"command": "python evaluate.py"}
+    assert found == {"a": commanded, "b": commanded, "c": told, "d": {"commit": "old"}}
+    (tmp_path / "out/b/summary.json").write_text('{"optimizers": {}}')
+    later = GIVEN | {"commit": None, "date": "2026-02-02T03:04:05+00:00"}
+    (tmp_path / "out/c/1/summary.json").write_text(json.dumps({"provenance": later}))
+    found = run(monkeypatch, tmp_path, "--only")
+    assert found.keys() == {"a", "c", "d"}
+    assert found["c"] == {"commit": "abc, version 0.1.0", "date": later["date"]}
+
+
+def test_what_is_shipped_is_compared_and_nothing_is_trained():
+    commands = PAPER["commands"](True)
+    assert PAPER["commands"](False) == PAPER["RUNS"]
+    assert {"quadratic", "mnist", "mnist_2layers", "mnist_grid", "cifar10", "cifar5_1000steps"} < commands.keys()
+    assert {"mnist_start", "cifar5_sub", "architectures_digits", "digits_seed1"}.isdisjoint(commands)
+    assert commands["cifar2"].endswith("learned.LSTM=cifar10 +learned.LSTM-sub=cifar2_sub")
+    assert "{mnist}" in commands["mnist_relu"] and commands["mnist_relu"].endswith("learned.LSTM=mnist")
+
+
+@pytest.mark.parametrize("name", PAPER["commands"](True))
+def test_the_comparison_of_what_is_shipped_composes_and_finds_it(name):
+    command = PAPER["commands"](True)[name]
+    script, *overrides = shlex.split(command.replace("{", "").replace("}", ""))
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose(script.removesuffix(".py"), overrides)
+    assert all((ROOT / "src/l2o/deploy/pretrained" / folder).is_dir() for folder in cfg.learned.values())
