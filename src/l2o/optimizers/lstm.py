@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.base import Observation, Recording, Scope, State, UpdateRule
 from l2o.optimizers.kernels import dispatch
-from l2o.optimizers.preprocessing import Identity, Preprocessing
+from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing
 
 
 class LSTM(UpdateRule):
@@ -58,14 +58,13 @@ class LSTM(UpdateRule):
         return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        features = self.preprocessing(seen.grad)  # (B, P, F)
-        shape = features.shape[:-1]
-        out, hidden, cell = dispatch.step(self._weights(), features.flatten(0, -2), *self._layers(state))
-        layers = {"hidden": hidden, "cell": cell}
-        state = {
-            f"{part}_{i}": value.unflatten(0, shape) for part, own in layers.items() for i, value in enumerate(own)
-        }
-        return self.output_scale * out.view(shape), state
+        hidden, cell = self._layers(state)
+        features, log_and_sign = self._inputs(seen.grad, hidden)
+        out, hidden, cell = dispatch.step(self._weights(), features, hidden, cell, log_and_sign)
+        shape, new = seen.grad.shape, {}
+        for i, layer in enumerate(zip(hidden, cell, strict=True)):
+            new[f"hidden_{i}"], new[f"cell_{i}"] = (part.view(*shape, self.hidden_size) for part in layer)
+        return self.output_scale * out.view(shape), new
 
     def has_kernel(self, like: Tensor) -> bool:
         """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""
@@ -75,9 +74,11 @@ class LSTM(UpdateRule):
     def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
         kernel = self._kernel(recording.grads)
         assert kernel is not None
-        features = self.preprocessing(recording.grads).flatten(1, -2)  # (K, N, F)
+        hidden, cell = self._layers(recording.state)
+        features, log_and_sign = self._inputs(recording.grads, hidden)
         weights, scaled = self._weights(), self.output_scale * cotangents.flatten(1)
-        gradient = kernel.window_gradient(weights, features, *self._layers(recording.state), scaled)
+        made = () if log_and_sign is None else (log_and_sign,)
+        gradient = kernel.window_gradient(weights, features, hidden, cell, scaled, *made)
         return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _zeros(self, theta: Tensor) -> Tensor:
@@ -91,15 +92,32 @@ class LSTM(UpdateRule):
         features, hidden = empty[:, : self.preprocessing.num_features], empty[:, : self.hidden_size]
         return dispatch.compiled_kernel(features, [hidden] * self.num_layers)
 
+    def _inputs(self, grad: Tensor, hidden: list[Tensor]) -> tuple[Tensor, tuple[float, float, float] | None]:
+        """Give the features (…, N, F) of gradients (…, B, P), and None.
+
+        For a kernel that takes logs and signs itself, give the gradients (…, N, 1) and the constants of log-and-sign.
+        """
+        rows = grad.flatten(-2)[..., None]
+        if type(self.preprocessing) is LogAndSign and dispatch.takes_log_and_sign(rows, hidden):
+            return rows, self.preprocessing.constants(grad.dtype)
+        return self.preprocessing(grad).flatten(-3, -2), None
+
     def _layers(self, state: State) -> tuple[list[Tensor], list[Tensor]]:
-        # (N, H); where it must be copied, it lies in memory as (H, N), which is the order of the kernels
-        rows = lambda part: part.movedim(-1, 0).flatten(1).mT  # noqa: E731
-        pick = lambda part: [rows(state[f"{part}_{layer}"]) for layer in range(self.num_layers)]  # noqa: E731
-        return pick("hidden"), pick("cell")
+        """Give the layers' hidden states and cells, (N, H) each."""
+        numbers = range(self.num_layers)
+        return [_rows(state[f"hidden_{i}"]) for i in numbers], [_rows(state[f"cell_{i}"]) for i in numbers]
 
     def _weights(self) -> list[Tensor]:
         # `parameters()` would walk over all modules and compare all tensors, at every step
         return [weight for module in (*self.cells, self.head) for weight in module._parameters.values()]  # type: ignore[reportReturnType]
+
+
+def _rows(state: Tensor) -> Tensor:
+    """(B, P, H) -> (N, H). Where it must be copied, it lies in memory as (H, N), which is the order of the kernels."""
+    tasks, size, _ = state.shape
+    if tasks == 1 or state.stride(0) == size * state.stride(1):
+        return state.flatten(0, 1)
+    return state.movedim(-1, 0).flatten(1).mT
 
 
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:
