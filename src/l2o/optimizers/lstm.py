@@ -58,13 +58,17 @@ class LSTM(UpdateRule):
         return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        hidden, cell = self._layers(state)
+        layers, keys = self.num_layers, self._keys()
+        parts = [state[key] for key in keys]
+        rows = [_rows(part) for part in parts]
+        hidden, cell = rows[:layers], rows[layers:]
         features, log_and_sign = self._inputs(seen.grad, hidden)
-        out, hidden, cell = dispatch.step(self._weights(), features, hidden, cell, log_and_sign)
-        shape, new = seen.grad.shape, {}
-        for i, layer in enumerate(zip(hidden, cell, strict=True)):
-            new[f"hidden_{i}"], new[f"cell_{i}"] = (part.view(*shape, self.hidden_size) for part in layer)
-        return self.output_scale * out.view(shape), new
+        out, new_hidden, new_cell = dispatch.step(self._weights(), features, hidden, cell, log_and_sign)
+        shape = seen.grad.shape[:2]  # there may be several numbers for a coordinate (RNNprop)
+        update = self.output_scale * out.view(shape)
+        if new_hidden is hidden and _places(rows) == _places(parts):  # the kernel has overwritten the state itself
+            return update, dict(zip(keys, parts, strict=True))
+        return update, {key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)}
 
     def has_kernel(self, like: Tensor) -> bool:
         """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""
@@ -74,7 +78,8 @@ class LSTM(UpdateRule):
     def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
         kernel = self._kernel(recording.grads)
         assert kernel is not None
-        hidden, cell = self._layers(recording.state)
+        rows = [_rows(recording.state[key]) for key in self._keys()]
+        hidden, cell = rows[: self.num_layers], rows[self.num_layers :]
         features, log_and_sign = self._inputs(recording.grads, hidden)
         weights, scaled = self._weights(), self.output_scale * cotangents.flatten(1)
         made = () if log_and_sign is None else (log_and_sign,)
@@ -97,15 +102,15 @@ class LSTM(UpdateRule):
 
         For a kernel that takes logs and signs itself, give the gradients (…, N, 1) and the constants of log-and-sign.
         """
-        rows = grad.flatten(-2)[..., None]
-        if type(self.preprocessing) is LogAndSign and dispatch.takes_log_and_sign(rows, hidden):
-            return rows, self.preprocessing.constants(grad.dtype)
+        if type(self.preprocessing) is LogAndSign:
+            rows = grad.flatten(-2)[..., None]
+            if dispatch.takes_log_and_sign(rows, hidden):
+                return rows, self.preprocessing.constants(grad.dtype)
         return self.preprocessing(grad).flatten(-3, -2), None
 
-    def _layers(self, state: State) -> tuple[list[Tensor], list[Tensor]]:
-        """Give the layers' hidden states and cells, (N, H) each."""
-        numbers = range(self.num_layers)
-        return [_rows(state[f"hidden_{i}"]) for i in numbers], [_rows(state[f"cell_{i}"]) for i in numbers]
+    def _keys(self) -> list[str]:
+        """Name the parts of the state: the hidden states of all layers, then the cells."""
+        return [f"{part}_{i}" for part in ("hidden", "cell") for i in range(self.num_layers)]
 
     def _weights(self) -> list[Tensor]:
         # `parameters()` would walk over all modules and compare all tensors, at every step
@@ -118,6 +123,10 @@ def _rows(state: Tensor) -> Tensor:
     if tasks == 1 or state.stride(0) == size * state.stride(1):
         return state.flatten(0, 1)
     return state.movedim(-1, 0).flatten(1).mT
+
+
+def _places(tensors: list[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:

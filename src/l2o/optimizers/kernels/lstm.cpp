@@ -444,24 +444,26 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 
 }  // namespace
 
-// Sizes, then what makes features of gradients (null where the features are given), then arrays of pointers, one array
-// per argument of the Python functions. A feature's row is `row` numbers from the next one's, a step's features are `step`
-// numbers from the next one's; a unit's row of the state is `from` numbers from the next one's, of the new state `to`.
+// Sizes, then what makes features of gradients (null where the features are given), then pointers: to the weights of
+// each task, the features, L hidden states, L cells; then to the output, L new hidden states, L new cells, or to the
+// cotangents and the gradient of each weight. A feature's row is `row` numbers from the next one's, a step's features are
+// `step` numbers from the next one's; a unit's row of the state is `from` numbers from the next one's, of the new state
+// `to`.
 #define EXPORT(T, NAME)                                                                                               \
     extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t tasks, int64_t row, int64_t from,\
-                                   int64_t to, int64_t threads, const LogAndSign* features, const T* const* w,        \
-                                   const T* const* x, const T* const* h, const T* const* c, T* const* out,            \
-                                   T* const* new_h, T* const* new_c) {                                                \
+                                   int64_t to, int64_t threads, const LogAndSign* features, T* const* w) {            \
+        T *const *const x = w + tasks * (4 * L + 2), *const *const h = x + 1, *const *const c = h + L;                \
+        T *const *const out = c + L, *const *const new_h = out + 1, *const *const new_c = new_h + L;                  \
         return guarded([&] {                                                                                          \
             step<T, BLOCK>(N, F, H, L, tasks, row, from, to, threads, features, w, *x, h, c, *out, new_h, new_c);     \
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
                                               int64_t from, int64_t K, int64_t threads, const LogAndSign* features,   \
-                                              const T* const* w, const T* const* x, const T* const* h,                \
-                                              const T* const* c, const T* const* d, T* const* gradient) {             \
+                                              T* const* w) {                                                          \
+        T *const *const x = w + 4 * L + 2, *const *const h = x + 1, *const *const c = h + L, *const *const d = c + L; \
         const auto run = K > LONG ? window_gradient<T, SMALL_BLOCK> : window_gradient<T, BLOCK>;                      \
-        return guarded([&] { run(N, F, H, L, row, step, from, K, threads, features, w, *x, h, c, *d, gradient); });   \
+        return guarded([&] { run(N, F, H, L, row, step, from, K, threads, features, w, *x, h, c, *d, d + 1); });      \
     }
 EXPORT(float, float32)
 EXPORT(double, float64)

@@ -68,25 +68,24 @@ def step(
         log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
 
     Returns:
-        out (N,), new hidden and new cell, each L tensors (N, H).
+        out (N,), new hidden and new cell, each L tensors (N, H): the given lists where these were overwritten.
 
     Raises:
         ValueError: the shapes do not fit, or a tensor is not a CPU tensor of the features' dtype.
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    of_tasks = _of_tasks(weights, len(features))
+    of_tasks = _of_tasks(weights, features.shape[0])
     sizes = _sizes(of_tasks[0], features, features.shape[:1], hidden, cell, log_and_sign)
     n, layers = sizes[0], len(hidden)
-    weights, rows = _contiguous([*itertools.chain(*of_tasks)]), _features(features)
-    old, distance = _states([*hidden, *cell])
+    rows, given, out = _features(features), [*hidden, *cell], features.new_empty(n)
+    old, distance = _states(given)
     new = old if in_place else [part.new_empty(part.shape[::-1]).mT for part in old]
-    out = features.new_empty(n)
-    arrays = [weights, [rows], old[:layers], old[layers:], [out], new[:layers], new[layers:]]
+    tensors = [*_contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
     strides = rows.stride(1), distance, distance if in_place else n
     threads = _threads(of_tasks[0], n)
-    _call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, arrays)
-    return out, new[:layers], new[layers:]
+    _call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, tensors)
+    return (out, hidden, cell) if new is given else (out, new[:layers], new[layers:])
 
 
 def window_gradient(
@@ -119,13 +118,12 @@ def window_gradient(
         MemoryError: the workspaces do not fit into memory.
     """
     sizes = _sizes(weights, features, features.shape[:2], hidden, cell, log_and_sign, cotangent)
-    steps, layers = features.shape[0], len(hidden)
-    rows, (state, distance) = _features(features), _states([*hidden, *cell])
+    steps, rows, (state, distance) = features.shape[0], _features(features), _states([*hidden, *cell])
     gradient = [features.new_empty(weight.shape) for weight in weights]
-    arrays = [_contiguous(weights), [rows], state[:layers], state[layers:], _contiguous([cotangent]), gradient]
+    tensors = [*_contiguous(weights), rows, *state, *_contiguous([cotangent]), *gradient]
     strides = rows.stride(2), rows.stride(0), distance
     threads = _threads(weights, 3 * steps * sizes[0])
-    _call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, arrays)
+    _call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, tensors)
     return gradient
 
 
@@ -148,9 +146,8 @@ def _sizes(
     tensors = [features, *weights, *hidden, *cell, *cotangent]
     if [tensor.shape for tensor in tensors] != shapes:
         raise ValueError(f"expected shapes {shapes}, got {[tuple(tensor.shape) for tensor in tensors]}")
-    dtype = features.dtype
-    served = dtype in (torch.float32, torch.float64)
-    if not served or not all(tensor.dtype is dtype and tensor.is_cpu for tensor in tensors):
+    kinds = {(tensor.dtype, tensor.is_cpu) for tensor in tensors}
+    if kinds != {(torch.float32, True)} and kinds != {(torch.float64, True)}:
         raise ValueError("expected CPU tensors, either all float32 or all float64")
     return batch[-1], f, h, layers
 
@@ -186,13 +183,13 @@ def _features(features: Tensor) -> Tensor:
 def _states(states: list[Tensor]) -> tuple[list[Tensor], int]:
     """The states (N, H), contiguous along N, and the distance from one unit to the next, which is the same in all."""
     n, distance = states[0].shape[0], states[0].stride(1)
-    if distance >= n and all(state.stride() == (1, distance) for state in states):
-        return [state.detach() for state in states], distance
+    if distance >= n and {state.stride() for state in states} == {(1, distance)}:
+        return states, distance
     return [state.detach().mT.contiguous().mT for state in states], n
 
 
 def _threads(weights: list[Tensor], evaluations: int) -> int:
-    work = evaluations * sum(weight.numel() for weight in weights)
+    work = evaluations * sum([weight.numel() for weight in weights])
     return torch.get_num_threads() if work >= 2 * MULTIPLY_ADDS_PER_THREAD else 1
 
 
@@ -201,23 +198,23 @@ def _call(
     dtype: torch.dtype,
     sizes: tuple[int, ...],
     log_and_sign: LogAndSign | None,
-    arrays: list[list[Tensor]],
+    tensors: list[Tensor],
 ) -> None:
-    """Run an exported function: integers, the constants of log-and-sign, then arrays of pointers."""
+    """Run an exported function: integers, the constants of log-and-sign, then pointers to the tensors."""
     loaded = _library()
     if loaded is None:
         raise RuntimeError("the compiled LSTM kernel is not available")
     constants = None if log_and_sign is None else (ctypes.c_double * 3)(*log_and_sign)
-    pointers = [(ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors]) for tensors in arrays]
-    if _function(loaded, name, dtype, len(sizes), len(arrays))(*sizes, constants, *pointers):
+    pointers = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+    if _function(loaded, name, dtype, len(sizes))(*sizes, constants, pointers):
         raise MemoryError("the compiled LSTM kernel ran out of memory")
 
 
 @functools.cache
-def _function(loaded: ctypes.CDLL, name: str, dtype: torch.dtype, sizes: int, arrays: int) -> Any:
+def _function(loaded: ctypes.CDLL, name: str, dtype: torch.dtype, sizes: int) -> Any:
     """An exported function, which takes Python's integers and arrays as they are."""
     function = getattr(loaded, f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
-    function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * (1 + arrays)
+    function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * 2
     return function
 
 
