@@ -68,7 +68,9 @@ class LSTM(UpdateRule):
         update = self.output_scale * out.view(shape)
         if new_hidden is hidden and _places(rows) == _places(parts):  # the kernel has overwritten the state itself
             return update, dict(zip(keys, parts, strict=True))
-        return update, {key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)}
+        return update, {
+            key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)
+        }
 
     def has_kernel(self, like: Tensor) -> bool:
         """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""
@@ -100,7 +102,7 @@ class LSTM(UpdateRule):
     def _inputs(self, grad: Tensor, hidden: list[Tensor]) -> tuple[Tensor, tuple[float, float, float] | None]:
         """Give the features (…, N, F) of gradients (…, B, P), and None.
 
-        For a kernel that takes logs and signs itself, give the gradients (…, N, 1) and the constants of log-and-sign.
+        For a kernel that makes these features itself, give the gradients (…, N, 1) and the constants of log-and-sign.
         """
         if type(self.preprocessing) is LogAndSign:
             rows = grad.flatten(-2)[..., None]

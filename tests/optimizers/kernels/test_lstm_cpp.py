@@ -183,7 +183,7 @@ class TestLogAndSign:
         return torch.stack([sizes, -sizes]).T.flatten()
 
     def test_step(self, dtype: torch.dtype, p: float) -> None:
-        """The cells are linear in the features: the candidate's gate is far from saturation, the others are constant."""
+        """Cells that are all but linear in one feature: the other gates are constant."""
         rule, grads = LogAndSign(p), self.gradients(dtype, p)
         features = rule(grads)
         largest = features.abs().amax(0)
@@ -219,7 +219,9 @@ def test_other_instruction_sets(target: str, tmp_path: Path, monkeypatch: pytest
     """Blocks and tiles for 16 vector registers, of 8 lanes and of 4, which `-march=native` may leave out here."""
     compiler = tmp_path / "compiler"
     arguments = f'set -- "$@" "${{a/#-march=native/-march={target}}}"'
-    compiler.write_text(f'#!/bin/bash\nfor a; do shift; {arguments}; done\nexec {compilation.find_compiler()[0]} "$@"\n')
+    compiler.write_text(
+        f'#!/bin/bash\nfor a; do shift; {arguments}; done\nexec {compilation.find_compiler()[0]} "$@"\n'
+    )
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

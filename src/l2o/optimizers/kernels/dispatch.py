@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from l2o.optimizers.kernels import lstm_cpp, lstm_torch, lstm_triton
-from l2o.optimizers.kernels.lstm_cpp import LogAndSign
+from l2o.optimizers.kernels.lstm_arguments import LogAndSign
 
 _donated: ContextVar[bool] = ContextVar("donated", default=False)
 _compiled: ContextVar[bool] = ContextVar("compiled", default=True)
@@ -108,7 +108,7 @@ def compiled_kernel(features: Tensor, hidden: list[Tensor]) -> Kernel | None:
 
 
 def takes_log_and_sign(grad: Tensor, hidden: list[Tensor]) -> bool:
-    """Say whether the kernel for such gradients and states (N, H) takes the logarithms and signs of gradients itself."""
+    """Say whether the kernel for such gradients and states (N, H) makes the features of log-and-sign itself."""
     return not torch.is_grad_enabled() and compiled_kernel(grad, hidden) is lstm_cpp
 
 

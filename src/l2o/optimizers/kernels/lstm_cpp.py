@@ -15,8 +15,8 @@ Features (…, N, F) and states (N, H) may have any strides, but the kernel work
 contiguous along N (transposed views of (…, F, N) and (H, N), or of some of their columns), they are used as they are,
 else copied. It returns such views.
 
-With the constants of log-and-sign, the kernel makes the two features itself (`preprocessing.LogAndSign`): then `features`
-are the gradients, (…, N, 1), and F = 2.
+With the constants of log-and-sign, the kernel makes the two features itself (`preprocessing.LogAndSign`): then F = 2,
+and `features` are the gradients, (…, N, 1).
 
 CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
 threads, which is `torch.get_num_threads()`, or one where the work is small: GNU's OpenMP ends and starts threads
@@ -36,11 +36,16 @@ import torch
 from torch import Tensor
 
 from l2o.native.libraries import library
+from l2o.optimizers.kernels.lstm_arguments import (
+    LogAndSign,
+    along_coordinates,
+    along_units,
+    contiguous,
+    of_each_task,
+    sizes_of,
+)
 
 SOURCE = Path(__file__).with_name("lstm.cpp")
-LogAndSign = tuple[float, float, float]
-"""p, e^−p and e^p."""
-
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
 
 
@@ -75,13 +80,13 @@ def step(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    of_tasks = _of_tasks(weights, features.shape[0])
-    sizes = _sizes(of_tasks[0], features, features.shape[:1], hidden, cell, log_and_sign)
+    of_tasks = of_each_task(weights, features.shape[0])
+    sizes = sizes_of(of_tasks[0], features, features.shape[:1], hidden, cell, log_and_sign)
     n, layers = sizes[0], len(hidden)
-    rows, given, out = _features(features), [*hidden, *cell], features.new_empty(n)
-    old, distance = _states(given)
+    rows, given, out = along_coordinates(features), [*hidden, *cell], features.new_empty(n)
+    old, distance = along_units(given)
     new = old if in_place else [part.new_empty(part.shape[::-1]).mT for part in old]
-    tensors = [*_contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
+    tensors = [*contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
     strides = rows.stride(1), distance, distance if in_place else n
     threads = _threads(of_tasks[0], n)
     _call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, tensors)
@@ -117,75 +122,18 @@ def window_gradient(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    sizes = _sizes(weights, features, features.shape[:2], hidden, cell, log_and_sign, cotangent)
-    steps, rows, (state, distance) = features.shape[0], _features(features), _states([*hidden, *cell])
+    sizes = sizes_of(weights, features, features.shape[:2], hidden, cell, log_and_sign, cotangent)
+    steps, rows, (state, distance) = (
+        features.shape[0],
+        along_coordinates(features),
+        along_units([*hidden, *cell]),
+    )
     gradient = [features.new_empty(weight.shape) for weight in weights]
-    tensors = [*_contiguous(weights), rows, *state, *_contiguous([cotangent]), *gradient]
+    tensors = [*contiguous(weights), rows, *state, *contiguous([cotangent]), *gradient]
     strides = rows.stride(2), rows.stride(0), distance
     threads = _threads(weights, 3 * steps * sizes[0])
     _call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, tensors)
     return gradient
-
-
-def _sizes(
-    weights: list[Tensor],
-    features: Tensor,
-    batch: torch.Size,
-    hidden: list[Tensor],
-    cell: list[Tensor],
-    log_and_sign: LogAndSign | None,
-    *cotangent: Tensor,
-) -> tuple[int, int, int, int]:
-    """(N, F, H, L), after checking every tensor; batch is (N,) or (K, N). ValueError where something does not fit."""
-    layers, rest = divmod(len(weights) - 2, 4)
-    if layers < 1 or rest:
-        raise ValueError(f"weights: expected 4 tensors per layer and 2 of the head, got {len(weights)}")
-    columns, h = features.shape[-1], weights[1].shape[-1]
-    f = columns if log_and_sign is None else 2
-    shapes = _shapes(batch, columns if log_and_sign is None else 1, f, h, layers, len(cotangent))
-    tensors = [features, *weights, *hidden, *cell, *cotangent]
-    if [tensor.shape for tensor in tensors] != shapes:
-        raise ValueError(f"expected shapes {shapes}, got {[tuple(tensor.shape) for tensor in tensors]}")
-    kinds = {(tensor.dtype, tensor.is_cpu) for tensor in tensors}
-    if kinds != {(torch.float32, True)} and kinds != {(torch.float64, True)}:
-        raise ValueError("expected CPU tensors, either all float32 or all float64")
-    return batch[-1], f, h, layers
-
-
-@functools.lru_cache(maxsize=256)
-def _shapes(batch: torch.Size, columns: int, f: int, h: int, layers: int, cotangents: int) -> list[tuple[int, ...]]:
-    """The shapes of features, weights, states and cotangents. It is asked for at every step."""
-    shapes = [(*batch, columns)]
-    for layer in range(layers):
-        shapes += [(4 * h, h if layer else f), (4 * h, h), (4 * h,), (4 * h,)]
-    return [*shapes, (1, h), (1,), *[(batch[-1], h)] * (2 * layers), *[tuple(batch)] * cotangents]
-
-
-def _of_tasks(weights: list[Tensor], coordinates: int) -> list[list[Tensor]]:
-    """The weights of each task, of which there is one where all coordinates share them."""
-    if not weights or weights[0].ndim == 2:
-        return [weights]
-    counts = {len(weight) if weight.ndim else 0 for weight in weights}
-    if len(counts) > 1 or 0 in counts or coordinates % max(counts):
-        raise ValueError(f"{coordinates} coordinates do not share the weights of {sorted(counts)} tasks out equally")
-    return [list(of_task) for of_task in zip(*(weight.detach().unbind() for weight in weights), strict=True)]
-
-
-def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor if tensor.is_contiguous() else tensor.detach().contiguous() for tensor in tensors]
-
-
-def _features(features: Tensor) -> Tensor:
-    """(…, N, F) that is contiguous along N."""
-    return features if features.stride(-2) == 1 else features.detach().mT.contiguous().mT
-
-
-def _states(states: list[Tensor]) -> tuple[list[Tensor], int]:
-    """The states (N, H), contiguous along N, and the distance from one unit to the next, which is the same in all."""
-    n, distance = states[0].shape[0], states[0].stride(1)
-    if distance >= n and {state.stride() for state in states} == {(1, distance)}:
-        return states, distance
-    return [state.detach().mT.contiguous().mT for state in states], n
 
 
 def _threads(weights: list[Tensor], evaluations: int) -> int:
