@@ -57,6 +57,7 @@ def of_each_task(weights: list[Tensor], coordinates: int) -> list[list[Tensor]]:
 
 
 def contiguous(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, copied where they are not contiguous."""
     return [tensor if tensor.is_contiguous() else tensor.detach().contiguous() for tensor in tensors]
 
 

@@ -123,11 +123,8 @@ def window_gradient(
         MemoryError: the workspaces do not fit into memory.
     """
     sizes = sizes_of(weights, features, features.shape[:2], hidden, cell, log_and_sign, cotangent)
-    steps, rows, (state, distance) = (
-        features.shape[0],
-        along_coordinates(features),
-        along_units([*hidden, *cell]),
-    )
+    steps, rows = features.shape[0], along_coordinates(features)
+    state, distance = along_units([*hidden, *cell])
     gradient = [features.new_empty(weight.shape) for weight in weights]
     tensors = [*contiguous(weights), rows, *state, *contiguous([cotangent]), *gradient]
     strides = rows.stride(2), rows.stride(0), distance
