@@ -219,6 +219,22 @@ def test_a_step_may_overwrite_a_state_that_is_given_away(rule, path, memory):
     assert_same_state(given, expected_state, rtol=1e-12, atol=1e-14)
 
 
+def test_a_donated_state_that_must_be_copied_moves_on(monkeypatch):
+    """Some columns of several tasks' states are no rows of one matrix, so that no kernel can overwrite them."""
+    rule, grads = LSTM(LogAndSign(), hidden_size=4), torch.randn(3, 2, 7)
+    with torch.no_grad():
+        whole = rule.init_state(torch.zeros(2, 19), LAYOUT)
+        given = {key: value[:, 5:12].add_(torch.rand(2, 7, 4)) for key, value in whole.items()}
+        state = {key: value.clone() for key, value in given.items()}
+        theta = torch.zeros(2, 7)
+        for grad in grads:
+            expected, state = rule(seen(grad, theta), state, LAYOUT)
+            with donated_state():
+                actual, given = rule(seen(grad, theta), given, LAYOUT)
+            assert torch.equal(actual, expected)
+    assert_same_state(given, state, rtol=0, atol=0)
+
+
 # -------------------------------------------------------------------------------------------------- the kernel's path
 
 
@@ -241,6 +257,20 @@ def calls(monkeypatch):
     for name in count:
         monkeypatch.setattr(lstm_cpp, name, counted(name))
     return count
+
+
+def test_the_kernel_takes_logs_and_signs_itself(calls, monkeypatch):
+    """So that a step and a window's gradient need no features in memory; torch's own path makes them as before."""
+    grads, theta, made = torch.randn(K, B, P), torch.zeros(B, P), []
+    forward = LogAndSign.forward
+    monkeypatch.setattr(LogAndSign, "forward", lambda self, grad: made.append(1) or forward(self, grad))
+    rule = LSTM(LogAndSign(10.0), hidden_size=3)
+    with torch.no_grad():
+        run(rule, grads)
+        rule.window_gradient(recording(grads, rule.init_state(theta, LAYOUT), LAYOUT, theta), grads)
+    assert calls == {"step": K, "window_gradient": 1} and not made
+    run(rule, grads)
+    assert len(made) == K
 
 
 @pytest.fixture(params=KERNEL_PRECISION, ids=str)

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -25,26 +26,36 @@ constexpr double LOG2_E = 1.44269504088896341;
 
 // 2^r - 1 = r (q_0 + q_1 r + ...) for |r| <= 1/2: a minimax fit for float (relative error 2e-8), the Taylor series for
 // double. Adding MAGIC to a number leaves the nearest integer, plus the exponent's bias, in the mantissa's low bits.
+//
+// log m = f - f^2 / 2 + s (f^2 / 2 + z (g_0 + g_1 z + ...)) for f = m - 1, s = f / (2 + f), z = s^2 and m from root 1/2
+// to root 2, as in FreeBSD's msun (Sun Microsystems 1993); log 2 = LOG2_HIGH + LOG2_LOW.
 template <class T> struct Real;
 template <> struct Real<float> {
     typedef float V __attribute__((vector_size(VECTOR_BYTES), may_alias));
     typedef float U __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(sizeof(float))));
     typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr float MAGIC = 12582912.0f + 127, LOWEST = -126, HIGHEST = 127;
-    static constexpr int32_t MANTISSA = 23;
+    static constexpr float INTEGERS = 12582912.0f, MAGIC = INTEGERS + 127, LOWEST = -126, HIGHEST = 127;
+    static constexpr int32_t MANTISSA = 23, BIAS = 127;
     static constexpr float Q[] = {0.6931472f, 0.2402265f, 0.055503566f, 0.009618082f, 0.0013391094f, 0.00015453361f};
+    static constexpr float G[] = {0.66666662693f, 0.40000972152f, 0.28498786688f, 0.24279078841f};
+    static constexpr float LOG2_HIGH = 6.9313812256e-01f, LOG2_LOW = 9.0580006145e-06f, ROOT_HALF = 0.70710678f;
 };
 template <> struct Real<double> {
     typedef double V __attribute__((vector_size(VECTOR_BYTES), may_alias));
     typedef double U __attribute__((vector_size(VECTOR_BYTES), may_alias, aligned(sizeof(double))));
     typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr double MAGIC = 6755399441055744.0 + 1023, LOWEST = -1022, HIGHEST = 1023;
-    static constexpr int64_t MANTISSA = 52;
+    static constexpr double INTEGERS = 6755399441055744.0, MAGIC = INTEGERS + 1023, LOWEST = -1022, HIGHEST = 1023;
+    static constexpr int64_t MANTISSA = 52, BIAS = 1023;
     static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02,
                                    9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04,
                                    1.525273380405984e-05, 1.321548679014431e-06, 1.017808600923970e-07,
                                    7.054911620801123e-09, 4.445538271870810e-10, 2.567843599348820e-11,
                                    1.369148885390412e-12};
+    static constexpr double G[] = {6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01,
+                                   2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01,
+                                   1.479819860511658591e-01};
+    static constexpr double LOG2_HIGH = 6.93147180369123816490e-01, LOG2_LOW = 1.90821492927058770002e-10;
+    static constexpr double ROOT_HALF = 0.70710678118654752;
 };
 template <class T> using Vec = typename Real<T>::V;
 template <class T> using Unaligned = typename Real<T>::U;
@@ -86,25 +97,55 @@ template <class T> INLINE Vec<T> clipped(Vec<T> x, T limit) {
     x = x > limit ? Vec<T>{} + limit : x;
     return x < -limit ? Vec<T>{} - limit : x;
 }
+// 2^y = scale + scale * rest, with a rest that is accurate however small it is, for y from LOWEST to HIGHEST.
+template <class T> INLINE void power_of_two(Vec<T> y, Vec<T>& scale, Vec<T>& rest) {
+    using R = Real<T>;
+    const Vec<T> shifted = y + R::MAGIC, r = y - (shifted - R::MAGIC);
+    constexpr int last = sizeof(R::Q) / sizeof(T) - 1;
+    Vec<T> q = Vec<T>{} + R::Q[last];
+    for (int k = last - 1; k >= 0; --k) q = q * r + R::Q[k];
+    scale = (Vec<T>)((typename R::I)shifted << R::MANTISSA);
+    rest = q * r;
+}
 template <class T> INLINE Vec<T> exponential(Vec<T> x) {  // inf from 2^HIGHEST on, 0 below 2^LOWEST
     using R = Real<T>;
     using V = Vec<T>;
     const V y = x * T(LOG2_E);
     V inside = y > R::HIGHEST ? V{} + R::HIGHEST : y;
     inside = inside < R::LOWEST ? V{} + R::LOWEST : inside;
-    const V shifted = inside + R::MAGIC, r = inside - (shifted - R::MAGIC);
-    constexpr int last = sizeof(R::Q) / sizeof(T) - 1;
-    V q = V{} + R::Q[last];
-    for (int k = last - 1; k >= 0; --k) q = q * r + R::Q[k];
-    const V scale = (V)((typename R::I)shifted << R::MANTISSA);
-    V result = scale * (q * r) + scale;
+    V scale, rest;
+    power_of_two<T>(inside, scale, rest);
+    V result = scale * rest + scale;
     result = y > R::HIGHEST ? V{} + T(INFINITY) : result;
     return y < R::LOWEST ? V{} : result;
+}
+template <class T> INLINE Vec<T> logarithm(Vec<T> x) {  // of positive, finite numbers that are not subnormal
+    using R = Real<T>;
+    using V = Vec<T>;
+    using I = typename R::I;
+    const I bits = (I)x, offset = (I)(V{} + T(1)) - (I)(V{} + R::ROOT_HALF);
+    const I exponent = (bits + offset) >> R::MANTISSA;  // and the bias; positive, as is x
+    const V f = (V)(bits - ((exponent - R::BIAS) << R::MANTISSA)) - T(1), s = f / (T(2) + f), z = s * s;
+    const V k = (V)((I)(V{} + R::INTEGERS) + exponent) - R::MAGIC;  // the exponent as a number, without the bias
+    constexpr int last = sizeof(R::G) / sizeof(T) - 1;
+    V g = V{} + R::G[last];
+    for (int i = last - 1; i >= 0; --i) g = g * z + R::G[i];
+    const V half_square = T(0.5) * f * f;
+    return k * R::LOG2_HIGH - ((half_square - (s * (half_square + z * g) + k * R::LOG2_LOW)) - f);
 }
 template <class T> INLINE T total(Vec<T> x) {
     T sum = 0;
     for (int64_t lane = 0; lane < LANES<T>; ++lane) sum += x[lane];
     return sum;
 }
+
+template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
+    Vec<T>* data;
+    explicit Buffer(int64_t vectors)
+        : data(static_cast<Vec<T>*>(::operator new(vectors * VECTOR_BYTES, std::align_val_t(VECTOR_BYTES)))) {}
+    Buffer(const Buffer&) = delete;
+    Buffer(Buffer&& other) noexcept : data(other.data) { other.data = nullptr; }
+    ~Buffer() { ::operator delete(data, std::align_val_t(VECTOR_BYTES)); }
+};
 
 }  // namespace

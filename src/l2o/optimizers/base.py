@@ -69,7 +69,7 @@ class Recording(NamedTuple):
 
 def for_each_task(value: float, theta: Tensor) -> Tensor:
     """Give every task of θ (B, P) the same number: (B,). The tensor is made once and kept, since nobody changes it."""
-    return _filled(float(value), len(theta), theta.dtype, theta.device)
+    return _filled(float(value), theta.shape[0], theta.dtype, theta.device)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.base import Observation, Recording, Scope, State, UpdateRule
 from l2o.optimizers.kernels import dispatch
-from l2o.optimizers.preprocessing import Identity, Preprocessing
+from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing
 
 
 class LSTM(UpdateRule):
@@ -58,14 +58,19 @@ class LSTM(UpdateRule):
         return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        features = self.preprocessing(seen.grad)  # (B, P, F)
-        shape = features.shape[:-1]
-        out, hidden, cell = dispatch.step(self._weights(), features.flatten(0, -2), *self._layers(state))
-        layers = {"hidden": hidden, "cell": cell}
-        state = {
-            f"{part}_{i}": value.unflatten(0, shape) for part, own in layers.items() for i, value in enumerate(own)
+        layers, keys = self.num_layers, self._keys()
+        parts = [state[key] for key in keys]
+        rows = [_rows(part) for part in parts]
+        hidden, cell = rows[:layers], rows[layers:]
+        features, log_and_sign = self._inputs(seen.grad, hidden)
+        out, new_hidden, new_cell = dispatch.step(self._weights(), features, hidden, cell, log_and_sign)
+        shape = seen.grad.shape[:2]  # there may be several numbers for a coordinate (RNNprop)
+        update = self.output_scale * out.view(shape)
+        if new_hidden is hidden and _places(rows) == _places(parts):  # the kernel has overwritten the state itself
+            return update, dict(zip(keys, parts, strict=True))
+        return update, {
+            key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)
         }
-        return self.output_scale * out.view(shape), state
 
     def has_kernel(self, like: Tensor) -> bool:
         """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""
@@ -75,9 +80,12 @@ class LSTM(UpdateRule):
     def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
         kernel = self._kernel(recording.grads)
         assert kernel is not None
-        features = self.preprocessing(recording.grads).flatten(1, -2)  # (K, N, F)
+        rows = [_rows(recording.state[key]) for key in self._keys()]
+        hidden, cell = rows[: self.num_layers], rows[self.num_layers :]
+        features, log_and_sign = self._inputs(recording.grads, hidden)
         weights, scaled = self._weights(), self.output_scale * cotangents.flatten(1)
-        gradient = kernel.window_gradient(weights, features, *self._layers(recording.state), scaled)
+        made = () if log_and_sign is None else (log_and_sign,)
+        gradient = kernel.window_gradient(weights, features, hidden, cell, scaled, *made)
         return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _zeros(self, theta: Tensor) -> Tensor:
@@ -91,15 +99,36 @@ class LSTM(UpdateRule):
         features, hidden = empty[:, : self.preprocessing.num_features], empty[:, : self.hidden_size]
         return dispatch.compiled_kernel(features, [hidden] * self.num_layers)
 
-    def _layers(self, state: State) -> tuple[list[Tensor], list[Tensor]]:
-        # (N, H); where it must be copied, it lies in memory as (H, N), which is the order of the kernels
-        rows = lambda part: part.movedim(-1, 0).flatten(1).mT  # noqa: E731
-        pick = lambda part: [rows(state[f"{part}_{layer}"]) for layer in range(self.num_layers)]  # noqa: E731
-        return pick("hidden"), pick("cell")
+    def _inputs(self, grad: Tensor, hidden: list[Tensor]) -> tuple[Tensor, tuple[float, float, float] | None]:
+        """Give the features (…, N, F) of gradients (…, B, P), and None.
+
+        For a kernel that makes these features itself, give the gradients (…, N, 1) and the constants of log-and-sign.
+        """
+        if type(self.preprocessing) is LogAndSign:
+            rows = grad.flatten(-2)[..., None]
+            if dispatch.takes_log_and_sign(rows, hidden):
+                return rows, self.preprocessing.constants(grad.dtype)
+        return self.preprocessing(grad).flatten(-3, -2), None
+
+    def _keys(self) -> list[str]:
+        """Name the parts of the state: the hidden states of all layers, then the cells."""
+        return [f"{part}_{i}" for part in ("hidden", "cell") for i in range(self.num_layers)]
 
     def _weights(self) -> list[Tensor]:
         # `parameters()` would walk over all modules and compare all tensors, at every step
         return [weight for module in (*self.cells, self.head) for weight in module._parameters.values()]  # type: ignore[reportReturnType]
+
+
+def _rows(state: Tensor) -> Tensor:
+    """(B, P, H) -> (N, H). Where it must be copied, it lies in memory as (H, N), which is the order of the kernels."""
+    tasks, size, _ = state.shape
+    if tasks == 1 or state.stride(0) == size * state.stride(1):
+        return state.flatten(0, 1)
+    return state.movedim(-1, 0).flatten(1).mT
+
+
+def _places(tensors: list[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def lstm_cells(sizes: list[int], forget_bias: float, max_timescale: float | None = None) -> nn.ModuleList:

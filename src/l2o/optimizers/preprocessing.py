@@ -63,13 +63,16 @@ class LogAndSign(Preprocessing):
             raise ValueError(f"log-and-sign needs p > 0, got {p}")
         self.p = p
 
+    def constants(self, dtype: torch.dtype) -> tuple[float, float, float]:
+        """Give p, e^−p, and e^p as far as the dtype goes."""
+        return self.p, math.exp(-self.p), math.exp(min(self.p, math.log(torch.finfo(dtype).max)))
+
     def forward(self, grad: Tensor) -> Tensor:
         grad = grad.nan_to_num(nan=0.0)
-        limits = torch.finfo(grad.dtype)
+        p, floor, steep = self.constants(grad.dtype)
         size = grad.abs()
         # The clamp keeps the derivative of log finite at 0, for second order. Where it acts, −1 is taken instead.
-        log = size.clamp(min=limits.smallest_normal).log() / self.p
-        log = torch.where(size <= math.exp(-self.p), -1.0, log)
-        steep = math.exp(min(self.p, math.log(limits.max)))  # e^p, as far as the dtype goes
+        log = size.clamp(min=torch.finfo(grad.dtype).smallest_normal).log() / p
+        log = torch.where(size <= floor, -1.0, log)
         sign = (grad * steep).clamp(-1, 1)  # e^p ∇ passes ±1 just where |∇| passes e^−p
         return torch.stack((log, sign)).movedim(0, -1)  # in memory feature by feature, as the LSTM's kernel reads them

@@ -5,16 +5,19 @@ Legend: N coordinates, F features, H hidden units, L layers, K steps.
 
 import logging
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from l2o.native import libraries
+from l2o.native import compilation, libraries
 from l2o.optimizers.kernels import lstm_cpp
+from l2o.optimizers.preprocessing import LogAndSign
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 CASES = [  # F, H, L, N, K
@@ -164,6 +167,76 @@ class TestNonlinearities:
 
 
 @numeric
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("p", [1e-3, 1.0, 10.0, 95.0, 1e4])  # e^-95 is subnormal in float32, e^-1e4 is 0
+class TestLogAndSign:
+    """The features that the kernel makes of gradients are those of `LogAndSign`."""
+
+    def gradients(self, dtype: torch.dtype, p: float) -> Tensor:
+        """Every magnitude, both sides of e^-p, and what is special about floats."""
+        limits, edge = torch.finfo(dtype), LogAndSign(p).constants(dtype)[1]
+        powers = torch.linspace(-1100, 1100, 601, dtype=torch.float64).exp2().to(dtype)
+        near_one = torch.linspace(0.3, 3, 301, dtype=dtype)
+        near_edge = torch.tensor([edge], dtype=dtype) * torch.linspace(0.9, 1.1, 21, dtype=dtype)
+        extremes = [0.0, limits.tiny, limits.smallest_normal / 8, limits.max, torch.inf, torch.nan]
+        sizes = torch.cat([powers, near_one, near_edge, torch.tensor(extremes, dtype=dtype)])
+        return torch.stack([sizes, -sizes]).T.flatten()
+
+    def test_step(self, dtype: torch.dtype, p: float) -> None:
+        """Cells that are all but linear in one feature: the other gates are constant."""
+        rule, grads = LogAndSign(p), self.gradients(dtype, p)
+        features = rule(grads)
+        largest = features.abs().amax(0)
+        for column in (0, 1):
+            problem = Problem(2, 1, 1, len(grads), 1, dtype)
+            with torch.no_grad():
+                for weight in problem.weights[:4]:
+                    weight.zero_()
+                problem.weights[0][2, column] = 1e-3 / largest[column]
+            state = problem.hidden, [torch.zeros_like(cell) for cell in problem.cell]
+            _, _, (expected,) = lstm_cpp.step(problem.weights, features, *state)
+            constants = rule.constants(dtype)
+            _, _, (actual,) = lstm_cpp.step(problem.weights, grads[:, None], *state, log_and_sign=constants)
+            assert expected.isfinite().all() and expected.abs().max() > 1e-4
+            assert ((actual - expected).abs() <= 8 * torch.finfo(dtype).eps * expected.abs()).all()
+
+    def test_window_gradient(self, dtype: torch.dtype, p: float) -> None:
+        rule, grads = LogAndSign(p), self.gradients(dtype, p)
+        problem = Problem(2, 5, 2, len(grads) // 3, 3, dtype)
+        grads = grads[: len(grads) // 3 * 3].view(3, -1)
+        states = problem.hidden, problem.cell, problem.cotangent
+        expected = lstm_cpp.window_gradient(problem.weights, rule(grads), *states)
+        actual = lstm_cpp.window_gradient(problem.weights, grads[..., None], *states, rule.constants(dtype))
+        assert_close(actual, expected, 100 * torch.finfo(dtype).eps)
+
+
+@numeric
+@pytest.mark.slow
+@pytest.mark.skipif("avx2" not in compilation.processor(), reason="this processor has no AVX2")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the flags are those of x86-64")
+@pytest.mark.parametrize("target", ["x86-64-v3", "x86-64"])
+def test_other_instruction_sets(target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks and tiles for 16 vector registers, of 8 lanes and of 4, which `-march=native` may leave out here."""
+    compiler = tmp_path / "compiler"
+    arguments = f'set -- "$@" "${{a/#-march=native/-march={target}}}"'
+    compiler.write_text(
+        f'#!/bin/bash\nfor a; do shift; {arguments}; done\nexec {compilation.find_compiler()[0]} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    libraries.loaded.cache_clear()
+    try:
+        for dtype, tolerance in TOLERANCE.items():
+            for case in CASES:
+                problem = Problem(*case, dtype)
+                assert_close(*problem.step_pair(), tolerance)
+                assert_close(problem.kernel_gradient(), problem.torch_gradient(), tolerance)
+    finally:
+        libraries.loaded.cache_clear()
+
+
+@numeric
 class TestContract:
     @pytest.mark.parametrize("dtype", TOLERANCE)
     @pytest.mark.parametrize(("n", "k"), [(9000, 3), (2200, 41)])
@@ -244,6 +317,9 @@ class TestContract:
             lstm_cpp.step(problem.weights, problem.features[0, :-1], problem.hidden, problem.cell)
         with pytest.raises(ValueError, match="float32 or all float64"):
             lstm_cpp.step(problem.weights, problem.features[0].float(), problem.hidden, problem.cell)
+        logs = LogAndSign(10.0).constants(torch.float64)
+        with pytest.raises(ValueError, match="expected shapes"):
+            lstm_cpp.step(problem.weights, problem.features[0], problem.hidden, problem.cell, log_and_sign=logs)
 
     def test_disabled_by_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("L2O_KERNEL", "0")

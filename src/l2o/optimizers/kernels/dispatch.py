@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from l2o.optimizers.kernels import lstm_cpp, lstm_torch, lstm_triton
+from l2o.optimizers.kernels.lstm_arguments import LogAndSign
 
 _donated: ContextVar[bool] = ContextVar("donated", default=False)
 _compiled: ContextVar[bool] = ContextVar("compiled", default=True)
@@ -60,22 +61,32 @@ def is_donated() -> bool:
 
 
 def step(
-    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor]
+    weights: list[Tensor],
+    features: Tensor,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    log_and_sign: LogAndSign | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Do one step of the LSTM and its head: features (N, F), states L × (N, H) -> out (N,), new states.
 
-    Where any weight has a leading axis of B tasks, every task has weights of its own (`lstm_cpp`).
+    Where any weight has a leading axis of B tasks, every task has weights of its own (`lstm_cpp`). With `log_and_sign`,
+    which is allowed where `takes_log_and_sign` says so, `features` are gradients (N, 1).
     """
     kernel = torch_kernel if torch.is_grad_enabled() else compiled_kernel(features, hidden) or torch_kernel
     tasks = _tasks(weights)
     if tasks is not None:
         weights = [w if w.ndim == axes + 1 else w.expand(tasks, *w.shape) for w, axes in _with_axes(weights)]
         kernel = torch_kernel if kernel is lstm_triton else kernel
-    return kernel.step(weights, features, hidden, cell, is_donated())
+    if log_and_sign is None:
+        return kernel.step(weights, features, hidden, cell, is_donated())
+    assert kernel is lstm_cpp
+    return lstm_cpp.step(weights, features, hidden, cell, is_donated(), log_and_sign)
 
 
 def _tasks(weights: list[Tensor]) -> int | None:
     """Return for how many tasks there are weights; None where all tasks have the same ones."""
+    if [weight.ndim for weight in weights] == [2, 2, 1, 1] * (len(weights) // 4) + [2, 1]:
+        return None
     return next((len(weight) for weight, axes in _with_axes(weights) if weight.ndim > axes), None)
 
 
@@ -94,6 +105,11 @@ def compiled_kernel(features: Tensor, hidden: list[Tensor]) -> Kernel | None:
         served = features.dtype in (torch.float32, torch.float64)
         return lstm_cpp if served and lstm_cpp.available() else None
     return lstm_triton if lstm_triton.available(features, hidden[0].shape[-1]) else None
+
+
+def takes_log_and_sign(grad: Tensor, hidden: list[Tensor]) -> bool:
+    """Say whether the kernel for such gradients and states (N, H) makes the features of log-and-sign itself."""
+    return not torch.is_grad_enabled() and compiled_kernel(grad, hidden) is lstm_cpp
 
 
 torch_kernel: Kernel = lstm_torch

@@ -12,104 +12,52 @@
 // Determinism: coordinates are cut into chunks by N and K alone, each chunk sums its own weight gradient, and chunks are
 // added in order. Threads only pick chunks, so the bits do not depend on their number; a step sums no coordinates.
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
-#include <functional>
+#include <limits>
 #include <new>
-#include <system_error>
-#include <thread>
+#include <type_traits>
+#include <utility>
 #include <vector>
-#if defined(__linux__)
-#include <unistd.h>
-// torch's own pool, where torch has loaded GNU's OpenMP (or one that is compatible); else null. Its idle threads spin for
-// a while: threads of our own would have to share the processors with them.
-extern "C" __attribute__((weak)) void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned);
-#endif
 
-#if defined(__AVX512F__)
-#define VECTOR_BYTES 64
-#elif defined(__AVX__)
-#define VECTOR_BYTES 32
-#else
-#define VECTOR_BYTES 16
-#endif
-#define INLINE inline __attribute__((always_inline))
+#include "threads.hpp"
+#include "vectors.hpp"
+
 #ifdef __has_builtin
 #if __has_builtin(__builtin_shufflevector)  // clang, gcc from 12
 #define SHUFFLE __builtin_shufflevector
 #endif
 #endif
 
-// The process whose OpenMP pool this is: it does not survive a fork. Set by whoever loads the library.
-extern "C" std::int64_t l2o_pool_owner;
-std::int64_t l2o_pool_owner = 0;
-
 namespace {
 
-using std::int64_t;
-constexpr double LOG2_E = 1.44269504088896341;
+// A tile is 4 gates x MAX_TILE vectors of sums, which with a row of MAX_TILE vectors and a weight fit into the registers.
+// A block is a whole number of tiles.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int64_t MAX_TILE = 4;      // of 32 vector registers
 constexpr int64_t BLOCK = 64;        // coordinates in a block,
 constexpr int64_t SMALL_BLOCK = 32;  // and in one of a long window, which keeps its steps: half the memory
+#else
+constexpr int64_t MAX_TILE = 3;      // of 16 registers
+constexpr int64_t BLOCK = 48;
+constexpr int64_t SMALL_BLOCK = 24;
+#endif
 constexpr int64_t LONG = 40;         // steps
 constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
 constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int64_t MAX_TILE = 4;  // 4 x 4 accumulators: 32 vector registers
-#else
-constexpr int64_t MAX_TILE = 2;  // 16 registers
-#endif
 
-// 2^y - 1 = 2^n (m + 1) - 1 with n the integer nearest to y and m = 2^r - 1 = r (q_0 + q_1 r + ...) for r = y - n, a
-// minimax fit for float (relative error 2e-8) and the Taylor series for double. Adding MAGIC leaves n + the exponent's
-// bias in the low bits of the mantissa. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT)
-// is finite, as is 2^(2 LIMIT) times a cell below 2^47 (it grows by at most 1 a step).
-template <class T> struct Real;
-template <> struct Real<float> {
-    typedef float V __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    typedef int32_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr float MAGIC = 12582912.0f + 127, LIMIT = 40;
-    static constexpr int32_t MANTISSA = 23;
-    static constexpr float Q[] = {0.6931472f, 0.2402265f, 0.055503566f, 0.009618082f, 0.0013391094f, 0.00015453361f};
-};
-template <> struct Real<double> {
-    typedef double V __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    typedef int64_t I __attribute__((vector_size(VECTOR_BYTES), may_alias));
-    static constexpr double MAGIC = 6755399441055744.0 + 1023, LIMIT = 300;
-    static constexpr int64_t MANTISSA = 52;
-    static constexpr double Q[] = {6.931471805599453e-01, 2.402265069591007e-01, 5.550410866482158e-02,
-                                   9.618129107628477e-03, 1.333355814642844e-03, 1.540353039338161e-04,
-                                   1.525273380405984e-05, 1.321548679014431e-06, 1.017808600923970e-07,
-                                   7.054911620801123e-09, 4.445538271870810e-10, 2.567843599348820e-11,
-                                   1.369148885390412e-12};
-};
-template <class T> using Vec = typename Real<T>::V;
 template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;            // vectors in a row
 template <class T, int64_t B> constexpr int64_t TILE = std::min(MAX_TILE, NV<T, B>);  // of them in registers
 
-// Load once, into a register: gcc would read the value from memory again at each of its uses, and be bound by loads.
-template <class V> INLINE V loaded(V value) {
-#if defined(__AVX512F__)
-    asm("" : "+v"(value));
-#elif defined(__x86_64__)
-    asm("" : "+x"(value));
-#elif defined(__aarch64__)
-    asm("" : "+w"(value));
-#endif
-    return value;
-}
-
-template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {  // a nan fails both comparisons and stays
-    using R = Real<T>;
-    using V = Vec<T>;
+// 2^y - 1 within +-limit. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT) is finite, as is 2^(2 LIMIT) times
+// a cell below 2^47 (it grows by at most 1 a step). A nan fails both comparisons and stays.
+template <class T> constexpr T LIMIT = sizeof(T) == 4 ? 40 : 300;
+template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {
     y = limit < y ? limit : y;
     y = -limit > y ? -limit : y;
-    const V shifted = y + R::MAGIC, r = y - (shifted - R::MAGIC);
-    constexpr int last = sizeof(R::Q) / sizeof(T) - 1;
-    V q = V{} + R::Q[last];
-    for (int k = last - 1; k >= 0; --k) q = q * r + R::Q[k];
-    const V scale = (V)((typename R::I)shifted << R::MANTISSA);
-    return scale * (q * r) + (scale - T(1));
+    Vec<T> scale, rest;
+    power_of_two<T>(y, scale, rest);
+    return scale * rest + (scale - T(1));
 }
 
 // sum_k pack[4k + q] rows[k], added to four rows of TILE vectors.
@@ -124,22 +72,44 @@ INLINE void multiply(Vec<T> (&sum)[4][TILE<T, B>], const T* pack, const Vec<T>* 
     }
 }
 
+// to[c][r] = from[r][c], with the given distances between rows.
+template <class T>
+void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
+    int64_t whole_rows = 0, whole_columns = 0;
+#ifdef SHUFFLE
+    typedef T Q __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
+    whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+    for (int64_t r = 0; r < whole_rows; r += 4)
+        for (int64_t c = 0; c < whole_columns; c += 4) {
+            const auto row = [&](int64_t k) { return *reinterpret_cast<const Q*>(from + (r + k) * from_row + c); };
+            const auto column = [&](int64_t k) -> Q& { return *reinterpret_cast<Q*>(to + (c + k) * to_row + r); };
+            const Q a = SHUFFLE(row(0), row(1), 0, 4, 1, 5), b = SHUFFLE(row(2), row(3), 0, 4, 1, 5);
+            const Q d = SHUFFLE(row(0), row(1), 2, 6, 3, 7), e = SHUFFLE(row(2), row(3), 2, 6, 3, 7);
+            column(0) = SHUFFLE(a, b, 0, 1, 4, 5), column(1) = SHUFFLE(a, b, 2, 3, 6, 7);
+            column(2) = SHUFFLE(d, e, 0, 1, 4, 5), column(3) = SHUFFLE(d, e, 2, 3, 6, 7);
+        }
+#endif
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
+            to[c * to_row + r] = from[r * from_row + c];
+}
+
 template <class T> struct Layer {
     int64_t inputs, units;
-    T limit = Real<T>::LIMIT;      // a variable: of a constant clamp gcc makes a comparison and a blend, not a minimum
+    T limit = LIMIT<T>;      // a variable: of a constant clamp gcc makes a comparison and a blend, not a minimum
     std::vector<T> forward, bias;  // [unit][input or unit][gate], [unit][gate]
     std::vector<T> to_x, to_h;     // transposed: [row / 4][gate row][row % 4], padded with zeros
 
     Layer(int64_t in, int64_t h, const T* const* w) : inputs(in), units(h), forward(4 * h * (in + h)), bias(4 * h) {
-        for (int64_t j = 0; j < h; ++j)
-            for (int64_t q = 0; q < 4; ++q) {
-                const int64_t row = q * h + j;
-                const T scale = (q == 2 ? 2 : -1) * LOG2_E;  // s(a) = 1 / (1 + 2^y), tanh(a) = 1 - 2 / (1 + 2^y)
-                T* to = &forward[4 * j * (in + h) + q];
-                for (int64_t k = 0; k < in; ++k) to[4 * k] = scale * w[0][row * in + k];
-                for (int64_t k = 0; k < h; ++k) to[4 * (in + k)] = scale * w[1][row * h + k];
-                bias[4 * j + q] = scale * (w[2][row] + w[3][row]);
-            }
+        constexpr T scale[] = {-LOG2_E, -LOG2_E, 2 * LOG2_E, -LOG2_E};  // s(a) = 1 / (1 + 2^y), tanh(a) = 1 - 2 / (1 + 2^y)
+        T* to = forward.data();
+        for (int64_t j = 0; j < h; ++j, to += 4 * (in + h)) {
+            transpose(w[0] + j * in, h * in, 4, in, to, 4);
+            transpose(w[1] + j * h, h * h, 4, h, to + 4 * in, 4);
+            for (int64_t q = 0; q < 4; ++q) bias[4 * j + q] = scale[q] * (w[2][q * h + j] + w[3][q * h + j]);
+        }
+        for (size_t i = 0; i < forward.size(); i += 4)
+            for (int q = 0; q < 4; ++q) forward[i + q] *= scale[q];
     }
     std::vector<T> transposed(const T* w, int64_t columns) const {
         std::vector<T> pack((columns + 3) / 4 * 16 * units);
@@ -261,38 +231,19 @@ void outer(Vec<T>* dw, int64_t rows, int64_t columns, const Vec<T>* gates, const
            int64_t x_step, int64_t steps) {
     for (int64_t r = 0; r < rows; r += 4, dw += 4 * columns, gates += 4 * NV<T, B>) {
         int64_t k = 0;
-        for (; k + MAX_TILE <= columns; k += MAX_TILE)
-            outer_tile<T, B, MAX_TILE>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
-        for (; k < columns; ++k)
-            outer_tile<T, B, 1>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
+        const auto tiles = [&](auto width) {
+            for (; k + width <= columns; k += width)
+                outer_tile<T, B, width>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
+        };
+        tiles(std::integral_constant<int, MAX_TILE>{});
+        tiles(std::integral_constant<int, 2>{});
+        tiles(std::integral_constant<int, 1>{});
     }
-}
-
-// to[c][r] = from[r][c], with the given distances between rows.
-template <class T>
-void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
-    int64_t whole_rows = 0, whole_columns = 0;
-#ifdef SHUFFLE
-    typedef T Q __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
-    whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
-    for (int64_t r = 0; r < whole_rows; r += 4)
-        for (int64_t c = 0; c < whole_columns; c += 4) {
-            const auto row = [&](int64_t k) { return *reinterpret_cast<const Q*>(from + (r + k) * from_row + c); };
-            const auto column = [&](int64_t k) -> Q& { return *reinterpret_cast<Q*>(to + (c + k) * to_row + r); };
-            const Q a = SHUFFLE(row(0), row(1), 0, 4, 1, 5), b = SHUFFLE(row(2), row(3), 0, 4, 1, 5);
-            const Q d = SHUFFLE(row(0), row(1), 2, 6, 3, 7), e = SHUFFLE(row(2), row(3), 2, 6, 3, 7);
-            column(0) = SHUFFLE(a, b, 0, 1, 4, 5), column(1) = SHUFFLE(a, b, 2, 3, 6, 7);
-            column(2) = SHUFFLE(d, e, 0, 1, 4, 5), column(3) = SHUFFLE(d, e, 2, 3, 6, 7);
-        }
-#endif
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
-            to[c * to_row + r] = from[r * from_row + c];
 }
 
 // n rows of coordinates in memory, one `row` from the next <-> n rows of one block, which repeats the last coordinate
 // where it is partial.
-template <class T, int64_t B> void load(Vec<T>* rows, const T* from, int64_t n, int64_t row, int64_t count) {
+template <class T, int64_t B> void load_rows(Vec<T>* rows, const T* from, int64_t n, int64_t row, int64_t count) {
     T* to = reinterpret_cast<T*>(rows);
     for (int64_t k = 0; k < n; ++k, from += row, to += B)
         if (count == B)
@@ -300,7 +251,7 @@ template <class T, int64_t B> void load(Vec<T>* rows, const T* from, int64_t n, 
         else
             std::fill(std::copy_n(from, count, to), to + B, from[count - 1]);
 }
-template <class T, int64_t B> void store(T* to, const Vec<T>* rows, int64_t n, int64_t row, int64_t count) {
+template <class T, int64_t B> void store_rows(T* to, const Vec<T>* rows, int64_t n, int64_t row, int64_t count) {
     const T* from = reinterpret_cast<const T*>(rows);
     for (int64_t k = 0; k < n; ++k, from += B, to += row) std::memcpy(to, from, count * sizeof(T));
 }
@@ -309,44 +260,31 @@ template <class T, int64_t B> void prefetch(const T* from, int64_t n, int64_t ro
         for (int64_t i = 0; i < B; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
 
-template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
-    Vec<T>* data;
-    explicit Buffer(int64_t size)
-        : data(static_cast<Vec<T>*>(::operator new(size * VECTOR_BYTES, std::align_val_t(VECTOR_BYTES)))) {}
-    Buffer(const Buffer&) = delete;
-    Buffer(Buffer&& other) : data(other.data) { other.data = nullptr; }
-    ~Buffer() { ::operator delete(data, std::align_val_t(VECTOR_BYTES)); }
+// The features (log |g| / p, sgn g) where |g| >= e^-p, else (-1, e^p g), of one block (`preprocessing.LogAndSign`): a nan
+// counts as 0, an infinity as the largest number.
+struct LogAndSign {
+    double p, floor, steep;  // floor = e^-p, steep = e^p
 };
-
-// run() on every thread of a team, this one among them; on the `busy` threads that have work, or fewer where the system
-// grants no more, where the team would have to be started. OpenMP ends and starts threads where a team's size changes.
-template <class Run> void on_threads(int64_t team, int64_t busy, const Run& run) {
-#if defined(__linux__)
-    if (GOMP_parallel && busy > 1 && getpid() == l2o_pool_owner)
-        return GOMP_parallel([](void* data) { (*static_cast<const Run*>(data))(); }, const_cast<Run*>(&run), unsigned(team), 0);
-#endif
-    std::vector<std::thread> others;
-    others.reserve(busy);
-    try {
-        while (int64_t(others.size()) + 1 < busy) others.emplace_back(std::cref(run));
-    } catch (const std::system_error&) {
+template <class T, int64_t B>
+void load_features(Vec<T>* x, const T* from, int64_t n, int64_t row, int64_t count, const LogAndSign* log_and_sign) {
+    using V = Vec<T>;
+    using Limits = std::numeric_limits<T>;
+    if (!log_and_sign) return load_rows<T, B>(x, from, n, row, count);
+    V *const log = x, *const sign = x + NV<T, B>;
+    load_rows<T, B>(sign, from, 1, row, count);
+    const T p = log_and_sign->p, floor = log_and_sign->floor, steep = log_and_sign->steep;
+    for (int64_t v = 0; v < NV<T, B>; ++v) {
+        const V g = clipped<T>(sign[v] == sign[v] ? sign[v] : V{}, Limits::max()), size = g < T(0) ? -g : g;
+        log[v] = size <= floor ? V{} - T(1) : logarithm<T>(at_least<T>(size, Limits::min())) / p;
+        sign[v] = clipped<T>(g * steep, T(1));
     }
-    run();
-    for (std::thread& thread : others) thread.join();
 }
 
 // job(chunk, workspace) for every chunk.
-template <class T, class Job> void parallel(int64_t chunks, int64_t threads, int64_t workspace, Job job) {
-    const int64_t busy = std::max<int64_t>(1, std::min(threads, chunks));
+template <class T, class Job> void in_chunks(int64_t chunks, int64_t threads, int64_t workspace, const Job& job) {
     std::vector<Buffer<T>> workspaces;
-    for (int64_t t = 0; t < busy; ++t) workspaces.emplace_back(workspace);
-    std::atomic<int64_t> next{0}, started{0};
-    const auto work = [&] {
-        const int64_t t = started++;
-        if (t >= busy) return;
-        for (int64_t chunk; (chunk = next++) < chunks;) job(chunk, workspaces[t].data);
-    };
-    on_threads(threads, busy, work);
+    for (int64_t t = 0; t < std::max<int64_t>(1, std::min(threads, chunks)); ++t) workspaces.emplace_back(workspace);
+    parallel(chunks, threads, workspaces, [&](int64_t chunk, Buffer<T>& own) { job(chunk, own.data); });
 }
 
 template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64_t L, const T* const* weights) {
@@ -359,8 +297,8 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
 // arrays of the first task, then those of the second, and so on. One task with all coordinates is the ordinary case.
 template <class T, int64_t B>
 void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, int64_t from_row, int64_t to_row,
-          int64_t threads, const T* const* weights, const T* features, const T* const* hidden, const T* const* cell,
-          T* out, T* const* new_hidden, T* const* new_cell) {
+          int64_t threads, const LogAndSign* log_and_sign, const T* const* weights, const T* features, const T* const* hidden,
+          const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>;
     const int64_t arrays = 4 * L + 2, of_task = N / G, blocks_of_task = (of_task + B - 1) / B;
@@ -373,15 +311,15 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
         const T *head = weights[g * arrays + 4 * L], bias = *weights[g * arrays + 4 * L + 1];
         V *x = work, *h = x + F * nv, *c = h + H * nv, *new_c = c + H * nv;
         V *even = new_c + H * nv, *odd = even + H * nv, *total = odd + H * nv;
-        load<T, B>(x, features + n0, F, row, count);
+        load_features<T, B>(x, features + n0, F, row, count, log_and_sign);
         for (int64_t l = 0; l < L; ++l) {
-            load<T, B>(h, hidden[l] + n0, H, from_row, count);
-            load<T, B>(c, cell[l] + n0, H, from_row, count);
+            load_rows<T, B>(h, hidden[l] + n0, H, from_row, count);
+            load_rows<T, B>(c, cell[l] + n0, H, from_row, count);
             const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic
             for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch<T, B>(from, H, from_row);
             layer_forward<T, B, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
-            store<T, B>(new_hidden[l] + n0, even, H, to_row, count);
-            store<T, B>(new_cell[l] + n0, new_c, H, to_row, count);
+            store_rows<T, B>(new_hidden[l] + n0, even, H, to_row, count);
+            store_rows<T, B>(new_cell[l] + n0, new_c, H, to_row, count);
             x = even;
             std::swap(even, odd);
         }
@@ -389,19 +327,19 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
             total[v] = V{} + bias;
             for (int64_t j = 0; j < H; ++j) total[v] += head[j] * x[j * nv + v];
         }
-        store<T, B>(out + n0, total, 1, N, count);
+        store_rows<T, B>(out + n0, total, 1, N, count);
     };
     // A thread takes several blocks in a row: what it has fetched ahead another thread would be writing to.
     const int64_t blocks = G * blocks_of_task, in_a_row = std::clamp<int64_t>(blocks / (4 * threads), 1, 16);
-    parallel<T>((blocks + in_a_row - 1) / in_a_row, threads, (F + 5 * H + 1) * nv, [&](int64_t chunk, V* work) {
+    in_chunks<T>((blocks + in_a_row - 1) / in_a_row, threads, (F + 5 * H + 1) * nv, [&](int64_t chunk, V* work) {
         for (int64_t b = chunk * in_a_row; b < std::min(blocks, (chunk + 1) * in_a_row); ++b) block_step(b, work);
     });
 }
 
 template <class T, int64_t B>
 void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t from_row, int64_t K,
-                     int64_t threads, const T* const* weights, const T* features, const T* const* hidden,
-                     const T* const* cell, const T* cotangent, T* const* gradient) {
+                     int64_t threads, const LogAndSign* log_and_sign, const T* const* weights, const T* features,
+                     const T* const* hidden, const T* const* cell, const T* cotangent, T* const* gradient) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>, lanes = VECTOR_BYTES / sizeof(T);
     const int64_t steps_per_pass = std::max<int64_t>(1, REDUCTION / B), unit = H * nv, state = (K + 1) * unit;
@@ -425,11 +363,11 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
         const auto tanh_c = [&](int64_t l, int64_t t) { return c(l, 0) + state + t * unit; };
         const auto gates = [&](int64_t l, int64_t t) { return tanh_c(l, 0) + (K + 4 * t) * unit; };
         for (int64_t l = 0; l < L; ++l) {
-            load<T, B>(h(l, 0), hidden[l] + n0, H, from_row, count);
-            load<T, B>(c(l, 0), cell[l] + n0, H, from_row, count);
+            load_rows<T, B>(h(l, 0), hidden[l] + n0, H, from_row, count);
+            load_rows<T, B>(c(l, 0), cell[l] + n0, H, from_row, count);
         }
         for (int64_t t = 0; t < K; ++t) {
-            load<T, B>(x + t * F * nv, features + t * step + n0, F, row, count);
+            load_features<T, B>(x + t * F * nv, features + t * step + n0, F, row, count, log_and_sign);
             T* const to = reinterpret_cast<T*>(d + t * nv);
             std::fill(std::copy_n(cotangent + t * N + n0, count, to), to + B, T(0));
             for (int64_t l = 0; l < L; ++l)
@@ -467,7 +405,7 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
         }
     };
     const int64_t workspace = size + std::max(B, (K * (F + 1) + 2 * L * H + L * (7 * K + 2) * H) * nv);
-    parallel<T>(chunks, threads, workspace, [&](int64_t chunk, V* total) {
+    in_chunks<T>(chunks, threads, workspace, [&](int64_t chunk, V* total) {
         std::fill_n(total, size, V{});
         for (int64_t b = chunk * per_chunk; b < std::min(blocks, (chunk + 1) * per_chunk); ++b)
             block_gradient(b * B, total, total + size);
@@ -506,24 +444,26 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 
 }  // namespace
 
-// Sizes, then arrays of pointers, one array per argument of the Python functions. A feature's row is `row` numbers from
-// the next one's, a step's features are `step` numbers from the next one's; a unit's row of the state is `from` numbers
-// from the next one's, of the new state `to`.
+// Sizes, then what makes features of gradients (null where the features are given), then pointers: to the weights of
+// each task, the features, L hidden states, L cells; then to the output, L new hidden states, L new cells, or to the
+// cotangents and the gradient of each weight. A feature's row is `row` numbers from the next one's, a step's features are
+// `step` numbers from the next one's; a unit's row of the state is `from` numbers from the next one's, of the new state
+// `to`.
 #define EXPORT(T, NAME)                                                                                               \
     extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t tasks, int64_t row, int64_t from,\
-                                   int64_t to, int64_t threads, const T* const* w, const T* const* x,                 \
-                                   const T* const* h, const T* const* c, T* const* out, T* const* new_h,              \
-                                   T* const* new_c) {                                                                 \
+                                   int64_t to, int64_t threads, const LogAndSign* features, T* const* w) {            \
+        T *const *const x = w + tasks * (4 * L + 2), *const *const h = x + 1, *const *const c = h + L;                \
+        T *const *const out = c + L, *const *const new_h = out + 1, *const *const new_c = new_h + L;                  \
         return guarded([&] {                                                                                          \
-            step<T, BLOCK>(N, F, H, L, tasks, row, from, to, threads, w, *x, h, c, *out, new_h, new_c);               \
+            step<T, BLOCK>(N, F, H, L, tasks, row, from, to, threads, features, w, *x, h, c, *out, new_h, new_c);     \
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
-                                              int64_t from, int64_t K, int64_t threads, const T* const* w,            \
-                                              const T* const* x, const T* const* h, const T* const* c,                \
-                                              const T* const* d, T* const* gradient) {                                \
+                                              int64_t from, int64_t K, int64_t threads, const LogAndSign* features,   \
+                                              T* const* w) {                                                          \
+        T *const *const x = w + 4 * L + 2, *const *const h = x + 1, *const *const c = h + L, *const *const d = c + L; \
         const auto run = K > LONG ? window_gradient<T, SMALL_BLOCK> : window_gradient<T, BLOCK>;                      \
-        return guarded([&] { run(N, F, H, L, row, step, from, K, threads, w, *x, h, c, *d, gradient); });             \
+        return guarded([&] { run(N, F, H, L, row, step, from, K, threads, features, w, *x, h, c, *d, d + 1); });      \
     }
 EXPORT(float, float32)
 EXPORT(double, float64)

@@ -15,6 +15,9 @@ Features (…, N, F) and states (N, H) may have any strides, but the kernel work
 contiguous along N (transposed views of (…, F, N) and (H, N), or of some of their columns), they are used as they are,
 else copied. It returns such views.
 
+With the constants of log-and-sign, the kernel makes the two features itself (`preprocessing.LogAndSign`): then F = 2,
+and `features` are the gradients, (…, N, 1).
+
 CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
 threads, which is `torch.get_num_threads()`, or one where the work is small: GNU's OpenMP ends and starts threads
 wherever a team is smaller than the last one.
@@ -24,13 +27,23 @@ variable `L2O_KERNEL=0` disables the kernel.
 """
 
 import ctypes
+import functools
 import itertools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2o.native.libraries import library
+from l2o.optimizers.kernels.lstm_arguments import (
+    LogAndSign,
+    along_coordinates,
+    along_units,
+    contiguous,
+    of_each_task,
+    sizes_of,
+)
 
 SOURCE = Path(__file__).with_name("lstm.cpp")
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
@@ -42,7 +55,12 @@ def available() -> bool:
 
 
 def step(
-    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], in_place: bool = False
+    weights: list[Tensor],
+    features: Tensor,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    in_place: bool = False,
+    log_and_sign: LogAndSign | None = None,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """One step of the LSTM and its head.
 
@@ -52,30 +70,36 @@ def step(
         hidden: L tensors (N, H).
         cell: L tensors (N, H).
         in_place: the new state may take the old one's memory; else the inputs are not modified.
+        log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
 
     Returns:
-        out (N,), new hidden and new cell, each L tensors (N, H).
+        out (N,), new hidden and new cell, each L tensors (N, H): the given lists where these were overwritten.
 
     Raises:
         ValueError: the shapes do not fit, or a tensor is not a CPU tensor of the features' dtype.
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    of_tasks = _of_tasks(weights, len(features))
-    sizes = _sizes(of_tasks[0], features, features.shape[:1], hidden, cell)
+    of_tasks = of_each_task(weights, features.shape[0])
+    sizes = sizes_of(of_tasks[0], features, features.shape[:1], hidden, cell, log_and_sign)
     n, layers = sizes[0], len(hidden)
-    weights, rows, old = _contiguous([*itertools.chain(*of_tasks)]), _features(features), _states([*hidden, *cell])
-    new = old if in_place else [part.new_empty(part.shape) for part in old]
-    out = features.new_empty(n)
-    arrays = [weights, [rows], old[:layers], old[layers:], [out], new[:layers], new[layers:]]
-    strides = rows.stride(1), old[0].stride(0), new[0].stride(0)
+    rows, given, out = along_coordinates(features), [*hidden, *cell], features.new_empty(n)
+    old, distance = along_units(given)
+    new = old if in_place else [part.new_empty(part.shape[::-1]).mT for part in old]
+    tensors = [*contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
+    strides = rows.stride(1), distance, distance if in_place else n
     threads = _threads(of_tasks[0], n)
-    _call("step", rows.dtype, *sizes, len(of_tasks), *strides, threads, *map(_pointers, arrays))
-    return out, [part.mT for part in new[:layers]], [part.mT for part in new[layers:]]
+    _call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, tensors)
+    return (out, hidden, cell) if new is given else (out, new[:layers], new[layers:])
 
 
 def window_gradient(
-    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+    weights: list[Tensor],
+    features: Tensor,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    cotangent: Tensor,
+    log_and_sign: LogAndSign | None = None,
 ) -> list[Tensor]:
     """Gradient of sum_t <cotangent_t, out_t> with respect to every weight.
 
@@ -88,6 +112,7 @@ def window_gradient(
         hidden: L tensors (N, H), the state before the first step.
         cell: L tensors (N, H), likewise.
         cotangent: (K, N), dLoss/d out_t.
+        log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
 
     Returns:
         One gradient per weight, in the weights' order and shapes.
@@ -97,89 +122,45 @@ def window_gradient(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    sizes = _sizes(weights, features, features.shape[:2], hidden, cell, cotangent)
-    steps = features.shape[0]
-    rows, state = _features(features), _states([*hidden, *cell])
-    inputs = [_contiguous(weights), [rows], state[: len(hidden)], state[len(hidden) :], _contiguous([cotangent])]
+    sizes = sizes_of(weights, features, features.shape[:2], hidden, cell, log_and_sign, cotangent)
+    steps, rows = features.shape[0], along_coordinates(features)
+    state, distance = along_units([*hidden, *cell])
     gradient = [features.new_empty(weight.shape) for weight in weights]
+    tensors = [*contiguous(weights), rows, *state, *contiguous([cotangent]), *gradient]
+    strides = rows.stride(2), rows.stride(0), distance
     threads = _threads(weights, 3 * steps * sizes[0])
-    strides = rows.stride(2), rows.stride(0), state[0].stride(0)
-    _call("window_gradient", rows.dtype, *sizes, *strides, steps, threads, *map(_pointers, [*inputs, gradient]))
+    _call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, tensors)
     return gradient
 
 
-def _sizes(
-    weights: list[Tensor],
-    features: Tensor,
-    batch: torch.Size,
-    hidden: list[Tensor],
-    cell: list[Tensor],
-    *cotangent: Tensor,
-) -> tuple[int, int, int, int]:
-    """(N, F, H, L), after checking every tensor; batch is (N,) or (K, N). ValueError where something does not fit."""
-    layers, rest = divmod(len(weights) - 2, 4)
-    if layers < 1 or rest:
-        raise ValueError(f"weights: expected 4 tensors per layer and 2 of the head, got {len(weights)}")
-    n, f, h = batch[-1], features.shape[-1], weights[1].shape[-1]
-    shapes = [(*batch, f)]
-    for layer in range(layers):
-        shapes += [(4 * h, h if layer else f), (4 * h, h), (4 * h,), (4 * h,)]
-    shapes += [(1, h), (1,), *[(n, h)] * (2 * layers), *[tuple(batch)] * len(cotangent)]
-    tensors = [features, *weights, *hidden, *cell, *cotangent]
-    if [tuple(tensor.shape) for tensor in tensors] != shapes:
-        raise ValueError(f"expected shapes {shapes}, got {[tuple(tensor.shape) for tensor in tensors]}")
-    if features.dtype not in (torch.float32, torch.float64) or {(t.dtype, t.device.type) for t in tensors} != {
-        (features.dtype, "cpu")
-    }:
-        raise ValueError("expected CPU tensors, either all float32 or all float64")
-    return n, f, h, layers
-
-
-def _of_tasks(weights: list[Tensor], coordinates: int) -> list[list[Tensor]]:
-    """The weights of each task, of which there is one where all coordinates share them."""
-    if not weights or weights[0].ndim == 2:
-        return [weights]
-    counts = {len(weight) if weight.ndim else 0 for weight in weights}
-    if len(counts) > 1 or 0 in counts or coordinates % max(counts):
-        raise ValueError(f"{coordinates} coordinates do not share the weights of {sorted(counts)} tasks out equally")
-    return [list(of_task) for of_task in zip(*(weight.detach().unbind() for weight in weights), strict=True)]
-
-
-def _contiguous(tensors: list[Tensor]) -> list[Tensor]:
-    return [tensor.detach().contiguous() for tensor in tensors]
-
-
-def _features(features: Tensor) -> Tensor:
-    """(…, N, F) that is contiguous along N."""
-    return features.detach() if features.stride(-2) == 1 else features.detach().mT.contiguous().mT
-
-
-def _states(states: list[Tensor]) -> list[Tensor]:
-    """(N, H) each -> (H, N), contiguous along N, all rows at the same distance from each other."""
-    rows = [state.detach().mT for state in states]
-    fit = all(row.stride(1) == 1 and row.stride(0) >= row.shape[1] for row in rows)
-    fit = fit and len({row.stride(0) for row in rows}) == 1
-    return rows if fit else [row.contiguous() for row in rows]
-
-
-def _pointers(tensors: list[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
-
-
 def _threads(weights: list[Tensor], evaluations: int) -> int:
-    work = evaluations * sum(weight.numel() for weight in weights)
+    work = evaluations * sum([weight.numel() for weight in weights])
     return torch.get_num_threads() if work >= 2 * MULTIPLY_ADDS_PER_THREAD else 1
 
 
-def _call(name: str, dtype: torch.dtype, *arguments: int | ctypes.Array[ctypes.c_void_p]) -> None:
-    """Run an exported function: integers, then arrays of pointers."""
+def _call(
+    name: str,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    log_and_sign: LogAndSign | None,
+    tensors: list[Tensor],
+) -> None:
+    """Run an exported function: integers, the constants of log-and-sign, then pointers to the tensors."""
     loaded = _library()
     if loaded is None:
         raise RuntimeError("the compiled LSTM kernel is not available")
-    function = getattr(loaded, f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
-    converted = [ctypes.c_int64(argument) if isinstance(argument, int) else argument for argument in arguments]
-    if function(*converted):
+    constants = None if log_and_sign is None else (ctypes.c_double * 3)(*log_and_sign)
+    pointers = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+    if _function(loaded, name, dtype, len(sizes))(*sizes, constants, pointers):
         raise MemoryError("the compiled LSTM kernel ran out of memory")
+
+
+@functools.cache
+def _function(loaded: ctypes.CDLL, name: str, dtype: torch.dtype, sizes: int) -> Any:
+    """An exported function, which takes Python's integers and arrays as they are."""
+    function = getattr(loaded, f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
+    function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * 2
+    return function
 
 
 def _library() -> ctypes.CDLL | None:
