@@ -33,7 +33,7 @@ class Identity(Preprocessing):
     num_features = 1
 
     def forward(self, grad: Tensor) -> Tensor:
-        return grad[..., None]
+        return grad.unsqueeze(-1)
 
 
 class Scale(Preprocessing):
@@ -46,7 +46,7 @@ class Scale(Preprocessing):
         self.factor = factor
 
     def forward(self, grad: Tensor) -> Tensor:
-        return self.factor * grad[..., None]
+        return self.factor * grad.unsqueeze(-1)
 
 
 class LogAndSign(Preprocessing):

@@ -31,7 +31,7 @@
 
 namespace {
 
-// A tile is 4 gates x MAX_TILE vectors of sums, which with a row of MAX_TILE vectors and a weight fit into the registers.
+// A tile is 4 gates x MAX_TILE vectors of sums. With a row of MAX_TILE vectors and a weight they fit into the registers.
 // A block is a whole number of tiles.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t MAX_TILE = 4;      // of 32 vector registers
@@ -49,8 +49,8 @@ constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the o
 template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;            // vectors in a row
 template <class T, int64_t B> constexpr int64_t TILE = std::min(MAX_TILE, NV<T, B>);  // of them in registers
 
-// 2^y - 1 within +-limit. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT) is finite, as is 2^(2 LIMIT) times
-// a cell below 2^47 (it grows by at most 1 a step). A nan fails both comparisons and stays.
+// 2^y - 1 within +-limit. 2^-LIMIT is far below a rounding error of 1, and 2^(3 LIMIT) is finite, as is 2^(2 LIMIT)
+// times a cell below 2^47 (it grows by at most 1 a step). A nan fails both comparisons and stays.
 template <class T> constexpr T LIMIT = sizeof(T) == 4 ? 40 : 300;
 template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {
     y = limit < y ? limit : y;
@@ -101,7 +101,8 @@ template <class T> struct Layer {
     std::vector<T> to_x, to_h;     // transposed: [row / 4][gate row][row % 4], padded with zeros
 
     Layer(int64_t in, int64_t h, const T* const* w) : inputs(in), units(h), forward(4 * h * (in + h)), bias(4 * h) {
-        constexpr T scale[] = {-LOG2_E, -LOG2_E, 2 * LOG2_E, -LOG2_E};  // s(a) = 1 / (1 + 2^y), tanh(a) = 1 - 2 / (1 + 2^y)
+        // s(a) = 1 / (1 + 2^y), tanh(a) = 1 - 2 / (1 + 2^y)
+        constexpr T scale[] = {-LOG2_E, -LOG2_E, 2 * LOG2_E, -LOG2_E};
         T* to = forward.data();
         for (int64_t j = 0; j < h; ++j, to += 4 * (in + h)) {
             transpose(w[0] + j * in, h * in, 4, in, to, 4);
