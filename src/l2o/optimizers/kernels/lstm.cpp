@@ -31,7 +31,7 @@
 
 namespace {
 
-// A tile is 4 gates x MAX_TILE vectors of sums. With a row of MAX_TILE vectors and a weight they fit into the registers.
+// A tile is 4 x MAX_TILE vectors of sums, which fit into the registers with a row of MAX_TILE vectors and a weight.
 // A block is a whole number of tiles.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t MAX_TILE = 4;      // of 32 vector registers
@@ -261,8 +261,8 @@ template <class T, int64_t B> void prefetch(const T* from, int64_t n, int64_t ro
         for (int64_t i = 0; i < B; i += 64 / sizeof(T)) __builtin_prefetch(from + i);
 }
 
-// The features (log |g| / p, sgn g) where |g| >= e^-p, else (-1, e^p g), of one block (`preprocessing.LogAndSign`): a nan
-// counts as 0, an infinity as the largest number.
+// The features (log |g| / p, sgn g) where |g| >= e^-p, else (-1, e^p g), of one block (`preprocessing.LogAndSign`). A
+// nan counts as 0, an infinity as the largest number.
 struct LogAndSign {
     double p, floor, steep;  // floor = e^-p, steep = e^p
 };
@@ -298,8 +298,8 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
 // arrays of the first task, then those of the second, and so on. One task with all coordinates is the ordinary case.
 template <class T, int64_t B>
 void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, int64_t from_row, int64_t to_row,
-          int64_t threads, const LogAndSign* log_and_sign, const T* const* weights, const T* features, const T* const* hidden,
-          const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
+          int64_t threads, const LogAndSign* log_and_sign, const T* const* weights, const T* features,
+          const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>;
     const int64_t arrays = 4 * L + 2, of_task = N / G, blocks_of_task = (of_task + B - 1) / B;
