@@ -158,6 +158,7 @@ def test_every_optimizee_of_ours_can_be_kept():
         assert remember_tunings(evaluation, QUADRATIC, optimizee, "cpu") is not None
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_grid_tune_once(tmp_path, cache):
     words = ["-m", "learner.meta_optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=grid", "evaluation.cache=true"]
     with server() as programs:

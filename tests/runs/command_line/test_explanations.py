@@ -189,13 +189,18 @@ def test_a_tilde_in_quotes_is_the_users_home(programs: Server, tmp_path: Path) -
     programs.finish(tmp_path, 'hydra.run.dir="~/run"', **home)
     assert (tmp_path / "home/run/last.ckpt").exists() and not (tmp_path / "~").exists()
     programs.finish(tmp_path, 'ckpt_path="~/run/last.ckpt"', "trainer.max_epochs=5", **home)
-    programs.finish(tmp_path, "-m", 'hydra.sweep.dir="~/sweep"', "seed=0,1", "trainer.max_epochs=1", **home)
-    assert (tmp_path / "home/sweep/1/last.ckpt").exists() and not (tmp_path / "~").exists()
     learned = 'learned.LSTM="~/run/best"'
     assert programs.script("evaluate.py", tmp_path, learned, *FEW_EVALUATIONS, **home).wait() == 0
     for key in ("learned.LSTM", "+learned.Other"):
         ended = programs.script("evaluate.py", tmp_path, f'{key}="~/nowhere/best"', *FEW_EVALUATIONS, **home)
         assert ended.wait() == 1 and str(tmp_path / "home/nowhere/best") in ended.output
+
+
+@pytest.mark.slow
+def test_a_tilde_in_quotes_is_the_users_home_for_a_grid_too(programs: Server, tmp_path: Path) -> None:
+    home: dict[str, Any] = {"HOME": str(tmp_path / "home")}
+    programs.finish(tmp_path, "-m", 'hydra.sweep.dir="~/sweep"', "seed=0,1", "trainer.max_epochs=1", **home)
+    assert (tmp_path / "home/sweep/1/last.ckpt").exists() and not (tmp_path / "~").exists()
 
 
 def test_names_are_matched_by_place_and_by_last_part() -> None:
