@@ -430,7 +430,7 @@ def test_names_of_a_suite_may_be_numbers() -> None:
     run = trainer(1)
     run.fit(module)
     assert (run.callback_metrics["val/final_loss/1"], run.callback_metrics["val/final_loss/2"]) == (1.0, 4.0)
-    with pytest.raises(ValueError, match="learner.validation has one name twice: 1, '1'"):
+    with pytest.raises(ValueError, match="one name twice: 1, '1'"):
         learner(validation={1: Quadratic(2), "1": Quadratic(2)})
 
 
