@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from l2o.runs.errors import in_one_line
 
 ROOT = Path(__file__).parents[1]
@@ -47,12 +49,17 @@ STAGES = {"first": FIRST, "second": SECOND, "third": THIRD}
 def overrides(stage: str, images: Path, colour_images: Path, seed: int, before: Path | None) -> list[str]:
     """Give the overrides of a stage's train.py, which goes on from the optimizer in the folder `before`."""
     return [
-        *("experiment=general_images", f"dataset.path={images.absolute()}"),
-        *(f"colour_images={colour_images.absolute()}", f"seed={seed}", "~evaluation", "logger=csv"),
+        *("experiment=general_images", f"dataset.path={_quoted(images.absolute())}"),
+        *(f"colour_images={_quoted(colour_images.absolute())}", f"seed={seed}", "~evaluation", "logger=csv"),
         *("learner.validation_horizons=null", "~learner.validation.regression"),  # came after this recipe
-        *(["optimizer=pretrained", f"optimizer.name={before}"] if before else []),
+        *(["optimizer=pretrained", f"optimizer.name={_quoted(before)}"] if before else []),
         *STAGES[stage],
     ]
+
+
+def _quoted(path: Path) -> str:
+    """Write a path as Hydra reads it, whatever characters it has."""
+    return QuotedString(str(path), Quote.double).with_quotes()
 
 
 @in_one_line
@@ -68,7 +75,9 @@ def main() -> None:
     for name in STAGES:
         run = [*overrides(name, given.images, given.colour_images, given.seed, before), "ckpt_path=auto"]
         folder = given.folder.absolute() / name
-        subprocess.run([sys.executable, str(ROOT / "train.py"), *run, f"hydra.run.dir={folder}"], check=True)
+        program = [sys.executable, str(ROOT / "train.py"), *run, f"hydra.run.dir={_quoted(folder)}"]
+        if failed := subprocess.run(program, check=False).returncode:  # the program has said why
+            sys.exit(failed)
         before = folder / "best"
     print(f"trained: {before}")
 

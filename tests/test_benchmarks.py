@@ -144,14 +144,30 @@ def test_every_part_of_the_paper_is_a_command_that_composes(name: str) -> None:
 
 @pytest.mark.parametrize(("stage", "epochs"), [("first", 5), ("second", 6), ("third", 3)])
 def test_every_stage_of_general_is_a_run_that_composes(stage: str, epochs: int) -> None:
-    files = Path("mnist.npz"), Path("cifar10.npz")
+    files = Path("mnist, grey (1).npz"), Path("cifar10=all.npz")
     overrides = runpy.run_path(str(BENCHMARKS / "train_general.py"))["overrides"]
-    given = overrides(stage, *files, 1, None if stage == "first" else Path("before"))
+    given = overrides(stage, *files, 1, None if stage == "first" else Path("a, {b} 'c'"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", given)
     assert cfg.trainer.max_epochs == epochs and cfg.seed == 1 and "regression" not in cfg.learner.validation
     assert cfg.optimizer._target_ == ("l2o.optimizers.Hierarchical" if stage == "first" else "l2o.from_pretrained")
+    assert (cfg.dataset.path, cfg.colour_images) == tuple(str(file.absolute()) for file in files)
+    assert stage == "first" or cfg.optimizer.name == "a, {b} 'c'"
     assert cfg.learner.meta_scheduler.T_max > cfg.trainer.max_epochs * 200
+
+
+def test_general_stops_where_a_stage_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        started.append(command)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["train_general.py", "mnist.npz", "cifar10.npz", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(BENCHMARKS / "train_general.py"), run_name="__main__")
+    assert end.value.code == 3 and len(started) == 1
 
 
 @pytest.mark.parametrize("window", [0, 1])

@@ -425,6 +425,15 @@ def test_a_suite_chooses_in_the_place_of_the_families() -> None:
     assert module.state.measured_on == ("x", "y")
 
 
+def test_names_of_a_suite_may_be_numbers() -> None:
+    module = learner(families={"a": Family(Quadratic(2))}, validation={1: Told(2, 1.0), 2: Told(2, 4.0)})
+    run = trainer(1)
+    run.fit(module)
+    assert (run.callback_metrics["val/final_loss/1"], run.callback_metrics["val/final_loss/2"]) == (1.0, 4.0)
+    with pytest.raises(ValueError, match="one name twice: 1, '1'"):
+        learner(validation={1: Quadratic(2), "1": Quadratic(2)})
+
+
 def test_several_horizons_are_averaged_by_the_geometric_mean() -> None:
     suite = {"x": Told(2, 1.0), "y": Told(2, 4.0)}
     module = learner(families={"a": Family(Quadratic(2))}, validation=suite, validation_horizons=[2, 6])
@@ -645,6 +654,26 @@ def test_a_warm_start_on_other_families_forgets_what_was_best(tmp_path: Path, da
 
     trainer(3, Look()).fit(module)
     assert module.state.best is not None
+
+
+@pytest.mark.parametrize(("before", "now"), [(None, [8]), ([3, 5], [3, 7])])
+def test_a_warm_start_with_other_horizons_of_its_validations_forgets_what_was_best(
+    tmp_path: Path, before: list[int] | None, now: list[int]
+) -> None:
+    """The losses after 8 steps are lower than those after 20, whatever φ is."""
+    from l2o.runs.checkpoints import Checkpoints
+
+    trainer(1, Checkpoints(str(tmp_path))).fit(learner(validation_horizons=before))
+    best = []
+
+    class Look(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+            best.append(module.state.best)
+
+    for horizons in (before, now):
+        module = learner(validation_horizons=horizons, warm_start=str(tmp_path / "warm_start.ckpt"))
+        trainer(2, Look()).fit(module)
+    assert best[0] is not None and best[1] is None
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
         x = x / peak  # the squares in a norm would vanish below 1e-23 in float32, and overflow above 1e19
         size = _norm(x).clamp(min=tiny)
         direction = _iterated(x / size, iterations)
-        direction = direction * (peak * size / _norm(direction).clamp(min=tiny))
+        direction = direction * (size / _norm(direction).clamp(min=tiny)) * peak  # a norm alone might overflow
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
     return layout.ravel(parts) if parts else update
 

@@ -95,7 +95,7 @@ class MetaLearner(Validating):
         self.average = Average(ema_decay) if ema_decay is not None else None
         looks = validation_horizons if validation_horizons is not None else [horizon]
         self.selection = Selection(self.families, validation, validation_tasks, looks, seed)
-        self.state = TrainingState(measured_on=self.selection.names)
+        self.state = TrainingState(self.selection.names, self.selection.horizons)
         self.checkpoint: dict[str, Any] | None = None  # that the run goes on from, until training starts
 
     def train_dataloader(self) -> Windows:

@@ -42,8 +42,10 @@ class Selection:
             at_least_one("learner", validation_horizons=steps)
         if len(set(horizons)) < len(horizons):
             raise ValueError(f"learner.validation_horizons must differ from each other: got {list(horizons)}")
-        self.families, self.suite = families, dict(suite or {})
-        self.num_tasks, self.horizons, self.seed = num_tasks, horizons, seed
+        self.families, self.suite = families, {str(name): optimizee for name, optimizee in (suite or {}).items()}
+        if len(self.suite) < len(suite or {}):
+            raise ValueError(f"learner.validation has one name twice: {', '.join(map(repr, suite or {}))}")
+        self.num_tasks, self.horizons, self.seed = num_tasks, tuple(int(steps) for steps in horizons), seed
         self.problems: dict[str, Problems] = {}
 
     @property

@@ -20,7 +20,7 @@ from l2o.training.validation import Validation
 
 warn = rank_zero_only(logging.getLogger(__name__).warning)
 
-FOUND = ("best_loss", "best_phi", "initial_loss", "measured_on")
+FOUND = ("best_loss", "best_phi", "initial_loss", "measured_on", "horizons")
 """What validation has found. Spawned ranks hand these back to the process that waits for them."""
 
 COUNTED = (
@@ -45,6 +45,8 @@ class TrainingState:
 
     measured_on: tuple[str, ...] = (ALONE,)
     """The names of the problems on which φ is validated. Losses on other problems are not comparable."""
+    horizons: tuple[int, ...] = ()
+    """The numbers of steps of the episodes in which φ is validated. Losses after other numbers are not comparable."""
     windows: int = 0
     """Windows behind the run, of every slot, those that were skipped included."""
     windows_before: int = 0
@@ -118,14 +120,17 @@ class TrainingState:
 
     def found(self) -> dict[str, Any]:
         """Return what validation has found."""
-        return {name: getattr(self, name) for name in FOUND} | {"measured_on": list(self.measured_on)}
+        lists = {"measured_on": list(self.measured_on), "horizons": list(self.horizons)}
+        return {name: getattr(self, name) for name in FOUND} | lists
 
     def load_found(self, saved: Mapping[str, Any]) -> None:
         """Take over what validation has found; a φ without a finite loss is not the best one.
 
-        What was found on other problems than this run's is left out.
+        What was found on other problems than this run's, or after other numbers of steps, is left out. An older
+        checkpoint does not tell the numbers of steps: they count as this run's.
         """
-        if tuple(saved.get("measured_on", (ALONE,))) == self.measured_on:
+        same_steps = tuple(saved.get("horizons", self.horizons)) == self.horizons
+        if same_steps and tuple(saved.get("measured_on", (ALONE,))) == self.measured_on:
             self.best_loss, self.initial_loss = saved["best_loss"], saved["initial_loss"]
             self.best_phi = saved["best_phi"] if math.isfinite(self.best_loss) else None
 

@@ -72,6 +72,11 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refusal:
         ("train.py +evaluation_optimizee.init_sdt=1", "did you mean evaluation_optimizee.init_std?"),
         ("train.py trainer.max_stepz=3", "did you mean +trainer.max_steps?"),
         ("train.py 'learner.meta_optimizer={lr: 1,betas: [0,0]}'", "learner.meta_optimizer has no betas so far: add"),
+        ("train.py 'learner.meta_optimizer={lr: {x: 1}, betas: [0,0]}'", "learner.meta_optimizer has no betas so far"),
+        (
+            "train.py +family@learner.families.a=quadratics 'learner.families={a: {num_taskz: 3}}'",
+            "learner.families has no a.num_taskz so far",
+        ),
         ("train.py trainer.max_steps=3", "add it with a plus, +trainer.max_steps=3"),
         ("train.py +trainer.logger=false", "the program sets it by itself"),
         ("train.py +luck=3", "train.py reads no key luck"),

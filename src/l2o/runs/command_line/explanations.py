@@ -133,12 +133,23 @@ def _unknown_key(failed: Composition, key: str) -> str:
                 remedy = f"add it with a plus, {shlex.quote('+' + given)}"
                 value, now = OverridesParser.create().parse_override(given).value(), OmegaConf.select(cfg, key)
                 if isinstance(value, dict) and isinstance(now, DictConfig):
-                    missing = ", ".join(str(entry) for entry in value if entry not in now)
+                    missing = ", ".join(_not_in(now, value)) or "such entry"
                     return f"{key} has no {missing} so far: {remedy}"
                 return f"{key} is not set so far: {remedy}"
             known += [f"+{name}" for name in taken if name not in known]
     hint = did_you_mean(key, known) or f": 'python {program} --help' lists its keys"
     return f"{program} knows no key {key}{hint}"
+
+
+def _not_in(now: DictConfig, given: dict[Any, Any], before: str = "") -> list[str]:
+    """The entries of a table on the command line that the configuration does not have, however deep they lie."""
+    missing: list[str] = []
+    for entry, value in given.items():
+        if entry not in set(now):  # `in now` would leave out what has no value yet
+            missing.append(f"{before}{entry}")
+        elif isinstance(value, dict) and isinstance(inner := now._get_node(entry), DictConfig):
+            missing += _not_in(inner, value, f"{before}{entry}.")
+    return missing
 
 
 def _key(word: str) -> str:
