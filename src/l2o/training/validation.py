@@ -108,4 +108,5 @@ def _sums(
     initial, losses = loss_curves(rule, Subset(optimizee, mine), count, num_steps, generator)
     final, mean = final_loss(losses), losses.mean(0)  # each (B,)
     ratios = torch.stack([final / initial, mean / initial]).double()
-    return torch.cat([torch.stack([final, initial, mean]), ratios, ratios.clamp(min=LEAST).log()]).sum(1)
+    logs = torch.where(ratios < 0, torch.nan, ratios.clamp(min=LEAST).log())  # a negative loss has none
+    return torch.cat([torch.stack([final, initial, mean]), ratios, logs]).sum(1)
