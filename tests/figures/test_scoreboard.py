@@ -12,7 +12,7 @@ from l2o.evaluation.scoreboard_page import page
 from l2o.evaluation.scoreboard_tables import rows
 from l2o.evaluation.scores import Rise
 from l2o.evaluation.standings import mean_cost
-from l2o.figures.scoreboard import plot_profile
+from l2o.figures.scoreboard import DRAWN, _drawn, plot_profile
 
 
 def cells(*finals: float) -> list[Cell]:
@@ -122,3 +122,11 @@ def test_one_command_writes_the_page_and_the_baselines(board, tmp_path, capsys):
     assert {key: read[key] for key in also} == also
     with pytest.raises(SystemExit, match=r"is no scoreboard\.json"):
         main(["scoreboard", str(tmp_path / "docs/board.md"), str(tmp_path / "x.md")])
+
+
+def test_of_many_learned_optimizers_the_best_are_drawn(board, tmp_path):
+    for case in (("near", 2), ("far", 2)):
+        for number in range(DRAWN + 3):
+            board.outcomes[case, f"L{number}"] = outcome({1.0: cells(1.0 + number, 1.0 + number)}, 2)
+    assert _drawn(board) == [f"L{number}" for number in range(DRAWN)] + ["Adam", "Muon"]  # X diverges
+    assert plot_profile(board, tmp_path / "figure.png").stat().st_size > 10_000

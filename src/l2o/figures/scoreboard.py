@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator, PercentFormatter
 from l2o.evaluation import scoreboard_files
 from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
 from l2o.evaluation.scoreboard_page import page as page_of
-from l2o.evaluation.scores import profile
+from l2o.evaluation.scores import interquartile_mean, profile
 from l2o.evaluation.standings import COLUMNS
 from l2o.figures.palette import GREY, GRID, readable, styles
 from l2o.files import write_text
@@ -23,6 +23,9 @@ TICKS = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10)
 MANY = 8
 """How many optimizers leave no room for the learned ones' second curves, at the best of a few rates."""
 
+DRAWN = 8
+"""How many learned optimizers are drawn at most, those with the best scores: more curves could not be told apart."""
+
 
 @readable
 def plot_profile(board: Scoreboard, path: str | Path) -> Path:
@@ -31,7 +34,7 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
     A curve gives the share of runs, over tasks, horizons and seeds, whose final loss is at most so many times tuned
     Adam's: the higher the better. What it lacks to 100 % at the right diverged, or lies beyond. Learned optimizers have
     solid lines, thick at a rate of 1 and thin at the best of a few; baselines have dashed ones. From MANY optimizers on
-    the thin lines are left to the page's table.
+    the thin lines are left to the page's table, and so are all but the best DRAWN learned optimizers.
     """
     columns = {title: related for title, related in COLUMNS.items() if list(board.cases(related))}
     figure = Figure(figsize=(1.0 + 4.8 * len(columns), 4.8), layout="constrained")
@@ -65,9 +68,12 @@ def write_page(results: str | Path, page: str | Path) -> tuple[Path, Path]:
 
 def _styles(board: Scoreboard) -> dict[Entry, dict[str, object]]:
     """Give every optimizer a colour, and its best rate of several a thinner, lighter line than its rate of 1."""
-    chosen = styles({name: name in board.baselines for name in board.optimizers})
+    drawn = _drawn(board)
+    chosen = styles({name: name in board.baselines for name in drawn})
     found = {}
     for entry in board.entries():
+        if entry.optimizer not in drawn:
+            continue
         if entry.rate is None and entry.optimizer not in board.baselines and len(board.optimizers) >= MANY:
             continue
         if entry.optimizer in board.baselines:
@@ -78,6 +84,17 @@ def _styles(board: Scoreboard) -> dict[Entry, dict[str, object]]:
             style = {"linewidth": 1.2, "alpha": 0.55, "zorder": 3}
         found[entry] = chosen[entry.optimizer] | style
     return found
+
+
+def _drawn(board: Scoreboard) -> list[str]:
+    """Name the baselines, and the learned optimizers with the best interquartile means, in the scoreboard's order."""
+
+    def score(name: str) -> float:
+        entry = Entry(name, name, 1.0)
+        return interquartile_mean(np.concatenate([board.ratios(case, entry, REFERENCE) for _, case in board.cases()]))
+
+    best = sorted((name for name in board.optimizers if name not in board.baselines), key=score)[:DRAWN]
+    return [name for name in board.optimizers if name in board.baselines or name in best]
 
 
 def _panel(axes: Axes, board: Scoreboard, related: bool, styles: dict[Entry, dict[str, object]]) -> None:
