@@ -43,12 +43,14 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
     parts = dict(layout.unravel(update))
     for (rows, columns), names in _matrices(layout, exempt):
         x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
-        tiny = torch.finfo(x.dtype).tiny  # a matrix of zeros stays one
-        peak = x.abs().amax(dim=(-2, -1), keepdim=True).clamp(min=tiny)
-        x = x / peak  # the squares in a norm would vanish below 1e-23 in float32, and overflow above 1e19
-        size = _norm(x).clamp(min=tiny)
+        # The largest entry is taken out, and put back at the end, because squares in a norm would vanish below 1e-23 in
+        # float32, and overflow above 1e19. It needs no gradient, because the result does not depend on it.
+        peak = x.detach().abs().amax(dim=(-2, -1), keepdim=True)
+        peak = torch.where(peak == 0, 1, peak)  # a matrix of zeros stays one
+        x = x / peak
+        size = _norm(x).clamp(min=1)  # it is at least 1, but for zeros
         direction = _iterated(x / size, iterations)
-        direction = direction * (size / _norm(direction).clamp(min=tiny)) * peak  # a norm alone might overflow
+        direction = direction * (size / _norm(direction).clamp(min=0.5)) * peak  # no norm but that of zeros is so small
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
     return layout.ravel(parts) if parts else update
 
