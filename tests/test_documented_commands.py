@@ -85,6 +85,7 @@ def test_the_targets_of_the_readme_are_there() -> None:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_the_first_steps_of_the_page_on_running_run_as_typed(tmp_path: Path) -> None:
     """Help, a training, an evaluation of what it left, and the two examples in Python."""
     shown = commands(RUNNING)

@@ -120,6 +120,7 @@ REFUSED = [
 """Command lines that are refused at several stages: before the run's folder is made, and while its parts are built."""
 
 
+@pytest.mark.slow
 def test_a_refused_command_leaves_nothing(tmp_path):
     folders = [tmp_path / str(number) for number in range(len(REFUSED))]
     with server() as programs:
