@@ -115,6 +115,11 @@ def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:
     axes.grid(**GRID)
 
 
+def _between_powers(value: float, _: object) -> str:
+    """Label a value between two powers of ten, but for those that begin with 7 or 9."""
+    return "" if f"{value:.0e}"[0] in "79" else f"{value:g}"
+
+
 def label_plainly(axes: Axes) -> None:
     """Write 0.3, not 3 × 10⁻¹, and label what lies between the powers of ten only where few powers are shown.
 
@@ -124,8 +129,7 @@ def label_plainly(axes: Axes) -> None:
     narrow = high < 30 * low
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     if axes.get_yscale() == "log":
-        shown = lambda value: narrow and f"{value:.0e}"[0] not in "79"  # noqa: E731
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if shown(value) else ""))
+        axes.yaxis.set_minor_formatter(FuncFormatter(_between_powers if narrow else lambda value, _: ""))
     axes.tick_params(axis="y", which="minor", labelsize="small")
 
 
