@@ -36,15 +36,16 @@ def replay(rule: UpdateRule, recording: Recording, cotangents: Cotangents, budge
     Coordinates that do not depend on each other (`Scope`) are replayed in chunks that take about `budget` bytes each;
     only a chunk's recorded gradients are ever copied, and only its λ ever made.
     """
-    total = {parameter: torch.zeros_like(parameter) for parameter in rule.parameters()}
+    parameters, total = list(rule.parameters()), dict[Tensor, Tensor]()
     for part in rule.parts(recording.layout):
+        served = parameters if part.rule is rule else list(part.rule.parameters())
         for chunk in chunks(part, recording, budget):
             spans = spans_within(part.spans, chunk.cut.coordinates)
             window = _recorded(chunk, spans, recording)
             gradient = window_gradient(part.rule, window, cotangents(spans)[:, chunk.tasks])
-            for parameter, share in zip(part.rule.parameters(), gradient, strict=True):
-                total[parameter] += share  # parts may have a rule in common
-    return list(total.values())
+            for parameter, share in zip(served, gradient, strict=True):  # parts may have a rule in common
+                total[parameter] = total[parameter] + share if parameter in total else share
+    return [total[parameter] if parameter in total else torch.zeros_like(parameter) for parameter in parameters]
 
 
 def window_gradient(rule: UpdateRule, recording: Recording, cotangents: Tensor) -> list[Tensor]:

@@ -74,9 +74,11 @@ class TruncatedBPTT(MetaGradient):
         if other.needed:
             losses, aimed = torch.empty_like(inner), torch.empty_like(aimed)
         read[0] = episode.grad
-        for t in range(num_steps):
+        rows = zip(inner.unbind(), read[1:].unbind(), strict=True)
+        for t, (loss, grad) in enumerate(rows):
             _, episode = step(rule, optimizee, episode, generator, donate=t > 0)  # the carry stays as it is
-            inner[t], read[t + 1] = episode.loss, episode.grad
+            loss.copy_(episode.loss)
+            grad.copy_(episode.grad)
             if other.needed:
                 losses[t], aimed[t] = other.loss_and_grad(episode, generator)
         objective, weights = self._weights(losses, start, num_steps)

@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of a window.
 """
 
+import functools
 import math
 from itertools import pairwise
 
@@ -58,15 +59,21 @@ class LSTM(UpdateRule):
         return {f"{part}_{i}": Axis.COORDINATES for i in range(self.num_layers) for part in ("hidden", "cell")}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        layers, keys = self.num_layers, self._keys()
+        layers, keys, weights = self.num_layers, self._keys(), self._weights()
         parts = [state[key] for key in keys]
+        if dispatch.is_donated() and self._reads_gradients():
+            out = dispatch.step_again(weights, seen.grad, parts, self._constants(seen.grad.dtype))
+            if out is not None:
+                return out.mul_(self.output_scale), dict(zip(keys, parts, strict=True))
         rows = [_rows(part) for part in parts]
         hidden, cell = rows[:layers], rows[layers:]
         features, log_and_sign = self._inputs(seen.grad, hidden)
-        out, new_hidden, new_cell = dispatch.step(self._weights(), features, hidden, cell, log_and_sign)
+        out, new_hidden, new_cell = dispatch.step(weights, features, hidden, cell, log_and_sign)
         shape = seen.grad.shape[:2]  # there may be several numbers for a coordinate (RNNprop)
         update = self.output_scale * out.view(shape)
         if new_hidden is hidden and _places(rows) == _places(parts):  # the kernel has overwritten the state itself
+            if self._reads_gradients():
+                dispatch.remember(weights, seen.grad, parts, features, rows, log_and_sign)
             return update, dict(zip(keys, parts, strict=True))
         return update, {
             key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)
@@ -104,19 +111,33 @@ class LSTM(UpdateRule):
 
         For a kernel that makes these features itself, give the gradients (…, N, 1) and the constants of log-and-sign.
         """
-        if type(self.preprocessing) is LogAndSign:
+        constants = self._constants(grad.dtype)
+        if constants is not None:
             rows = grad.flatten(-2)[..., None]
             if dispatch.takes_log_and_sign(rows, hidden):
-                return rows, self.preprocessing.constants(grad.dtype)
+                return rows, constants
         return self.preprocessing(grad).flatten(-3, -2), None
+
+    def _constants(self, dtype: torch.dtype) -> tuple[float, float, float] | None:
+        """Give the constants of log-and-sign, where that is the preprocessing."""
+        return self.preprocessing.constants(dtype) if type(self.preprocessing) is LogAndSign else None
+
+    def _reads_gradients(self) -> bool:
+        """Say whether a kernel may read the gradients where they lie, because it makes the features or needs none."""
+        return type(self.preprocessing) in (Identity, LogAndSign)
 
     def _keys(self) -> list[str]:
         """Name the parts of the state: the hidden states of all layers, then the cells."""
-        return [f"{part}_{i}" for part in ("hidden", "cell") for i in range(self.num_layers)]
+        return _names(self.num_layers)
 
     def _weights(self) -> list[Tensor]:
         # `parameters()` would walk over all modules and compare all tensors, at every step
         return [weight for module in (*self.cells, self.head) for weight in module._parameters.values()]  # type: ignore[reportReturnType]
+
+
+@functools.cache
+def _names(layers: int) -> list[str]:
+    return [f"{part}_{i}" for part in ("hidden", "cell") for i in range(layers)]
 
 
 def _rows(state: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from l2o.optimizers.kernels import lstm_cpp, lstm_torch, lstm_triton
+from l2o.optimizers.kernels import lstm_cpp, lstm_repeated, lstm_torch, lstm_triton
 from l2o.optimizers.kernels.lstm_arguments import LogAndSign
 
 _donated: ContextVar[bool] = ContextVar("donated", default=False)
@@ -35,14 +35,17 @@ class Kernel(Protocol):
     ) -> list[Tensor]: ...
 
 
-@contextmanager
-def donated_state(donate: bool = True) -> Iterator[None]:
+class donated_state:  # a class, because it is entered at every step, and `contextmanager` takes twice as long
     """Let kernels overwrite the state that a rule is given within this block: its owner needs the old one no more."""
-    token = _donated.set(donate)
-    try:
-        yield
-    finally:
-        _donated.reset(token)
+
+    def __init__(self, donate: bool = True):
+        self.donate = donate
+
+    def __enter__(self) -> None:
+        self.token = _donated.set(self.donate)
+
+    def __exit__(self, *_: object) -> None:
+        _donated.reset(self.token)
 
 
 @contextmanager
@@ -81,6 +84,28 @@ def step(
         return kernel.step(weights, features, hidden, cell, is_donated())
     assert kernel is lstm_cpp
     return lstm_cpp.step(weights, features, hidden, cell, is_donated(), log_and_sign)
+
+
+def step_again(
+    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
+) -> Tensor | None:
+    """Do a step in place that one before has `remember`ed. Give the output (B, P), or None where there is none such."""
+    if torch.is_grad_enabled() or not _compiled.get() or not state:
+        return None
+    return lstm_repeated.again(weights, grad, state, log_and_sign)
+
+
+def remember(
+    weights: list[Tensor],
+    grad: Tensor,
+    state: list[Tensor],
+    features: Tensor,
+    rows: list[Tensor],
+    log_and_sign: LogAndSign | None,
+) -> None:
+    """Let a step that was done in place be done again without checks, where a kernel can (`lstm_repeated`)."""
+    if _tasks(weights) is None and compiled_kernel(features, rows) is lstm_cpp:
+        lstm_repeated.remember(weights, grad, state, features, rows, log_and_sign)
 
 
 def _tasks(weights: list[Tensor]) -> int | None:

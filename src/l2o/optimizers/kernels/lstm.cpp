@@ -330,11 +330,7 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
         }
         store_rows<T, B>(out + n0, total, 1, N, count);
     };
-    // A thread takes several blocks in a row: what it has fetched ahead another thread would be writing to.
-    const int64_t blocks = G * blocks_of_task, in_a_row = std::clamp<int64_t>(blocks / (4 * threads), 1, 16);
-    in_chunks<T>((blocks + in_a_row - 1) / in_a_row, threads, (F + 5 * H + 1) * nv, [&](int64_t chunk, V* work) {
-        for (int64_t b = chunk * in_a_row; b < std::min(blocks, (chunk + 1) * in_a_row); ++b) block_step(b, work);
-    });
+    in_chunks<T>(G * blocks_of_task, threads, (F + 5 * H + 1) * nv, block_step);
 }
 
 template <class T, int64_t B>

@@ -80,17 +80,36 @@ def step(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
+    call, out, new = prepared_step(weights, features, hidden, cell, in_place, log_and_sign)
+    call()
+    layers = len(hidden)
+    return (out, hidden, cell) if new is None else (out, new[:layers], new[layers:])
+
+
+def prepared_step(
+    weights: list[Tensor],
+    features: Tensor,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    in_place: bool = False,
+    log_and_sign: LogAndSign | None = None,
+) -> tuple["Call", Tensor, list[Tensor] | None]:
+    """Check and lay out what `step` is given. Give the call that is left to do, its output (N,) and the new states.
+
+    The new states, hidden then cell, are None where the given ones will be overwritten. Raises what `step` raises,
+    except for MemoryError.
+    """
     of_tasks = of_each_task(weights, features.shape[0])
     sizes = sizes_of(of_tasks[0], features, features.shape[:1], hidden, cell, log_and_sign)
-    n, layers = sizes[0], len(hidden)
-    rows, given, out = along_coordinates(features), [*hidden, *cell], features.new_empty(n)
+    n, given = sizes[0], [*hidden, *cell]
+    rows, out = along_coordinates(features), features.new_empty(n)
     old, distance = along_units(given)
     new = old if in_place else [part.new_empty(part.shape[::-1]).mT for part in old]
     tensors = [*contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
     strides = rows.stride(1), distance, distance if in_place else n
     threads = _threads(of_tasks[0], n)
-    _call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, tensors)
-    return (out, hidden, cell) if new is given else (out, new[:layers], new[layers:])
+    call = Call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, tensors)
+    return call, out, None if new is given else new
 
 
 def window_gradient(
@@ -129,30 +148,41 @@ def window_gradient(
     tensors = [*contiguous(weights), rows, *state, *contiguous([cotangent]), *gradient]
     strides = rows.stride(2), rows.stride(0), distance
     threads = _threads(weights, 3 * steps * sizes[0])
-    _call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, tensors)
+    Call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, tensors)()
     return gradient
+
+
+class Call:
+    """An exported function with all its arguments: integers, the constants of log-and-sign, pointers to the tensors.
+
+    The tensors are kept as long as the call is. Raises RuntimeError where the kernel is not `available()`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        sizes: tuple[int, ...],
+        log_and_sign: LogAndSign | None,
+        tensors: list[Tensor],
+    ):
+        loaded = _library()
+        if loaded is None:
+            raise RuntimeError("the compiled LSTM kernel is not available")
+        self.tensors = tensors
+        constants = None if log_and_sign is None else (ctypes.c_double * 3)(*log_and_sign)
+        self.pointers = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
+        self.run = functools.partial(_function(loaded, name, dtype, len(sizes)), *sizes, constants, self.pointers)
+
+    def __call__(self) -> None:
+        """Run the function. Raises MemoryError where its workspaces do not fit into memory."""
+        if self.run():
+            raise MemoryError("the compiled LSTM kernel ran out of memory")
 
 
 def _threads(weights: list[Tensor], evaluations: int) -> int:
     work = evaluations * sum([weight.numel() for weight in weights])
     return torch.get_num_threads() if work >= 2 * MULTIPLY_ADDS_PER_THREAD else 1
-
-
-def _call(
-    name: str,
-    dtype: torch.dtype,
-    sizes: tuple[int, ...],
-    log_and_sign: LogAndSign | None,
-    tensors: list[Tensor],
-) -> None:
-    """Run an exported function: integers, the constants of log-and-sign, then pointers to the tensors."""
-    loaded = _library()
-    if loaded is None:
-        raise RuntimeError("the compiled LSTM kernel is not available")
-    constants = None if log_and_sign is None else (ctypes.c_double * 3)(*log_and_sign)
-    pointers = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
-    if _function(loaded, name, dtype, len(sizes))(*sizes, constants, pointers):
-        raise MemoryError("the compiled LSTM kernel ran out of memory")
 
 
 @functools.cache

@@ -1,0 +1,177 @@
+"""Steps of the compiled LSTM that are done again on the same state: they are those of a rule that checks everything.
+
+Shapes: B tasks, P coordinates, K steps.
+"""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from observations import seen
+from torch import Tensor
+
+from l2o.optimizees import Layout
+from l2o.optimizers import LSTM, Identity, LogAndSign
+from l2o.optimizers.kernels import lstm_cpp, lstm_repeated
+from l2o.optimizers.kernels.dispatch import donated_state, without_kernels
+
+B, P, K = 3, 7, 6
+LAYOUT = Layout({"theta": (P,)})
+
+
+@pytest.fixture(autouse=True)
+def repeated(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Say of every step whether it was one that is done again; no gradient is recorded."""
+    if not lstm_cpp.available():
+        pytest.skip("no C++ compiler on this machine")
+    found: list[bool] = []
+    again = lstm_repeated.again
+
+    def watched(*arguments) -> Tensor | None:
+        out = again(*arguments)
+        found.append(out is not None)
+        return out
+
+    monkeypatch.setattr(lstm_repeated, "again", watched)
+    monkeypatch.setattr(lstm_repeated, "_repeated", {})
+    with torch.no_grad():
+        yield found
+
+
+def started(rule: LSTM, tasks: int = B) -> dict[str, Tensor]:
+    """Give a state that is the rule's after one step, in memory of its own."""
+    theta = torch.zeros(tasks, P)
+    return rule(seen(torch.randn(tasks, P), theta), rule.init_state(theta, LAYOUT), LAYOUT)[1]
+
+
+def both(rule: LSTM, grad: Tensor, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Do a step on a state that is given away, and the same on a copy. Give the state after it and both updates."""
+    theta, copy = torch.zeros_like(grad), {key: value.clone() for key, value in state.items()}
+    expected, expected_state = rule(seen(grad.clone(), theta), copy, LAYOUT)
+    with donated_state():
+        update, state = rule(seen(grad, theta), state, LAYOUT)
+    assert all(torch.equal(state[key], value) for key, value in expected_state.items())
+    return state, update, expected
+
+
+@pytest.mark.parametrize("preprocessing", [Identity, LogAndSign])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_steps_of_a_window_are_done_again(repeated, preprocessing, layers):
+    rule = LSTM(preprocessing(), hidden_size=4, num_layers=layers, output_scale=0.1)
+    state = started(rule)
+    for grad in torch.randn(K, B, P):
+        state, update, expected = both(rule, grad, state)
+        assert torch.equal(update, expected)
+    assert repeated == [False] + (K - 1) * [True]
+
+
+def changed_in_place(rule: LSTM) -> None:
+    for weight in rule.parameters():
+        weight.mul_(1.5)
+
+
+def put_elsewhere(rule: LSTM) -> None:
+    for weight in rule.parameters():
+        weight.data = 1.5 * weight.data
+
+
+def made_anew(rule: LSTM) -> None:
+    rule.cells[0].weight_hh = torch.nn.Parameter(1.5 * rule.cells[0].weight_hh)  # type: ignore[reportArgumentType]
+
+
+def with_another_p(rule: LSTM) -> None:
+    rule.preprocessing = LogAndSign(5.0)
+
+
+def on_another_scale(rule: LSTM) -> None:
+    rule.output_scale = 7.0
+
+
+@pytest.mark.parametrize(
+    "change", [changed_in_place, put_elsewhere, made_anew, with_another_p, on_another_scale], ids=lambda f: f.__name__
+)
+def test_a_rule_that_changes_within_a_window_is_read_as_it_is(change):
+    rule = LSTM(LogAndSign(), hidden_size=4)
+    state = started(rule)
+    for grad in torch.randn(3, B, P):
+        state, _, before = both(rule, grad, state)
+    change(rule)
+    grad = torch.randn(B, P)
+    for _ in range(2):
+        state, update, expected = both(rule, grad, state)
+        assert torch.equal(update, expected) and not torch.equal(update, before)
+
+
+@pytest.mark.parametrize("kind", ["a column of a matrix", "transposed", "double"])
+def test_another_kind_of_gradient_is_read_as_it_is(kind):
+    rule = LSTM(LogAndSign(), hidden_size=4)
+    state = started(rule, P)
+    for grad in torch.randn(3, P, P):
+        state, *_ = both(rule, grad, state)
+    if kind == "double":
+        rule, state = rule.double(), {key: value.double() for key, value in state.items()}
+        grads = torch.randn(3, P, P, dtype=torch.float64)
+    else:
+        grads = torch.randn(3, P, P).mT if kind == "transposed" else torch.randn(3, P, P, 2)[..., 0]
+    for grad in grads:
+        state, update, expected = both(rule, grad, state)
+        assert torch.equal(update, expected)
+
+
+def test_another_state_in_the_same_memory_is_another_state(repeated):
+    """Views of the same numbers in another order lie in the same place, but are not what was checked."""
+    rule = LSTM(Identity(), hidden_size=P)
+    state = started(rule, 1)
+    for grad in torch.randn(3, 1, P):
+        state, *_ = both(rule, grad, state)
+    state = {key: value.mT for key, value in state.items()}
+    state, update, expected = both(rule, torch.randn(1, P), state)
+    assert torch.equal(update, expected) and not repeated[-1]
+
+
+def test_two_rules_that_share_a_state_keep_their_own_weights():
+    first, second = (LSTM(Identity(), hidden_size=4) for _ in range(2))
+    state = started(first)
+    for grad in torch.randn(K, B, P):
+        for rule in (first, second):
+            state, update, expected = both(rule, grad, state)
+            assert torch.equal(update, expected)
+
+
+def test_a_kernel_that_is_turned_off_is_not_used(repeated, monkeypatch):
+    rule = LSTM(Identity(), hidden_size=4)
+    state = started(rule)
+    for grad in torch.randn(3, B, P):
+        state, *_ = both(rule, grad, state)
+    with without_kernels():
+        both(rule, torch.randn(B, P), {key: value.clone() for key, value in state.items()})
+    monkeypatch.setenv("L2O_KERNEL", "0")
+    both(rule, torch.randn(B, P), state)
+    assert repeated[-1] is False
+
+
+def test_with_autograd_a_step_is_recorded(repeated):
+    rule = LSTM(Identity(), hidden_size=4)
+    state = started(rule)
+    for grad in torch.randn(3, B, P):
+        state, *_ = both(rule, grad, state)
+    count = len(repeated)
+    with torch.enable_grad(), donated_state():
+        update, _ = rule(seen(torch.randn(B, P), torch.zeros(B, P)), state, LAYOUT)
+    assert update.requires_grad and len(repeated) == count
+
+
+def test_no_state_is_kept_alive_and_few_are_known():
+    rule = LSTM(Identity(), hidden_size=4)
+    kept = []
+    for _ in range(2 * lstm_repeated.MOST):
+        state = started(rule)
+        for grad in torch.randn(2, B, P):
+            state, *_ = both(rule, grad, state)
+        kept.append(state)
+    assert len(lstm_repeated._repeated) == lstm_repeated.MOST
+    known = [weakref.ref(value) for value in kept[-1].values()]
+    del kept, state
+    gc.collect()
+    assert all(reference() is None for reference in known)
