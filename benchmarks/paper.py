@@ -6,7 +6,8 @@ package are compared with the baselines, which takes some hours, and what the pa
 commit made which table, when, and by which command is written into docs/notebook/runs.json.
 
     python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
-        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --features squeezenet1_1.pth
+        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg \
+        --features squeezenet1_1.pth
     python benchmarks/paper.py --only quadratic digits
     python benchmarks/paper.py --shipped --only mnist mnist_200steps --mnist mnist.npz
 """
@@ -28,15 +29,21 @@ DOCS = ROOT / "docs"
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
 ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
-START = "optimizer=pretrained optimizer.name={out}/cifar_small/best seed=1"
+START = "optimizer=pretrained optimizer.name={out}/cifar_small_training/best seed=1"
 AT_200 = "evaluation.num_tasks=8 evaluation.num_steps=200 evaluation.table_steps=[50,100,200]"
+GENERAL = "+learned.general=general"  # the package's optimizer for all problems, which is not trained here
 CIFAR_LEARNED = {
-    "cifar10": "learned.LSTM={out}/cifar10/best",
-    "cifar5": "learned.LSTM={out}/cifar10/best +learned.LSTM-sub={out}/cifar5_sub/best",
-    "cifar2": "learned.LSTM={out}/cifar10/best +learned.LSTM-sub={out}/cifar2_sub/best",
+    "cifar10": f"learned.LSTM={{out}}/cifar10_training/best {GENERAL}",
+    **{
+        name: f"learned.LSTM={{out}}/cifar10_training/best +learned.LSTM-sub={{out}}/{name}_sub_training/best {GENERAL}"
+        for name in ("cifar5", "cifar2")
+    },
 }
+ART_LEARNED = f"learned.LSTM={{out}}/neural_art_training/best {GENERAL}"
+MNIST_LEARNED = f"learned.LSTM={{out}}/mnist_training/best {GENERAL}"
 RUNS = {  # what {out}/NAME holds, in an order in which every part finds the trained optimizers that it needs
-    "quadratic": "train.py experiment=quadratic",
+    "quadratic_training": "train.py experiment=quadratic evaluation=null",
+    "quadratic": f"evaluate.py experiment=quadratic learned.LSTM={{out}}/quadratic_training/best {GENERAL}",
     "digits": "train.py seed=0",
     "digits_seed1": "train.py seed=1",
     "digits_seed2": "train.py seed=2",
@@ -47,46 +54,39 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "digits_rules": "train.py -m experiment=architectures_digits optimizer=lstm,lstm_gac,ntm_bfgs",
     "architectures_digits": "evaluate.py name=architectures_digits " + LEARNED.replace("RULES", "digits_rules"),
     "mnist_start": f"train.py experiment=mnist {MNIST}",
-    "mnist": f"train.py experiment=mnist {MNIST} optimizer=pretrained optimizer.name={{out}}/mnist_start/best seed=1 "
-    "learner.meta_optimizer.lr=3e-3 learner.episodes_per_epoch=50 trainer.max_epochs=60",
-    "mnist_200steps": f"evaluate.py experiment=mnist_200steps {MNIST} learned.LSTM={{out}}/mnist/best",
-    "mnist_40units": f"evaluate.py experiment=mnist_40units {MNIST} learned.LSTM={{out}}/mnist/best",
-    "mnist_2layers": f"evaluate.py experiment=mnist_2layers {MNIST} learned.LSTM={{out}}/mnist/best",
-    "mnist_relu": f"evaluate.py experiment=mnist_relu {MNIST} learned.LSTM={{out}}/mnist/best",
-    "mnist_grid": f"evaluate.py figure=mnist_grid {MNIST} optimizee.init_std=0.05 learned.LSTM={{out}}/mnist/best",
-    "mnist_grid_start": f"evaluate.py figure=mnist_grid {MNIST} learned.LSTM={{out}}/mnist/best",
-    "cifar_small": f"train.py experiment=cifar_small {CIFAR}",
-    "cifar10": f"train.py experiment=cifar10 {CIFAR} {START} {AT_200}",
+    "mnist_training": f"train.py experiment=mnist {MNIST} optimizer=pretrained optimizer.name={{out}}/mnist_start/best "
+    "seed=1 learner.meta_optimizer.lr=3e-3 learner.episodes_per_epoch=50 trainer.max_epochs=60 evaluation=null",
     **{
-        f"{name}_sub": f"train.py experiment={name}_sub {CIFAR} {START} learner.meta_optimizer.lr=1e-4 "
-        "evaluation.num_tasks=1 evaluation.num_steps=200"
+        name: f"evaluate.py experiment={name} {MNIST} {MNIST_LEARNED}"
+        for name in ("mnist", "mnist_200steps", "mnist_40units", "mnist_2layers", "mnist_relu")
+    },
+    "mnist_grid": f"evaluate.py figure=mnist_grid {MNIST} optimizee.init_std=0.05 {MNIST_LEARNED}",
+    "mnist_grid_start": f"evaluate.py figure=mnist_grid {MNIST} {MNIST_LEARNED}",
+    "cifar_small_training": f"train.py experiment=cifar_small {CIFAR} evaluation=null",
+    "cifar10_training": f"train.py experiment=cifar10 {CIFAR} {START} evaluation=null",
+    **{
+        f"{name}_sub_training": f"train.py experiment={name}_sub {CIFAR} {START} learner.meta_optimizer.lr=1e-4 "
+        "evaluation=null"
         for name in ("cifar5", "cifar2")
     },
-    **{name: f"evaluate.py experiment={name} {CIFAR} {AT_200} {CIFAR_LEARNED[name]}" for name in ("cifar5", "cifar2")},
+    **{name: f"evaluate.py experiment={name} {CIFAR} {AT_200} {learned}" for name, learned in CIFAR_LEARNED.items()},
     **{
         f"{name}_1000steps": f"evaluate.py experiment={name} name={name}_1000steps {CIFAR} "
         f"evaluation.num_tasks=2 {learned}"
         for name, learned in CIFAR_LEARNED.items()
     },
-    "neural_art": f"train.py experiment=neural_art {ART}",
+    "neural_art_training": f"train.py experiment=neural_art {ART} evaluation=null",
+    "neural_art": f"evaluate.py experiment=neural_art {ART} {ART_LEARNED}",
     "neural_art_style": f"evaluate.py experiment=neural_art {ART} optimizee.style={{other_style}} "
-    "evaluation.tuning_tasks=4 learned.LSTM={out}/neural_art/best",
+    f"evaluation.tuning_tasks=4 {ART_LEARNED}",
     **{
         f"neural_art_style_{n}": f"evaluate.py experiment=neural_art {ART} optimizee.style={{style_{n}}} "
-        "evaluation.tuning_tasks=4 evaluation.rates_range=[0.01,10] evaluation.rates_count=7 "
-        "learned.LSTM={out}/neural_art/best"
+        f"evaluation.tuning_tasks=4 evaluation.rates_range=[0.01,10] evaluation.rates_count=7 {ART_LEARNED}"
         for n in (2, 3)
     },
     "neural_art_highres": f"evaluate.py experiment=neural_art {ART} optimizee=neural_art_highres "
-    "evaluation.num_tasks=8 evaluation.tuning_tasks=2 learned.LSTM={out}/neural_art/best",
+    f"evaluation.num_tasks=8 evaluation.tuning_tasks=2 {ART_LEARNED}",
 }
-SHIPPED = {  # the parts whose training has made an optimizer of the package, as a comparison of this optimizer
-    "quadratic": "evaluate.py experiment=quadratic learned.LSTM=quadratic",
-    "mnist": f"evaluate.py experiment=mnist {MNIST} learned.LSTM=mnist",
-    "cifar10": f"evaluate.py experiment=cifar10 {CIFAR} {AT_200} learned.LSTM=cifar10",
-    "neural_art": f"evaluate.py experiment=neural_art {ART} learned.LSTM=neural_art",
-}
-SHIPS = (*SHIPPED, "cifar5_sub", "cifar2_sub")  # what NAME/best of these parts is, has the same name in the package
 PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the paper's figures, about ±2 %
     "mnist_start": {"LSTM": {20: 0.447, 50: 0.311, 100: 0.245}},
     "mnist": {
@@ -128,16 +128,14 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the pape
 
 
 def commands(shipped: bool) -> dict[str, str]:
-    """Return the command of every part; with `shipped` of those that need nothing trained but what the package has."""
+    """Return the command of every part; with `shipped` of those that need nothing trained but what the package has.
+
+    What the part NAME_training has trained is NAME in the package.
+    """
     if not shipped:
         return RUNS
-    found = {}
-    for name, command in {**RUNS, **SHIPPED}.items():
-        for part in SHIPS:
-            command = command.replace(f"={{out}}/{part}/best", f"={part}")
-        if command.startswith("evaluate.py") and "{out}" not in command:
-            found[name] = command
-    return found
+    found = {name: re.sub(r"={out}/(\w+)_training/best", r"=\1", command) for name, command in RUNS.items()}
+    return {name: line for name, line in found.items() if line.startswith("evaluate.py") and "{out}" not in line}
 
 
 def run(name: str, command: str, folder: Path) -> None:
@@ -147,7 +145,8 @@ def run(name: str, command: str, folder: Path) -> None:
     command has made is not run again either, and a line says so.
     """
     sweep = " -m " in command or " figure=" in command
-    if (folder / ("run.json" if sweep else "summary.json")).exists():
+    compares = not sweep and "evaluation=null" not in command
+    if (folder / ("summary.json" if compares else "run.json")).exists():
         return print(f"{name}: done before{_otherwise(folder, command)}", flush=True)
     resume = ["ckpt_path=auto"] if command.startswith("train.py") else []
     started = time.monotonic()

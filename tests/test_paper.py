@@ -33,7 +33,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
             return
         folder = Path(words[-1].split(".dir=")[1])
         for job in (folder / "0", folder / "1") if ".sweep." in words[-1] else (folder,):
-            job.mkdir(parents=True)
+            job.mkdir(parents=True, exist_ok=True)
             (job / "summary.json").write_text(json.dumps({"provenance": GIVEN, "optimizers": {}}))
 
     monkeypatch.setitem(SETTINGS, "RUNS", {"a": TRAINS, "b": COMPARES, "c": SWEEPS, "d": DRAWS})
@@ -100,6 +100,15 @@ def test_a_part_that_another_command_has_made_is_told(started, tmp_path, monkeyp
     assert told in capsys.readouterr().out and len(started) == 1
 
 
+def test_a_training_without_a_comparison_is_done_when_its_program_has_ended(started, tmp_path, monkeypatch):
+    monkeypatch.setitem(SETTINGS["RUNS"], "a", f"{TRAINS} evaluation=null")
+    (tmp_path / "out/a").mkdir(parents=True)
+    (tmp_path / "out/a/summary.json").write_text("{}")
+    for _ in range(2):
+        run(monkeypatch, tmp_path, "--only", "a")
+    assert len(started) == 1
+
+
 def test_the_origin_of_every_table_is_written_down(started, tmp_path, monkeypatch):
     """Those of parts that are not there stay; a part whose results tell no origin loses what was known before."""
     path = tmp_path / "docs/notebook/runs.json"
@@ -121,8 +130,8 @@ def test_what_is_shipped_is_compared_and_nothing_is_trained():
     assert PAPER["commands"](False) == PAPER["RUNS"]
     assert {"quadratic", "mnist", "mnist_2layers", "mnist_grid", "cifar10", "cifar5_1000steps"} < commands.keys()
     assert {"mnist_start", "cifar5_sub", "architectures_digits", "digits_seed1"}.isdisjoint(commands)
-    assert commands["cifar2"].endswith("learned.LSTM=cifar10 +learned.LSTM-sub=cifar2_sub")
-    assert "{mnist}" in commands["mnist_relu"] and commands["mnist_relu"].endswith("learned.LSTM=mnist")
+    assert commands["cifar2"].endswith("learned.LSTM=cifar10 +learned.LSTM-sub=cifar2_sub +learned.general=general")
+    assert "{mnist}" in commands["mnist_relu"] and "learned.LSTM=mnist " in commands["mnist_relu"]
 
 
 @pytest.mark.parametrize("name", PAPER["commands"](True))
