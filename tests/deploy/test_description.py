@@ -131,6 +131,8 @@ def test_two_groups_may_share_a_rule(tmp_path):
         (torch.float32, "Anything's argument value is a dtype"),
         ({1, 2}, "Anything's argument value is a set"),
         (b"bytes", "Anything's argument value is a bytes"),
+        (bytearray(b"bytes"), "Anything's argument value is a bytearray"),
+        (memoryview(b"bytes"), "Anything's argument value is a memoryview"),
         (print, "Anything's argument value is a builtin_function_or_method"),
         (Hidden(), "Anything's argument value is a Hidden"),
         ({1: "a"}, "Anything's argument value has the key 1: keys must be text"),

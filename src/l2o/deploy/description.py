@@ -82,7 +82,7 @@ def plain(value: Any, what: str) -> Any:
         return os.fspath(value)
     if isinstance(value, Mapping):
         return {_key(key, what): plain(item, f"{what}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, bytes):
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
         return [plain(item, f"{what}[{index}]") for index, item in enumerate(value)]
     raise ValueError(
         f"{what} is a {type(value).__name__}, which a config.json cannot hold: give numbers, text, lists or mappings"
@@ -111,7 +111,7 @@ def _described(value: Any, what: str) -> Any:
     """An argument: rules and preprocessings in it described, however they are nested; all else plain and finite."""
     if isinstance(value, nn.ModuleDict | Mapping):
         return {_key(key, what): _described(item, f"{what}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, nn.ModuleList | Sequence) and not isinstance(value, str | bytes):
+    if isinstance(value, nn.ModuleList | Sequence) and not isinstance(value, str | bytes | bytearray | memoryview):
         return [_described(item, f"{what}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, UpdateRule | Preprocessing):
         return describe(value)
