@@ -162,3 +162,23 @@ def test_weights_that_are_nan_are_refused_in_one_line(name: str, tmp_path: Path)
     with pytest.raises(ValueError, match=r"damaged.npz' cannot be imported: '.*' holds numbers that are nan") as error:
         from_published(tmp_path / "damaged.npz")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["celo2", "celo2base"])
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("after|a/w", lambda array: array[:0]),
+        ("after|a/w", lambda array: np.float32(1)),
+        ("grads|a/w", lambda array: array[..., :1]),
+        ("p0|a/w", lambda array: np.array("x")),
+    ],
+    ids=["no step", "a number", "another shape", "text"],
+)
+def test_a_trajectory_that_does_not_fit_is_refused_in_one_line(name: str, key: str, change, tmp_path: Path) -> None:
+    """The trajectory tells Celo2 from Celo2-base, so that it is read with the weights."""
+    arrays = modern_rules.golden(name)
+    np.savez(tmp_path / "damaged.npz", **arrays | {key: change(arrays[key])})
+    with pytest.raises(ValueError, match=r"damaged.npz' cannot be imported: the trajectory of 'a/w' does not") as error:
+        from_published(tmp_path / "damaged.npz")
+    assert "\n" not in str(error.value)

@@ -43,12 +43,14 @@ def from_published(file: str | Path) -> UpdateRule:
         rule = early_rule(weights) or modern_rule(weights, path.stem)
         if rule is not None:
             refuse_not_finite(rule.state_dict())
+        if isinstance(rule, Celo2):
+            rule = _as_recorded(rule, weights)
     except ValueError as error:
         raise ValueError(one_line(f"'{path}' cannot be imported: {error}")) from error
     if rule is None:
         found = ", ".join([*sorted(weights)[:SHOWN], *(["…"] if len(weights) > SHOWN else [])]) or "no array"
         raise ValueError(one_line(f"'{path}' holds {found}, which is in no known convention. Known are: {KNOWN}"))
-    return _as_recorded(rule, weights) if isinstance(rule, Celo2) else rule
+    return rule
 
 
 def import_published(file: str | Path, folder: str | Path) -> tuple[UpdateRule, Path]:
@@ -65,11 +67,21 @@ def _as_recorded(rule: Celo2, weights: Weights) -> Celo2:
     names = [key.removeprefix("p0|") for key in weights if key.startswith("p0|")]
     if not names or not all(f"{kind}|{name}" in weights for kind in ("grads", "after") for name in names):
         return rule
+    for name in names:
+        _refuse_misfit(name, *(weights[f"{kind}|{name}"] for kind in ("p0", "grads", "after")))
     full = Celo2(rule.hidden_size, rule.num_layers, adam_vectors=False, adam_pattern="/b$", bias_correction=False)
     base = Celo2(rule.hidden_size, rule.num_layers, orthogonal=False, adam_vectors=False, adam_pattern=None)
     for candidate in (full, base):
         candidate.load_state_dict(rule.state_dict())
     return min((full, base), key=lambda candidate: _first_error(candidate, weights, names)).eval()
+
+
+def _refuse_misfit(name: str, start: np.ndarray, *recorded: np.ndarray) -> None:
+    """Raise ValueError unless at least one step of a tensor is recorded, in numbers and in the tensor's own shape."""
+    is_real = all(array.dtype.kind == "f" for array in (start, *recorded))
+    if not is_real or any(array.shape[1:] != start.shape or not array.shape[:1] > (0,) for array in recorded):
+        given = ", ".join(f"{array.shape} of {array.dtype}" for array in (start, *recorded))
+        raise ValueError(f"the trajectory of '{name}' does not fit together: its p0, grads and after are {given}")
 
 
 @torch.no_grad()
