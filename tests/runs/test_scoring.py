@@ -411,7 +411,8 @@ def test_a_suite_takes_its_own_device_unless_one_is_given(monkeypatch):
 
 
 def test_envelopes_of_another_shape_are_refused(tmp_path):
-    for text in ("[]", '{"a": [[1], [1, 2]]}', '{"a": 3}', "{"):
+    words, nan, falling = '{"a": [["1"], [1]]}', '{"a": [[1], [NaN]]}', '{"a": [[2, 1], [2, 1]]}'
+    for text in ("[]", '{"a": [[1], [1, 2]]}', '{"a": 3}', "{", words, nan, falling, '{"a": ["12", "12"]}'):
         (tmp_path / "e.json").write_text(text)
         with pytest.raises(ValueError, match=r"e\.json'"):
             scoring.read_envelopes(tmp_path / "e.json")

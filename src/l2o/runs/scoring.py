@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from l2o.figures.scoreboard import plot_profile
 from l2o.files import write_text
 from l2o.runs.beyond import add_beyond
 from l2o.runs.cell_jobs import Answers, Job, job_of, run_jobs
+from l2o.runs.command_line.kinds import fits
 from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.devices import chosen_device, usable
 from l2o.runs.learned import open_learned
@@ -57,12 +59,19 @@ def read_envelopes(path: str | Path) -> dict[str, Any]:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"adam_envelopes='{path}' is no JSON: {error}") from error
-    fits = isinstance(found, dict) and all(
-        isinstance(curve, list) and len(curve) == 2 and len(curve[0]) == len(curve[1]) > 0 for curve in found.values()
-    )
-    if not fits:
-        raise ValueError(f"adam_envelopes='{path}' must map names of tasks to [[steps, …], [losses, …]]")
+    if not isinstance(found, dict) or not all(map(_is_envelope, found.values())):
+        raise ValueError(
+            f"adam_envelopes='{path}' must map names of tasks to [[steps, …], [losses, …]], in finite numbers and with "
+            "rising steps"
+        )
     return found
+
+
+def _is_envelope(curve: Any) -> bool:
+    """Whether a curve is as many finite losses as steps, which rise."""
+    if not fits(curve, tuple[list[float], list[float]]) or not len(curve[0]) == len(curve[1]) > 0:
+        return False
+    return all(before < after for before, after in pairwise(curve[0]))
 
 
 def score(suite: Suite) -> Scoreboard:
