@@ -62,7 +62,8 @@ def window_gradient(rule: UpdateRule, recording: Recording, cotangents: Tensor) 
             update, state = rule(recording.seen(t, theta), state, recording.layout)
             theta = theta + update.detach()  # the trajectory that was recorded, without recording it
             objective = objective + (update * cotangent).sum()
-    return gradients(objective, list(rule.parameters()))
+    # Autograd may give parameters that are added up one tensor in common: who scales it in place would scale it twice.
+    return [gradient.clone() for gradient in gradients(objective, list(rule.parameters()))]
 
 
 def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

@@ -4,19 +4,23 @@ Shapes: B tasks, P coordinates, K steps.
 """
 
 import gc
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from observations import seen
 from torch import Tensor
 
+from l2o import LearnedOptimizer
 from l2o.optimizees import Layout
 from l2o.optimizers import LSTM, Identity, LogAndSign
 from l2o.optimizers.kernels import lstm_cpp, lstm_repeated
 from l2o.optimizers.kernels.dispatch import donated_state, without_kernels
 
 B, P, K = 3, 7, 6
+PREPARED = lstm_cpp.prepared_step
 LAYOUT = Layout({"theta": (P,)})
 
 
@@ -35,6 +39,7 @@ def repeated(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(lstm_repeated, "again", watched)
     monkeypatch.setattr(lstm_repeated, "_repeated", {})
+    monkeypatch.setattr(lstm_repeated, "_met", {})
     with torch.no_grad():
         yield found
 
@@ -63,7 +68,7 @@ def test_steps_of_a_window_are_done_again(repeated, preprocessing, layers):
     for grad in torch.randn(K, B, P):
         state, update, expected = both(rule, grad, state)
         assert torch.equal(update, expected)
-    assert repeated == [False] + (K - 1) * [True]
+    assert repeated == 2 * [False] + (K - 2) * [True]
 
 
 def changed_in_place(rule: LSTM) -> None:
@@ -151,6 +156,28 @@ def test_a_kernel_that_is_turned_off_is_not_used(repeated, monkeypatch):
     assert repeated[-1] is False
 
 
+def test_a_gradient_that_is_not_in_memory_is_not_read(repeated):
+    rule = LSTM(Identity(), hidden_size=4)
+    state = started(rule)
+    for grad in torch.randn(3, B, P):
+        state, *_ = both(rule, grad, state)
+    parts = [state[key] for key in rule._keys()]
+    assert lstm_repeated.again(rule._weights(), torch.empty(B, P, device="meta"), parts, None) is None
+    assert lstm_repeated.again(rule._weights(), torch.empty(B, P), parts, None) is not None
+
+
+def test_what_is_never_done_again_is_not_prepared(monkeypatch):
+    """`LearnedOptimizer` gives its rule new views of the state at every step; a check of them is of no use later."""
+    prepared = []
+    monkeypatch.setattr(lstm_cpp, "prepared_step", lambda *given: prepared.append(given) or PREPARED(*given))
+    parameter = torch.nn.Parameter(torch.zeros(P))
+    optimizer = LearnedOptimizer([parameter], LSTM(Identity(), hidden_size=4).requires_grad_(False))
+    for grad in torch.randn(K, P):
+        parameter.grad = grad
+        optimizer.step()
+    assert len(prepared) == K
+
+
 def test_with_autograd_a_step_is_recorded(repeated):
     rule = LSTM(Identity(), hidden_size=4)
     state = started(rule)
@@ -175,3 +202,23 @@ def test_no_state_is_kept_alive_and_few_are_known():
     del kept, state
     gc.collect()
     assert all(reference() is None for reference in known)
+
+
+def test_several_threads_remember_at_one_time(monkeypatch):
+    """Each of them forgets the oldest state, which another one may have forgotten already."""
+    known: dict[int, int] = {}
+
+    def keep(first: int) -> None:
+        for place in range(first, first + 20_000):
+            lstm_repeated._keep(known, place, place)
+
+    interval = sys.getswitchinterval()
+    monkeypatch.setattr(lstm_repeated, "MOST", 2)
+    try:
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(4) as threads:
+            assert [*threads.map(keep, range(0, 80_000, 20_000))] == 4 * [None]
+    finally:
+        sys.setswitchinterval(interval)
+    lstm_repeated._keep(known, -1, -1)
+    assert len(known) == 2

@@ -6,6 +6,7 @@ Legend: B tasks, P coordinates, N = B·P, H hidden units, L layers.
 """
 
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ class Repeated:
         return (
             grad.shape == self.shape
             and grad.dtype == self.dtype
+            and grad.is_cpu
             and grad.is_contiguous()
             and log_and_sign == self.log_and_sign
             and torch.get_num_threads() == self.threads
@@ -56,6 +58,9 @@ class Repeated:
 
 
 _repeated: dict[int, Repeated] = {}
+
+_met: dict[int, weakref.ref[Tensor]] = {}
+"""States that were overwritten once. `LearnedOptimizer` makes its views anew at every step: none is ever met again."""
 
 
 def again(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None) -> Tensor | None:
@@ -79,15 +84,25 @@ def remember(
 ) -> None:
     """Let a step that was done in place be done `again`, if the kernel reads all of its tensors where they lie.
 
-    `features` and `rows` are gradient and state as `lstm_cpp.step` takes them.
+    `features` and `rows` are gradient and state as `lstm_cpp.step` takes them. A state is only noted the first time.
     """
+    place = state[0].data_ptr()
+    met = _met.get(place)
+    if met is None or met() is not state[0]:
+        return _keep(_met, place, weakref.ref(state[0]))
     layers = len(rows) // 2
     places = [tensor.data_ptr() for tensor in (*weights, grad, *state)]
     call, _, new = lstm_cpp.prepared_step(weights, features, rows[:layers], rows[layers:], True, log_and_sign)
     read = [tensor.data_ptr() for tensor in call.tensors[: len(places)]]
-    if new is not None or read != places or not grad.is_contiguous():
-        return
-    call.tensors = []
-    while len(_repeated) >= MOST:
-        del _repeated[next(iter(_repeated))]
-    _repeated[state[0].data_ptr()] = Repeated(call, weights, state, grad, log_and_sign)
+    if new is None and read == places and grad.is_contiguous():
+        call.tensors = []
+        _keep(_repeated, place, Repeated(call, weights, state, grad, log_and_sign))
+    return None
+
+
+def _keep(known: dict[int, Any], place: int, value: Any) -> None:
+    """Keep what is known of a place, and forget the oldest where there is too much. Threads may do so at one time."""
+    known.pop(place, None)
+    for oldest in [*known][: 1 - MOST]:
+        known.pop(oldest, None)
+    known[place] = value
