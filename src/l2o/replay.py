@@ -45,7 +45,9 @@ def replay(rule: UpdateRule, recording: Recording, cotangents: Cotangents, budge
             gradient = window_gradient(part.rule, window, cotangents(spans)[:, chunk.tasks])
             for parameter, share in zip(served, gradient, strict=True):  # parts may have a rule in common
                 total[parameter] = total[parameter] + share if parameter in total else share
-    return [total[parameter] if parameter in total else torch.zeros_like(parameter) for parameter in parameters]
+    found = [total.pop(parameter) if parameter in total else torch.zeros_like(parameter) for parameter in parameters]
+    assert not total, "a part has parameters that the rule has not"
+    return found
 
 
 def window_gradient(rule: UpdateRule, recording: Recording, cotangents: Tensor) -> list[Tensor]:

@@ -41,8 +41,8 @@ def test_lines_are_the_means_and_two_bands_the_quantiles(tmp_path, axes):
     drawn = axes(tmp_path / "curves.png", Comparison(entries))
     assert drawn.get_yscale() == "log" and drawn.get_title() == "a title"
     labels = ["SGD (lr 0.1)", "Adam (lr 0.01)", "LSTM", "other"]
-    assert [text.get_text() for text in drawn.get_legend().get_texts()] == labels
-    assert drawn.get_legend().get_title().get_text() == "band: 10–90 % of the problems"
+    assert [text.get_text() for text in drawn.figure.legends[0].get_texts()] == labels
+    assert drawn.figure.legends[0].get_title().get_text() == "band: 10–90 % of the problems"
     for line, (name, given) in zip(drawn.lines, entries.items(), strict=True):
         assert line.get_xdata().tolist() == list(range(1, 31))
         np.testing.assert_allclose(line.get_ydata(), given.band()["mean"].numpy())

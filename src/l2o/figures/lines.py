@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
-from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import ArrayLike
 
@@ -98,10 +97,10 @@ def mark_horizons(axes: Axes, lines: Iterable[Line]) -> None:
 
 
 def legend(axes: Axes, band: str = "") -> None:
-    """Name the lines, and say what bands show if there are any."""
-    shown = axes.legend(frameon=True, framealpha=0.85, edgecolor="none", fontsize="small")
-    if band and axes.collections:
-        shown.set_title(f"band: {band}", prop=FontProperties(size="x-small"))
+    """Name the lines below the figure, where none of them is hidden, and say what bands show if there are any."""
+    title = f"band: {band}" if band and axes.collections else ""
+    where: dict[str, Any] = {"loc": "outside lower center", "ncols": 3, "frameon": False, "fontsize": "small"}
+    axes.figure.legend(*axes.get_legend_handles_labels(), title=title, title_fontsize="x-small", **where)
 
 
 def label_axes(axes: Axes, title: str, xlabel: str, ylabel: str) -> None:

@@ -53,6 +53,7 @@ LEARNED = {
     "celo": Style(PURPLE),
     "celo2": Style("#AA4499"),
     "adafacmlp": Style("#661100"),
+    "general": Style("#CC3311"),
 }
 """Learned optimizers by the names that the programs and their examples give them. Any other name takes a free style."""
 

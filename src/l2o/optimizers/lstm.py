@@ -73,7 +73,7 @@ class LSTM(UpdateRule):
         update = self.output_scale * out.view(shape)
         if new_hidden is hidden and _places(rows) == _places(parts):  # the kernel has overwritten the state itself
             if self._reads_gradients():
-                dispatch.remember(weights, seen.grad, parts, features, rows, log_and_sign)
+                dispatch.remember(weights, seen.grad, parts, log_and_sign)
             return update, dict(zip(keys, parts, strict=True))
         return update, {
             key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)

@@ -82,7 +82,9 @@ def put_elsewhere(rule: LSTM) -> None:
 
 
 def made_anew(rule: LSTM) -> None:
-    rule.cells[0].weight_hh = torch.nn.Parameter(1.5 * rule.cells[0].weight_hh)  # type: ignore[reportArgumentType]
+    cell = rule.cells[0]
+    assert isinstance(cell, torch.nn.LSTMCell)
+    cell.weight_hh = torch.nn.Parameter(1.5 * cell.weight_hh)
 
 
 def with_another_p(rule: LSTM) -> None:

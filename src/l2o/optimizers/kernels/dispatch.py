@@ -95,17 +95,10 @@ def step_again(
     return lstm_repeated.again(weights, grad, state, log_and_sign)
 
 
-def remember(
-    weights: list[Tensor],
-    grad: Tensor,
-    state: list[Tensor],
-    features: Tensor,
-    rows: list[Tensor],
-    log_and_sign: LogAndSign | None,
-) -> None:
+def remember(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None) -> None:
     """Let a step that was done in place be done again without checks, where a kernel can (`lstm_repeated`)."""
-    if _tasks(weights) is None and compiled_kernel(features, rows) is lstm_cpp:
-        lstm_repeated.remember(weights, grad, state, features, rows, log_and_sign)
+    if _tasks(weights) is None and compiled_kernel(grad, state) is lstm_cpp:
+        lstm_repeated.remember(weights, grad, state, log_and_sign)
 
 
 def _tasks(weights: list[Tensor]) -> int | None:

@@ -74,24 +74,18 @@ def again(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign
     return found(grad)
 
 
-def remember(
-    weights: list[Tensor],
-    grad: Tensor,
-    state: list[Tensor],
-    features: Tensor,
-    rows: list[Tensor],
-    log_and_sign: LogAndSign | None,
-) -> None:
+def remember(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None) -> None:
     """Let a step that was done in place be done `again`, if the kernel reads all of its tensors where they lie.
 
-    `features` and `rows` are gradient and state as `lstm_cpp.step` takes them. A state is only noted the first time.
+    A state is only noted the first time.
     """
     place = state[0].data_ptr()
     met = _met.get(place)
     if met is None or met() is not state[0]:
         return _keep(_met, place, weakref.ref(state[0]))
-    layers = len(rows) // 2
+    layers, rows = len(state) // 2, [part.flatten(0, 1) for part in state]
     places = [tensor.data_ptr() for tensor in (*weights, grad, *state)]
+    features = grad.reshape(-1, 1)
     call, _, new = lstm_cpp.prepared_step(weights, features, rows[:layers], rows[layers:], True, log_and_sign)
     read = [tensor.data_ptr() for tensor in call.tensors[: len(places)]]
     if new is None and read == places and grad.is_contiguous():
