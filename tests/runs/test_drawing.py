@@ -96,7 +96,7 @@ def test_runs_that_differ_in_the_seed_are_averaged(write, drawn) -> None:
     assert lstm.get_color() == "#000000" and adam.get_linestyle() == "--"
     edges = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert edges.max() == pytest.approx(2 + 1 / 3**0.5) and axes.get_title() == "Random quadratics in 3 dimensions"
-    assert axes.get_legend().get_title().get_text() == "band: ± 1 standard error over seeds"
+    assert axes.figure.legends[0].get_title().get_text() == "band: ± 1 standard error over seeds"
     assert [text.get_text() for text in axes.texts] == ["trained for 20 steps"]
     over_updates, over_steps = figures["validations.png"].axes
     assert over_updates.lines[0].get_xdata().tolist() == [10, 20]
