@@ -6,7 +6,8 @@ package are compared with the baselines, which takes some hours, and what the pa
 commit made which table, when, and by which command is written into docs/notebook/runs.json.
 
     python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
-        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --features squeezenet1_1.pth
+        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --styles other_photographs \
+        --features squeezenet1_1.pth
     python benchmarks/paper.py --only quadratic digits
     python benchmarks/paper.py --shipped --only mnist mnist_200steps --mnist mnist.npz
 """
@@ -38,7 +39,8 @@ CIFAR_LEARNED = {
         for name in ("cifar5", "cifar2")
     },
 }
-ART_LEARNED = f"learned.LSTM={{out}}/neural_art_training/best {GENERAL}"
+ART_STYLES = "'+learned.LSTM-styles={{folder: {out}/neural_art_styles_training/best, output_scale: 0.2}}'"
+ART_LEARNED = f"learned.LSTM={{out}}/neural_art_training/best {ART_STYLES} {GENERAL}"
 MNIST_LEARNED = f"learned.LSTM={{out}}/mnist_training/best {GENERAL}"
 RUNS = {  # what {out}/NAME holds, in an order in which every part finds the trained optimizers that it needs
     "quadratic_training": "train.py experiment=quadratic evaluation=null",
@@ -75,12 +77,16 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
         for name, learned in CIFAR_LEARNED.items()
     },
     "neural_art_training": f"train.py experiment=neural_art {ART} evaluation=null",
-    "neural_art": f"evaluate.py experiment=neural_art {ART} {ART_LEARNED}",
+    "neural_art_styles_training": f"train.py experiment=neural_art {ART} optimizee.style={{styles}} "
+    "optimizer=pretrained optimizer.name={out}/neural_art_training/best seed=1 learner.validation_tasks=16 "
+    "trainer.max_epochs=40 evaluation=null",
+    "neural_art": f"evaluate.py experiment=neural_art {ART} evaluation.num_tasks=50 {ART_LEARNED}",
     "neural_art_style": f"evaluate.py experiment=neural_art {ART} optimizee.style={{other_style}} "
-    f"evaluation.tuning_tasks=4 {ART_LEARNED}",
+    f"evaluation.num_tasks=50 evaluation.tuning_tasks=4 {ART_LEARNED}",
     **{
         f"neural_art_style_{n}": f"evaluate.py experiment=neural_art {ART} optimizee.style={{style_{n}}} "
-        f"evaluation.tuning_tasks=4 evaluation.rates_range=[0.01,10] evaluation.rates_count=7 {ART_LEARNED}"
+        "evaluation.num_tasks=50 evaluation.tuning_tasks=4 evaluation.rates_range=[0.01,10] evaluation.rates_count=7 "
+        f"{ART_LEARNED}"
         for n in (2, 3)
     },
     "neural_art_highres": f"evaluate.py experiment=neural_art {ART} optimizee=neural_art_highres "
@@ -129,11 +135,12 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the pape
 def commands(shipped: bool) -> dict[str, str]:
     """Return the command of every part; with `shipped` of those that need nothing trained but what the package has.
 
-    What the part NAME_training has trained is NAME in the package.
+    What the part NAME_training has trained is NAME in the package, where it has what a comparison changes of it.
     """
     if not shipped:
         return RUNS
-    found = {name: re.sub(r"={out}/(\w+)_training/best", r"=\1", command) for name, command in RUNS.items()}
+    trained = r"(={{folder: )?(?(1)|=){out}/(\w+)_training/best(?(1)[^}]*}})"
+    found = {name: re.sub(trained, r"=\2", command) for name, command in RUNS.items()}
     return {name: line for name, line in found.items() if line.startswith("evaluate.py") and "{out}" not in line}
 
 
@@ -279,7 +286,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs/paper")
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS), metavar="PART", help=", ".join(RUNS))
     parser.add_argument("--shipped", action="store_true", help="train nothing: compare the package's own optimizers")
-    for data in ("mnist", "cifar", "content", "style", "other-style", "style-2", "style-3", "features"):
+    for data in ("mnist", "cifar", "content", "style", "other-style", "style-2", "style-3", "styles", "features"):
         parser.add_argument(f"--{data}", type=lambda path: Path(path).resolve())
     arguments = vars(parser.parse_args())
     out = arguments["out"].resolve()

@@ -132,6 +132,7 @@ def test_what_is_shipped_is_compared_and_nothing_is_trained():
     left_out = PAPER["RUNS"].keys() - commands
     assert {"mnist_start", "cifar5_sub_training", "architectures_digits", "digits_seed1"} <= left_out
     assert commands["cifar2"].endswith("learned.LSTM=cifar10 +learned.LSTM-sub=cifar2_sub +learned.general=general")
+    assert " learned.LSTM=neural_art '+learned.LSTM-styles=neural_art_styles' " in commands["neural_art_style_2"]
     assert "{mnist}" in commands["mnist_relu"] and "learned.LSTM=mnist " in commands["mnist_relu"]
 
 
