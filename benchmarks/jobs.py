@@ -95,7 +95,7 @@ JOBS = {
 def ours(optimizee: Optimizee, p: float | None, num_tasks: int, num_steps: int) -> Window:
     """The package's window: unroll, meta-gradient, one step of Adam, the losses fetched once."""
     rule = LSTM(Identity() if p is None else LogAndSign(p), output_scale=0.01)
-    adam, estimator = torch.optim.Adam(rule.parameters(), 1e-4), TruncatedBPTT()
+    adam, estimator = torch.optim.Adam(rule.parameters(), 1e-4, fused=True), TruncatedBPTT()
     generator = seeds.generator(0)
     episode = start_episode(rule, optimizee, num_tasks, generator)
 
@@ -112,7 +112,7 @@ def ours(optimizee: Optimizee, p: float | None, num_tasks: int, num_steps: int) 
 def reference(optimizee: Optimizee, p: float | None, num_tasks: int, num_steps: int) -> Window:
     """The same window in plain eager PyTorch."""
     rule = eager.Eager(p, output_scale=0.01)
-    adam, generator = torch.optim.Adam(rule.parameters(), 1e-4), seeds.generator(0)
+    adam, generator = torch.optim.Adam(rule.parameters(), 1e-4, fused=True), seeds.generator(0)
     theta, task = optimizee.sample(num_tasks, generator)
 
     def evaluate(theta: Tensor) -> tuple[Tensor, Tensor]:

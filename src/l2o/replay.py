@@ -80,13 +80,15 @@ def gradients(objective: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
 def chunks(part: Part, recording: Recording, budget: int) -> Iterator[Chunk]:
     """Share a part's coordinates and tasks out so that the replay of each share takes about `budget` bytes."""
     layout, num_tasks = part.layout, len(recording.theta)
-    everything, all_tasks = layout.parts(0, len(layout.shapes)), slice(0, num_tasks)
+    all_tasks = slice(0, num_tasks)
     if part.rule.scope is Scope.ALL or not layout.size:
-        yield Chunk(part, everything, all_tasks)
+        yield Chunk(part, layout.parts(0, len(layout.shapes)), all_tasks)
         return
-    if part.rule.has_kernel(recording.theta) and recording.theta.device.type == "cpu":
+    compiled = part.rule.has_kernel(recording.theta)
+    if compiled and recording.theta.device.type == "cpu":
         budget = min(budget, CACHE)
-    room = max(1, budget // (len(recording.grads) * _bytes_per_step(part, recording)))  # coordinates of all tasks
+    of_step = KERNEL_NUMBERS * recording.theta.element_size() if compiled else _bytes_per_step(part, recording)
+    room = max(1, budget // (len(recording.grads) * of_step))  # coordinates of all tasks
     if part.rule.scope is Scope.COORDINATE:
         size = max(1, room // num_tasks)
         for start in range(0, layout.size, size):
@@ -99,9 +101,7 @@ def chunks(part: Part, recording: Recording, budget: int) -> Iterator[Chunk]:
 
 
 def _bytes_per_step(part: Part, recording: Recording) -> int:
-    """Give the bytes that a replay keeps for a coordinate, task and step, measured on one step of a few coordinates."""
-    if part.rule.has_kernel(recording.theta):
-        return KERNEL_NUMBERS * recording.theta.element_size()
+    """Give the bytes that a replay by autograd keeps for a coordinate, task and step, measured on one step of a few."""
     layout = part.layout
     if part.rule.scope is Scope.COORDINATE:
         cut = layout.cut(0, min(64, layout.size))

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <utility>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -140,11 +141,15 @@ template <class T> INLINE T total(Vec<T> x) {
 }
 
 template <class T> struct Buffer {  // aligned, not initialised: its pages are touched by the thread that uses it
+    int64_t vectors;
     Vec<T>* data;
-    explicit Buffer(int64_t vectors)
-        : data(static_cast<Vec<T>*>(::operator new(vectors * VECTOR_BYTES, std::align_val_t(VECTOR_BYTES)))) {}
-    Buffer(const Buffer&) = delete;
-    Buffer(Buffer&& other) noexcept : data(other.data) { other.data = nullptr; }
+    explicit Buffer(int64_t n)
+        : vectors(n), data(static_cast<Vec<T>*>(::operator new(n * VECTOR_BYTES, std::align_val_t(VECTOR_BYTES)))) {}
+    Buffer(Buffer&& other) noexcept : vectors(other.vectors), data(std::exchange(other.data, nullptr)) {}
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(vectors, other.vectors), std::swap(data, other.data);
+        return *this;
+    }
     ~Buffer() { ::operator delete(data, std::align_val_t(VECTOR_BYTES)); }
 };
 

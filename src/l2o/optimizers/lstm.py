@@ -60,8 +60,8 @@ class LSTM(UpdateRule):
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         layers, keys, weights = self.num_layers, self._keys(), self._weights()
-        parts = [state[key] for key in keys]
-        if dispatch.is_donated() and self._reads_gradients():
+        parts, reads_gradients = [state[key] for key in keys], self._reads_gradients()
+        if reads_gradients and dispatch.is_donated():
             out = dispatch.step_again(weights, seen.grad, parts, self._constants(seen.grad.dtype))
             if out is not None:
                 return out.mul_(self.output_scale), dict(zip(keys, parts, strict=True))
@@ -71,13 +71,11 @@ class LSTM(UpdateRule):
         out, new_hidden, new_cell = dispatch.step(weights, features, hidden, cell, log_and_sign)
         shape = seen.grad.shape[:2]  # there may be several numbers for a coordinate (RNNprop)
         update = self.output_scale * out.view(shape)
-        if new_hidden is hidden and _places(rows) == _places(parts):  # the kernel has overwritten the state itself
-            if self._reads_gradients():
-                dispatch.remember(weights, seen.grad, parts, log_and_sign)
-            return update, dict(zip(keys, parts, strict=True))
-        return update, {
-            key: part.view(*shape, self.hidden_size) for key, part in zip(keys, new_hidden + new_cell, strict=True)
-        }
+        if new_hidden is not hidden or _places(rows) != _places(parts):  # else the kernel has overwritten the state
+            parts = [part.view(*shape, self.hidden_size) for part in (*new_hidden, *new_cell)]
+        if reads_gradients:
+            dispatch.note(parts)
+        return update, dict(zip(keys, parts, strict=True))
 
     def has_kernel(self, like: Tensor) -> bool:
         """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""

@@ -16,7 +16,7 @@ from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees.base import Optimizee
 from l2o.optimizees.held_out import Combination, refuse_held_out
 from l2o.optimizers.base import UpdateRule
-from l2o.training import meta_schedule, resuming, warm_start
+from l2o.training import meta_optimizer, meta_schedule, resuming, warm_start
 from l2o.training.average import Average
 from l2o.training.families import Family, named, ready
 from l2o.training.horizons import Progress
@@ -102,7 +102,8 @@ class MetaLearner(Validating):
         return Windows(self.windows_per_epoch, self.own_windows, self.trainer.limit_train_batches)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.meta_optimizer([p for p in self.rule.parameters() if p.requires_grad])  # decay moves no other
+        trained = [p for p in self.rule.parameters() if p.requires_grad]  # decay moves no other
+        optimizer = meta_optimizer.made(self.meta_optimizer, trained)
         return [optimizer], [meta_schedule.make(self.meta_scheduler, optimizer, *self._schedule())]
 
     def on_fit_start(self) -> None:

@@ -89,16 +89,23 @@ def step(
 def step_again(
     weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
 ) -> Tensor | None:
-    """Do a step in place that one before has `remember`ed. Give the output (B, P), or None where there is none such."""
+    """Do a step in place on a state that a step has left, checked the first time only (`lstm_repeated`).
+
+    Give the output (B, P), or None where `step` has to do it.
+    """
     if torch.is_grad_enabled() or not _compiled.get() or not state:
         return None
-    return lstm_repeated.again(weights, grad, state, log_and_sign)
+    found = lstm_repeated.known(weights, grad, state, log_and_sign)
+    if found is None and lstm_repeated.is_met(state) and _tasks(weights) is None:
+        kernel = compiled_kernel(grad, state)
+        found = lstm_repeated.remember(weights, grad, state, log_and_sign) if kernel is lstm_cpp else None
+    return None if found is None else found(grad)
 
 
-def remember(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None) -> None:
-    """Let a step that was done in place be done again without checks, where a kernel can (`lstm_repeated`)."""
-    if _tasks(weights) is None and compiled_kernel(grad, state) is lstm_cpp:
-        lstm_repeated.remember(weights, grad, state, log_and_sign)
+def note(state: list[Tensor]) -> None:
+    """Take note of a state that a step has left, so that `step_again` may go on from it."""
+    if state and not torch.is_grad_enabled() and compiled_kernel(state[0], state) is lstm_cpp:
+        lstm_repeated.note(state)
 
 
 def _tasks(weights: list[Tensor]) -> int | None:

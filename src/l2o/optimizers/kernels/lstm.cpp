@@ -45,6 +45,7 @@ constexpr int64_t SMALL_BLOCK = 24;
 constexpr int64_t LONG = 40;         // steps
 constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
 constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
+constexpr int64_t KEPT = 1 << 22;    // bytes of a workspace that is kept from call to call
 
 template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;            // vectors in a row
 template <class T, int64_t B> constexpr int64_t TILE = std::min(MAX_TILE, NV<T, B>);  // of them in registers
@@ -281,11 +282,18 @@ void load_features(Vec<T>* x, const T* from, int64_t n, int64_t row, int64_t cou
     }
 }
 
-// job(chunk, workspace) for every chunk.
+// job(chunk, workspace) for every chunk. The workspaces stay where they are until the next call of the same caller's
+// thread, unless they are large: the system would take their pages away each time, and clear them again.
 template <class T, class Job> void in_chunks(int64_t chunks, int64_t threads, int64_t workspace, const Job& job) {
-    std::vector<Buffer<T>> workspaces;
-    for (int64_t t = 0; t < std::max<int64_t>(1, std::min(threads, chunks)); ++t) workspaces.emplace_back(workspace);
+    static thread_local std::vector<Buffer<T>> workspaces;
+    const int64_t busy = std::max<int64_t>(1, std::min(threads, chunks));
+    for (int64_t t = 0; t < busy; ++t)
+        if (t == int64_t(workspaces.size()))
+            workspaces.emplace_back(workspace);
+        else if (workspaces[t].vectors < workspace)
+            workspaces[t] = Buffer<T>(workspace);
     parallel(chunks, threads, workspaces, [&](int64_t chunk, Buffer<T>& own) { job(chunk, own.data); });
+    if (workspace * VECTOR_BYTES > KEPT) workspaces.clear();
 }
 
 template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64_t L, const T* const* weights) {

@@ -60,38 +60,49 @@ class Repeated:
 _repeated: dict[int, Repeated] = {}
 
 _met: dict[int, weakref.ref[Tensor]] = {}
-"""States that were overwritten once. `LearnedOptimizer` makes its views anew at every step: none is ever met again."""
+"""States that a step has left. `LearnedOptimizer` makes its views anew at every step: none is ever met again."""
 
 
-def again(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None) -> Tensor | None:
-    """Do a step in place as one before. Give the output (B, P), or None where there was none like it.
+def known(
+    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
+) -> Repeated | None:
+    """Find the step on this state that was done before, or None where there was none like it.
 
     `weights` are those of `lstm_cpp`, shared by all tasks, and `state` are hidden states and cells, (B, P, H).
     """
     found = _repeated.get(state[0].data_ptr())
-    if found is None or not lstm_cpp.available() or not found.fits([*weights, *state], grad, log_and_sign):
+    fits = found is not None and lstm_cpp.available() and found.fits([*weights, *state], grad, log_and_sign)
+    return found if fits else None
+
+
+def is_met(state: list[Tensor]) -> bool:
+    """Say whether a step has left this very state, which is then likely to be met at every step of a window."""
+    met = _met.get(state[0].data_ptr())
+    return met is not None and met() is state[0]
+
+
+def note(state: list[Tensor]) -> None:
+    """Take note of a state that a step has left."""
+    _keep(_met, state[0].data_ptr(), weakref.ref(state[0]))
+
+
+def remember(
+    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
+) -> Repeated | None:
+    """Check a step in place, and keep it. Give None where the kernel would not read all tensors where they lie."""
+    if not grad.is_contiguous():
         return None
-    return found(grad)
-
-
-def remember(weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None) -> None:
-    """Let a step that was done in place be done `again`, if the kernel reads all of its tensors where they lie.
-
-    A state is only noted the first time.
-    """
-    place = state[0].data_ptr()
-    met = _met.get(place)
-    if met is None or met() is not state[0]:
-        return _keep(_met, place, weakref.ref(state[0]))
     layers, rows = len(state) // 2, [part.flatten(0, 1) for part in state]
     places = [tensor.data_ptr() for tensor in (*weights, grad, *state)]
     features = grad.reshape(-1, 1)
     call, _, new = lstm_cpp.prepared_step(weights, features, rows[:layers], rows[layers:], True, log_and_sign)
     read = [tensor.data_ptr() for tensor in call.tensors[: len(places)]]
-    if new is None and read == places and grad.is_contiguous():
-        call.tensors = []
-        _keep(_repeated, place, Repeated(call, weights, state, grad, log_and_sign))
-    return None
+    if new is not None or read != places:
+        return None
+    call.tensors = []
+    found = Repeated(call, weights, state, grad, log_and_sign)
+    _keep(_repeated, state[0].data_ptr(), found)
+    return found
 
 
 def _keep(known: dict[int, Any], place: int, value: Any) -> None:
