@@ -62,9 +62,10 @@ class LSTM(UpdateRule):
         layers, keys, weights = self.num_layers, self._keys(), self._weights()
         parts, reads_gradients = [state[key] for key in keys], self._reads_gradients()
         if reads_gradients and dispatch.is_donated():
-            out = dispatch.step_again(weights, seen.grad, parts, self._constants(seen.grad.dtype))
-            if out is not None:
-                return out.mul_(self.output_scale), dict(zip(keys, parts, strict=True))
+            constants = self._constants(seen.grad.dtype)
+            update = dispatch.step_again(weights, seen.grad, parts, constants, self.output_scale)
+            if update is not None:
+                return update, dict(zip(keys, parts, strict=True))
         rows = [_rows(part) for part in parts]
         hidden, cell = rows[:layers], rows[layers:]
         features, log_and_sign = self._inputs(seen.grad, hidden)

@@ -194,8 +194,8 @@ def test_a_gradient_that_is_not_in_memory_is_not_read(repeated):
     for grad in torch.randn(3, B, P):
         state, *_ = both(rule, grad, state)
     parts = [state[key] for key in rule._keys()]
-    assert dispatch.step_again(rule._weights(), torch.empty(B, P, device="meta"), parts, None) is None
-    assert dispatch.step_again(rule._weights(), torch.empty(B, P), parts, None) is not None
+    assert dispatch.step_again(rule._weights(), torch.empty(B, P, device="meta"), parts, None, 1.0) is None
+    assert dispatch.step_again(rule._weights(), torch.empty(B, P), parts, None, 1.0) is not None
 
 
 def test_what_is_never_done_again_is_not_prepared(monkeypatch):

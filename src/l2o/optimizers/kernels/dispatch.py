@@ -87,18 +87,18 @@ def step(
 
 
 def step_again(
-    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
+    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None, scale: float
 ) -> Tensor | None:
     """Do a step in place on a state that a step has left, checked the first time only (`lstm_repeated`).
 
-    Give the output (B, P), or None where `step` has to do it.
+    Give the output (B, P) times `scale`, or None where `step` has to do it.
     """
     if torch.is_grad_enabled() or not _compiled.get() or not state:
         return None
-    found = lstm_repeated.known(weights, grad, state, log_and_sign)
+    found = lstm_repeated.known(weights, grad, state, log_and_sign, scale)
     if found is None and lstm_repeated.is_met(state) and _tasks(weights) is None:
         kernel = compiled_kernel(grad, state)
-        found = lstm_repeated.remember(weights, grad, state, log_and_sign) if kernel is lstm_cpp else None
+        found = lstm_repeated.remember(weights, grad, state, log_and_sign, scale) if kernel is lstm_cpp else None
     return None if found is None else found(grad)
 
 

@@ -36,14 +36,18 @@ namespace {
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t MAX_TILE = 4;      // of 32 vector registers
 constexpr int64_t BLOCK = 64;        // coordinates in a block,
+constexpr int64_t STEP_BLOCK = 64;   // in one of a step on few coordinates, which stays in the first level's cache,
 constexpr int64_t SMALL_BLOCK = 32;  // and in one of a long window, which keeps its steps: half the memory
 #else
 constexpr int64_t MAX_TILE = 3;      // of 16 registers
-constexpr int64_t BLOCK = 48;
+constexpr int64_t BLOCK = 72;
+constexpr int64_t STEP_BLOCK = 48;
 constexpr int64_t SMALL_BLOCK = 24;
 #endif
+constexpr int64_t FEW = 4096;        // coordinates whose states stay in the second level's cache
 constexpr int64_t LONG = 40;         // steps
-constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient
+constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient,
+constexpr int64_t CHUNK = 128;       // and about how many coordinates each of them has at least
 constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
 constexpr int64_t KEPT = 1 << 22;    // bytes of a workspace that is kept from call to call
 
@@ -306,7 +310,7 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
 // arrays of the first task, then those of the second, and so on. One task with all coordinates is the ordinary case.
 template <class T, int64_t B>
 void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, int64_t from_row, int64_t to_row,
-          int64_t threads, const LogAndSign* log_and_sign, const T* const* weights, const T* features,
+          int64_t threads, T scale, const LogAndSign* log_and_sign, const T* const* weights, const T* features,
           const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>;
@@ -335,6 +339,7 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
         for (int64_t v = 0; v < nv; ++v) {
             total[v] = V{} + bias;
             for (int64_t j = 0; j < H; ++j) total[v] += head[j] * x[j * nv + v];
+            total[v] *= scale;
         }
         store_rows<T, B>(out + n0, total, 1, N, count);
     };
@@ -356,7 +361,8 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
         size += 4 * H * (layers[l].inputs + H + 1);
     }
     const T* head = weights[4 * L];
-    const int64_t blocks = (N + B - 1) / B, per_chunk = std::max<int64_t>(1, (blocks + MAX_CHUNKS - 1) / MAX_CHUNKS);
+    const int64_t blocks = (N + B - 1) / B;
+    const int64_t per_chunk = std::max<int64_t>(CHUNK / B, (blocks + MAX_CHUNKS - 1) / MAX_CHUNKS);
     const int64_t chunks = (blocks + per_chunk - 1) / per_chunk;
     std::vector<T> partial(chunks * size);
 
@@ -449,18 +455,20 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 
 }  // namespace
 
-// Sizes, then what makes features of gradients (null where the features are given), then pointers: to the weights of
-// each task, the features, L hidden states, L cells; then to the output, L new hidden states, L new cells, or to the
-// cotangents and the gradient of each weight. A feature's row is `row` numbers from the next one's, a step's features are
-// `step` numbers from the next one's; a unit's row of the state is `from` numbers from the next one's, of the new state
-// `to`.
+// Sizes, for a step the scale of its output, what makes features of gradients (null where the features are given), then
+// pointers: to the weights of each task, the features, L hidden states, L cells; then to the output, L new hidden states,
+// L new cells, or to the cotangents and the gradient of each weight. A feature's row is `row` numbers from the next one's,
+// a step's features are `step` numbers from the next one's; a unit's row of the state is `from` numbers from the next
+// one's, of the new state `to`.
 #define EXPORT(T, NAME)                                                                                               \
     extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t tasks, int64_t row, int64_t from,\
-                                   int64_t to, int64_t threads, const LogAndSign* features, T* const* w) {            \
+                                   int64_t to, int64_t threads, double scale, const LogAndSign* features,             \
+                                   T* const* w) {                                                                     \
         T *const *const x = w + tasks * (4 * L + 2), *const *const h = x + 1, *const *const c = h + L;                \
         T *const *const out = c + L, *const *const new_h = out + 1, *const *const new_c = new_h + L;                  \
+        const auto run = N > FEW ? step<T, BLOCK> : step<T, STEP_BLOCK>;                                              \
         return guarded([&] {                                                                                          \
-            step<T, BLOCK>(N, F, H, L, tasks, row, from, to, threads, features, w, *x, h, c, *out, new_h, new_c);     \
+            run(N, F, H, L, tasks, row, from, to, threads, scale, features, w, *x, h, c, *out, new_h, new_c);         \
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \

@@ -61,6 +61,7 @@ def step(
     cell: list[Tensor],
     in_place: bool = False,
     log_and_sign: LogAndSign | None = None,
+    scale: float = 1.0,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """One step of the LSTM and its head.
 
@@ -71,6 +72,7 @@ def step(
         cell: L tensors (N, H).
         in_place: the new state may take the old one's memory; else the inputs are not modified.
         log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
+        scale: what the output is multiplied by.
 
     Returns:
         out (N,), new hidden and new cell, each L tensors (N, H): the given lists where these were overwritten.
@@ -80,7 +82,7 @@ def step(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    call, out, new = prepared_step(weights, features, hidden, cell, in_place, log_and_sign)
+    call, out, new = prepared_step(weights, features, hidden, cell, in_place, log_and_sign, scale)
     call()
     layers = len(hidden)
     return (out, hidden, cell) if new is None else (out, new[:layers], new[layers:])
@@ -93,6 +95,7 @@ def prepared_step(
     cell: list[Tensor],
     in_place: bool = False,
     log_and_sign: LogAndSign | None = None,
+    scale: float = 1.0,
 ) -> tuple["Call", Tensor, list[Tensor] | None]:
     """Check and lay out what `step` is given. Give the call that is left to do, its output (N,) and the new states.
 
@@ -108,7 +111,8 @@ def prepared_step(
     tensors = [*contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
     strides = rows.stride(1), distance, distance if in_place else n
     threads = _threads(of_tasks[0], n)
-    call = Call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads), log_and_sign, tensors)
+    numbers = (*sizes, len(of_tasks), *strides, threads, float(scale))
+    call = Call("step", rows.dtype, numbers, log_and_sign, tensors)
     return call, out, None if new is given else new
 
 
@@ -153,7 +157,7 @@ def window_gradient(
 
 
 class Call:
-    """An exported function with all its arguments: integers, the constants of log-and-sign, pointers to the tensors.
+    """An exported function with all its arguments: numbers, the constants of log-and-sign, pointers to the tensors.
 
     The tensors are kept as long as the call is. Raises RuntimeError where the kernel is not `available()`.
     """
@@ -162,7 +166,7 @@ class Call:
         self,
         name: str,
         dtype: torch.dtype,
-        sizes: tuple[int, ...],
+        numbers: tuple[int | float, ...],
         log_and_sign: LogAndSign | None,
         tensors: list[Tensor],
     ):
@@ -172,7 +176,8 @@ class Call:
         self.tensors = tensors
         constants = None if log_and_sign is None else (ctypes.c_double * 3)(*log_and_sign)
         self.pointers = (ctypes.c_void_p * len(tensors))(*[tensor.data_ptr() for tensor in tensors])
-        self.run = functools.partial(_function(loaded, name, dtype, len(sizes)), *sizes, constants, self.pointers)
+        function = _function(loaded, name, dtype, tuple(map(type, numbers)))
+        self.run = functools.partial(function, *numbers, constants, self.pointers)
 
     def __call__(self) -> None:
         """Run the function. Raises MemoryError where its workspaces do not fit into memory."""
@@ -186,10 +191,11 @@ def _threads(weights: list[Tensor], evaluations: int) -> int:
 
 
 @functools.cache
-def _function(loaded: ctypes.CDLL, name: str, dtype: torch.dtype, sizes: int) -> Any:
-    """An exported function, which takes Python's integers and arrays as they are."""
+def _function(loaded: ctypes.CDLL, name: str, dtype: torch.dtype, kinds: tuple[type, ...]) -> Any:
+    """An exported function, which takes Python's numbers, of these kinds, and arrays as they are."""
     function = getattr(loaded, f"l2o_{name}_{'float32' if dtype == torch.float32 else 'float64'}")
-    function.argtypes = [ctypes.c_int64] * sizes + [ctypes.c_void_p] * 2
+    numbers = [ctypes.c_double if kind is float else ctypes.c_int64 for kind in kinds]
+    function.argtypes = [*numbers, ctypes.c_void_p, ctypes.c_void_p]
     return function
 
 

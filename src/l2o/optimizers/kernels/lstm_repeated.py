@@ -28,15 +28,17 @@ class Repeated:
         state: list[Tensor],
         grad: Tensor,
         log_and_sign: LogAndSign | None,
+        scale: float,
     ):
-        self.call, self.log_and_sign, self.threads = call, log_and_sign, torch.get_num_threads()
+        self.call, self.threads = call, torch.get_num_threads()
+        self.log_and_sign, self.scale = log_and_sign, scale
         held = [*weights, *state]
         self.known = [weakref.ref(tensor) for tensor in held]
         self.places = [tensor.data_ptr() for tensor in held]
         self.shape, self.dtype = grad.shape, grad.dtype
         self.grad_at, self.out_at = len(weights), len(held) + 1
 
-    def fits(self, held: list[Tensor], grad: Tensor, log_and_sign: LogAndSign | None) -> bool:
+    def fits(self, held: list[Tensor], grad: Tensor, log_and_sign: LogAndSign | None, scale: float) -> bool:
         """Say whether a step is the same but for the numbers in its tensors."""
         return (
             grad.shape == self.shape
@@ -44,6 +46,7 @@ class Repeated:
             and grad.is_cpu
             and grad.is_contiguous()
             and log_and_sign == self.log_and_sign
+            and scale == self.scale
             and torch.get_num_threads() == self.threads
             and all(reference() is tensor for reference, tensor in zip(self.known, held, strict=True))
             and [tensor.data_ptr() for tensor in held] == self.places
@@ -64,14 +67,14 @@ _met: dict[int, weakref.ref[Tensor]] = {}
 
 
 def known(
-    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
+    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None, scale: float
 ) -> Repeated | None:
     """Find the step on this state that was done before, or None where there was none like it.
 
     `weights` are those of `lstm_cpp`, shared by all tasks, and `state` are hidden states and cells, (B, P, H).
     """
     found = _repeated.get(state[0].data_ptr())
-    fits = found is not None and lstm_cpp.available() and found.fits([*weights, *state], grad, log_and_sign)
+    fits = found is not None and lstm_cpp.available() and found.fits([*weights, *state], grad, log_and_sign, scale)
     return found if fits else None
 
 
@@ -87,7 +90,7 @@ def note(state: list[Tensor]) -> None:
 
 
 def remember(
-    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None
+    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None, scale: float
 ) -> Repeated | None:
     """Check a step in place, and keep it. Give None where the kernel would not read all tensors where they lie."""
     if not grad.is_contiguous():
@@ -95,12 +98,12 @@ def remember(
     layers, rows = len(state) // 2, [part.flatten(0, 1) for part in state]
     places = [tensor.data_ptr() for tensor in (*weights, grad, *state)]
     features = grad.reshape(-1, 1)
-    call, _, new = lstm_cpp.prepared_step(weights, features, rows[:layers], rows[layers:], True, log_and_sign)
+    call, _, new = lstm_cpp.prepared_step(weights, features, rows[:layers], rows[layers:], True, log_and_sign, scale)
     read = [tensor.data_ptr() for tensor in call.tensors[: len(places)]]
     if new is not None or read != places:
         return None
     call.tensors = []
-    found = Repeated(call, weights, state, grad, log_and_sign)
+    found = Repeated(call, weights, state, grad, log_and_sign, scale)
     _keep(_repeated, state[0].data_ptr(), found)
     return found
 
