@@ -217,8 +217,8 @@ def overview(text: str, name: str, summary: dict[str, Any]) -> str:
 
 
 def final(row: dict[str, Any]) -> str:
-    """A final loss with its standard error."""
-    return f"{number(row['final_loss'])} ± {number(row['standard_error'], 1)}"
+    """A final loss with its standard error; a dash where it diverged."""
+    return "–" if row["final_loss"] is None else f"{number(row['final_loss'])} ± {number(row['standard_error'], 1)}"
 
 
 def write_results(out: Path) -> None:
