@@ -3,13 +3,14 @@
 Shapes: B tasks, P coordinates of one optimizee, G coordinates of a chunk, K steps of the window.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from l2o.optimizees.layout import Axis, Cut
+from l2o.optimizees.layout import Axis, Cut, Layout
 from l2o.optimizers.base import Part, Recording, Scope, UpdateRule, cut_state, spans_within, state_of, take
 
 Cotangents = Callable[[list[slice]], Tensor]
@@ -92,12 +93,18 @@ def chunks(part: Part, recording: Recording, budget: int) -> Iterator[Chunk]:
     if part.rule.scope is Scope.COORDINATE:
         size = max(1, room // num_tasks)
         for start in range(0, layout.size, size):
-            yield Chunk(part, layout.cut(start, min(start + size, layout.size)), all_tasks)
+            yield Chunk(part, _cut(layout, start, min(start + size, layout.size)), all_tasks)
         return
     for number, shape in enumerate(layout.shapes.values()):
         at_once = min(num_tasks, max(1, room // max(1, Axis.COORDINATES.size(shape))))
         for first in range(0, num_tasks, at_once):
             yield Chunk(part, layout.parts(number, number + 1), slice(first, min(first + at_once, num_tasks)))
+
+
+@functools.lru_cache(maxsize=256)
+def _cut(layout: Layout, start: int, stop: int) -> Cut:
+    """Cut a layout, as every window of an episode cuts it anew."""
+    return layout.cut(start, stop)
 
 
 def _bytes_per_step(part: Part, recording: Recording) -> int:

@@ -132,7 +132,7 @@ def summed_back(grads: Tensor, weights: Tensor) -> Tensor:
     """Return λ_0 … λ_{K−1}, λ_t = Σ_{s>t} w_s ∇ℓ(θ_s), for ∇ℓ(θ_1) … ∇ℓ(θ_K) (K, B, G) and their weights (K, B)."""
     summed = grads * weights[..., None]
     for later, earlier in pairwise(reversed(summed.unbind())):  # in place
-        earlier += later
+        earlier.add_(later)
     return summed
 
 

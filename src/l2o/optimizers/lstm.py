@@ -6,6 +6,7 @@ Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of
 import functools
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,8 @@ class LSTM(UpdateRule):
         return theta.new_zeros(self.hidden_size, *theta.shape).movedim(0, -1)
 
     def _kernel(self, like: Tensor) -> dispatch.Kernel | None:
+        if like.is_cpu:  # the compiled kernel serves all sizes
+            return dispatch.compiled_kernel(like, [like] * self.num_layers)
         empty = like.new_empty(0, max(self.preprocessing.num_features, self.hidden_size))
         features, hidden = empty[:, : self.preprocessing.num_features], empty[:, : self.hidden_size]
         return dispatch.compiled_kernel(features, [hidden] * self.num_layers)
@@ -130,8 +133,10 @@ class LSTM(UpdateRule):
         return _names(self.num_layers)
 
     def _weights(self) -> list[Tensor]:
-        # `parameters()` would walk over all modules and compare all tensors, at every step
-        return [weight for module in (*self.cells, self.head) for weight in module._parameters.values()]  # type: ignore[reportReturnType]
+        # `parameters()` would walk over all modules and compare all tensors, at every step, and `self.cells` searches
+        modules: Any = self._modules
+        within = (*modules["cells"]._modules.values(), modules["head"])
+        return [weight for module in within for weight in module._parameters.values()]
 
 
 @functools.cache

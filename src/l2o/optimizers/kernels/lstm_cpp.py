@@ -61,7 +61,6 @@ def step(
     cell: list[Tensor],
     in_place: bool = False,
     log_and_sign: LogAndSign | None = None,
-    scale: float = 1.0,
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """One step of the LSTM and its head.
 
@@ -72,7 +71,6 @@ def step(
         cell: L tensors (N, H).
         in_place: the new state may take the old one's memory; else the inputs are not modified.
         log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
-        scale: what the output is multiplied by.
 
     Returns:
         out (N,), new hidden and new cell, each L tensors (N, H): the given lists where these were overwritten.
@@ -82,7 +80,7 @@ def step(
         RuntimeError: the kernel is not `available()`.
         MemoryError: the workspaces do not fit into memory.
     """
-    call, out, new = prepared_step(weights, features, hidden, cell, in_place, log_and_sign, scale)
+    call, out, new = prepared_step(weights, features, hidden, cell, in_place, log_and_sign)
     call()
     layers = len(hidden)
     return (out, hidden, cell) if new is None else (out, new[:layers], new[layers:])
@@ -97,7 +95,7 @@ def prepared_step(
     log_and_sign: LogAndSign | None = None,
     scale: float = 1.0,
 ) -> tuple["Call", Tensor, list[Tensor] | None]:
-    """Check and lay out what `step` is given. Give the call that is left to do, its output (N,) and the new states.
+    """Check and lay out what `step` is given. Give the call that is left to do, scale × its output, and the new states.
 
     The new states, hidden then cell, are None where the given ones will be overwritten. Raises what `step` raises,
     except for MemoryError.
@@ -111,8 +109,7 @@ def prepared_step(
     tensors = [*contiguous([*itertools.chain(*of_tasks)]), rows, *old, out, *new]
     strides = rows.stride(1), distance, distance if in_place else n
     threads = _threads(of_tasks[0], n)
-    numbers = (*sizes, len(of_tasks), *strides, threads, float(scale))
-    call = Call("step", rows.dtype, numbers, log_and_sign, tensors)
+    call = Call("step", rows.dtype, (*sizes, len(of_tasks), *strides, threads, float(scale)), log_and_sign, tensors)
     return call, out, None if new is given else new
 
 
