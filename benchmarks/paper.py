@@ -135,7 +135,8 @@ PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the pape
 def commands(shipped: bool) -> dict[str, str]:
     """Return the command of every part; with `shipped` of those that need nothing trained but what the package has.
 
-    What the part NAME_training has trained is NAME in the package, where it has what a comparison changes of it.
+    What the part NAME_training has trained is NAME in the package. What a comparison changes of it, as the scale of its
+    updates, is left out then: NAME in the package has been changed so already.
     """
     if not shipped:
         return RUNS

@@ -129,3 +129,10 @@ def test_what_is_no_card_is_refused_in_one_line(tmp_path, card, says):
 @pytest.mark.parametrize("results", ["good", 3, [1], {"optimizers": 3}, {"optimizers": {"a": {}}}, {"x": 1}], ids=str)
 def test_results_of_any_form_are_shown(tmp_path, results):
     assert f"Results: `{json.dumps(results)}`" in readme(export.save(SGD(0.1), tmp_path, {"results": results}))
+
+
+def test_the_table_says_of_which_problem_its_losses_are(tmp_path):
+    row = {"lr": None, "final_loss": 1.0, "standard_error": 0.1}
+    results = {"problem": "another style", "num_steps": 2, "num_tasks": 3, "optimizers": {"SGD": row}}
+    text = readme(export.save(SGD(0.1), tmp_path, {"results": results}))
+    assert "Mean loss after 2 steps on 3 fresh problems (another style):" in text

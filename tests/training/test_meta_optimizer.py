@@ -54,7 +54,16 @@ class Mine(torch.optim.Adam):
         super().__init__(params, lr=0.5)
 
 
-@pytest.mark.parametrize("make", [torch.optim.RMSprop, Mine])
+class Strict(torch.optim.Adam):
+    """An Adam that refuses what it does not know with a ValueError."""
+
+    def __init__(self, params: Any, **others: Any):
+        if others:
+            raise ValueError(f"unknown: {others}")
+        super().__init__(params, lr=0.5)
+
+
+@pytest.mark.parametrize("make", [torch.optim.RMSprop, Mine, Strict])
 def test_an_optimizer_without_such_a_call_is_made_as_it_is(make):
     optimizer = made(make, phi())
     assert type(optimizer) is make and not optimizer.param_groups[0].get("fused")

@@ -107,7 +107,8 @@ def _table(results: Any) -> list[str]:
     if not results:
         return []
     try:
-        head = f"Mean loss after {results['num_steps']} steps on {results['num_tasks']} fresh problems:"
+        of = f" ({results['problem']})" if results.get("problem") else ""
+        head = f"Mean loss after {results['num_steps']} steps on {results['num_tasks']} fresh problems{of}:"
         rows = [
             [name, *(row[k] for k in ("lr", "final_loss", "standard_error"))]
             for name, row in results["optimizers"].items()

@@ -21,5 +21,5 @@ def made(make: Make, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
         return optimizer
     try:
         return make(parameters, fused=True)
-    except (RuntimeError, TypeError):  # not with these arguments; or a class of one's own
+    except (RuntimeError, TypeError, ValueError):  # not with these arguments; or a class of one's own
         return optimizer

@@ -386,3 +386,30 @@ if (child := os.fork()) == 0:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 """
+
+
+OUT_OF_MEMORY = """
+import resource, torch
+from pathlib import Path
+from l2o.optimizers.kernels import lstm_cpp
+
+torch.set_num_threads(2)
+K, H, N = 2000, 40, 300
+size = lambda: int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+weights = [torch.zeros(shape) for shape in ((4 * H, 2), (4 * H, H), (4 * H,), (4 * H,), (1, H), (1,))]
+hidden, cell = [torch.zeros(H, N).mT], [torch.zeros(H, N).mT]
+run = lambda k: lstm_cpp.window_gradient(weights, torch.zeros(k, 2, N).mT, hidden, cell, torch.zeros(k, N))
+run(41)
+workspace, before = 7 * K * H * 24 * 4, size()  # that of one thread; the system has room for one, but not for two
+resource.setrlimit(resource.RLIMIT_AS, (before + workspace * 8 // 5, -1))
+try:
+    run(K)
+except MemoryError:
+    print(size() - before < workspace // 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workspaces_are_given_back_where_memory_runs_out():
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"

@@ -287,9 +287,11 @@ void load_features(Vec<T>* x, const T* from, int64_t n, int64_t row, int64_t cou
 }
 
 // job(chunk, workspace) for every chunk. The workspaces stay where they are until the next call of the same caller's
-// thread, unless they are large: the system would take their pages away each time, and clear them again.
+// thread, unless they are large, or memory ran out: the system would take their pages away each time, and clear them
+// again.
 template <class T, class Job> void in_chunks(int64_t chunks, int64_t threads, int64_t workspace, const Job& job) {
-    static thread_local std::vector<Buffer<T>> workspaces;
+    static thread_local std::vector<Buffer<T>> kept;
+    std::vector<Buffer<T>> workspaces = std::exchange(kept, {});
     const int64_t busy = std::max<int64_t>(1, std::min(threads, chunks));
     for (int64_t t = 0; t < busy; ++t)
         if (t == int64_t(workspaces.size()))
@@ -297,7 +299,7 @@ template <class T, class Job> void in_chunks(int64_t chunks, int64_t threads, in
         else if (workspaces[t].vectors < workspace)
             workspaces[t] = Buffer<T>(workspace);
     parallel(chunks, threads, workspaces, [&](int64_t chunk, Buffer<T>& own) { job(chunk, own.data); });
-    if (workspace * VECTOR_BYTES > KEPT) workspaces.clear();
+    if (workspace * VECTOR_BYTES <= KEPT) kept = std::move(workspaces);
 }
 
 template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64_t L, const T* const* weights) {
@@ -362,7 +364,8 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
     }
     const T* head = weights[4 * L];
     const int64_t blocks = (N + B - 1) / B;
-    const int64_t per_chunk = std::max<int64_t>(CHUNK / B, (blocks + MAX_CHUNKS - 1) / MAX_CHUNKS);
+    const int64_t least = B < BLOCK ? 1 : CHUNK / B;  // a long window takes long enough for its sums not to matter
+    const int64_t per_chunk = std::max<int64_t>(least, (blocks + MAX_CHUNKS - 1) / MAX_CHUNKS);
     const int64_t chunks = (blocks + per_chunk - 1) / per_chunk;
     std::vector<T> partial(chunks * size);
 
