@@ -6,7 +6,7 @@ package are compared with the baselines, which takes some hours, and what the pa
 commit made which table, when, and by which command is written into docs/notebook/runs.json.
 
     python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
-        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --styles other_photographs \
+        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --styles training_photographs \
         --features squeezenet1_1.pth
     python benchmarks/paper.py --only quadratic digits
     python benchmarks/paper.py --shipped --only mnist mnist_200steps --mnist mnist.npz
