@@ -1,30 +1,40 @@
 """Run every experiment of the paper, then write the tables and figures of docs/results.md and the notebook.
 
 Finished parts are not run again, and an interrupted training goes on from its checkpoint. A part whose data is not
-given is left out. All of it takes many hours on a CPU. With --shipped nothing is trained: the trained optimizers of the
-package are compared with the baselines, which takes some hours, and what the package does not ship is left out. Which
-commit made which table, when, and by which command is written into docs/notebook/runs.json.
+given is left out. All of it takes many hours on a CPU; with --workers, parts that do not need each other are run at the
+same time. With --shipped nothing is trained: the trained optimizers of the package are compared with the baselines,
+which takes some hours, and what the package does not ship is left out. Which commit made which table, when, and by
+which command is written into docs/notebook/runs.json.
+
+The neural art of many styles is trained with the photographs as styles that --content gives for training; --styles
+gives other pictures.
 
     python benchmarks/paper.py --mnist mnist.npz --cifar cifar10.npz --content photographs --style wave.jpg \
-        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --styles training_photographs \
-        --features squeezenet1_1.pth
+        --other-style scream.jpg --style-2 udnie.jpg --style-3 shipwreck.jpg --features squeezenet1_1.pth --workers 2
     python benchmarks/paper.py --only quadratic digits
     python benchmarks/paper.py --shipped --only mnist mnist_200steps --mnist mnist.npz
 """
 
 import argparse
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from paper_pages import write_results
+
+from l2o.data import images
 
 ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
@@ -92,44 +102,6 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     "neural_art_highres": f"evaluate.py experiment=neural_art {ART} optimizee=neural_art_highres "
     f"evaluation.num_tasks=8 evaluation.tuning_tasks=2 {ART_LEARNED}",
 }
-PUBLISHED: dict[str, dict[str, dict[int, float]]] = {  # digitised from the paper's figures, about ±2 %
-    "mnist_start": {"LSTM": {20: 0.447, 50: 0.311, 100: 0.245}},
-    "mnist": {
-        "LSTM": {20: 0.447, 50: 0.311, 100: 0.245},
-        "ADAM": {20: 1.50, 50: 0.482, 100: 0.351},
-        "RMSprop": {20: 1.68, 50: 0.496, 100: 0.359},
-        "NAG": {20: 1.41, 50: 0.453, 100: 0.318},
-        "SGD": {20: 1.94, 50: 0.83, 100: 0.458},
-    },
-    "mnist_200steps": {
-        "LSTM": {150: 0.220, 200: 0.208},
-        "ADAM": {150: 0.323, 200: 0.301},
-        "RMSprop": {150: 0.307, 200: 0.289},
-        "NAG": {150: 0.279, 200: 0.257},
-        "SGD": {150: 0.368, 200: 0.326},
-    },
-    "mnist_40units": {
-        "LSTM": {50: 0.246, 100: 0.193},
-        "ADAM": {50: 0.487, 100: 0.312},
-        "RMSprop": {50: 0.463, 100: 0.325},
-        "NAG": {50: 0.427, 100: 0.297},
-        "SGD": {50: 0.84, 100: 0.44},
-    },
-    "mnist_2layers": {
-        "LSTM": {50: 0.475, 100: 0.330},
-        "ADAM": {50: 1.59, 100: 0.701},
-        "RMSprop": {50: 1.52, 100: 0.726},
-        "NAG": {50: 1.71, 100: 0.757},
-        "SGD": {50: 1.97, 100: 1.78},
-    },
-    "mnist_relu": {
-        "LSTM": {50: 2.29, 100: 2.57},
-        "ADAM": {50: 0.53, 100: 0.372},
-        "RMSprop": {50: 0.56, 100: 0.412},
-        "NAG": {50: 0.47, 100: 0.36},
-        "SGD": {50: 0.75, 100: 0.44},
-    },
-}
 
 
 def commands(shipped: bool) -> dict[str, str]:
@@ -145,11 +117,12 @@ def commands(shipped: bool) -> dict[str, str]:
     return {name: line for name, line in found.items() if line.startswith("evaluate.py") and "{out}" not in line}
 
 
-def run(name: str, command: str, folder: Path) -> None:
+def run(name: str, command: str, folder: Path, log: Path | None = None, threads: int | None = None) -> None:
     """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep's runs lie in subfolders.
 
     The file run.json tells the command and the seconds that it took since it was last started. A part that another
-    command has made is not run again either, and a line says so.
+    command has made is not run again either, and a line says so. What the part prints goes to the file `log`, if one is
+    given. Raises subprocess.CalledProcessError where the part fails.
     """
     sweep = " -m " in command or " figure=" in command
     compares = not sweep and "evaluation=null" not in command
@@ -157,13 +130,19 @@ def run(name: str, command: str, folder: Path) -> None:
         return print(f"{name}: done before{_otherwise(folder, command)}", flush=True)
     resume = ["ckpt_path=auto"] if command.startswith("train.py") else []
     started = time.monotonic()
-    print(f"{name}: python {command}", flush=True)
-    words = [sys.executable, *shlex.split(command), *resume, f"hydra.{'sweep' if sweep else 'run'}.dir={folder}"]
-    subprocess.run(words, cwd=ROOT, check=True)
+    print(f"{name}: python {command}" + (f" > {log}" if log else ""), flush=True)
+    lines = [[*shlex.split(command), *resume, f"hydra.{'sweep' if sweep else 'run'}.dir={folder}"]]
     if " figure=" in command:
-        subprocess.run([sys.executable, "-m", "l2o", "figure6", str(folder)], cwd=ROOT, check=True)
-    (folder / "run.json").write_text(json.dumps({"command": command, "seconds": time.monotonic() - started}) + "\n")
-    return None
+        lines.append(["-m", "l2o", "figure6", str(folder)])
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    with nullcontext() if log is None else log.open("a") as stream:
+        for words in lines:
+            subprocess.run(
+                [sys.executable, *words], cwd=ROOT, check=True, env=environment, stdout=stream, stderr=stream
+            )
+    seconds = time.monotonic() - started
+    (folder / "run.json").write_text(json.dumps({"command": command, "seconds": seconds}) + "\n")
+    return print(f"{name}: done in {seconds / 60:.1f} minutes", flush=True)
 
 
 def _otherwise(folder: Path, command: str) -> str:
@@ -173,112 +152,56 @@ def _otherwise(folder: Path, command: str) -> str:
     return "" if made == command else f", by another command, python {made}: remove '{folder}' to run it anew"
 
 
-def table(summary: dict[str, Any], published: dict[str, dict[int, float]]) -> str:
-    """A comparison as a Markdown table; the paper's number, where there is one, in brackets behind ours."""
-    rows = summary["optimizers"]
-    steps = sorted({int(step) for row in rows.values() for step in row["loss_at"]})
-    metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
-    headings = ["optimizer", "lr", *(f"step {step}" for step in steps), "final ± s.e.", "steps to best baseline"]
-    lines = ["| " + " | ".join([*headings, *(metric.replace("_", " ") for metric in metrics)]) + " |"]
-    lines.append("|---" * (len(headings) + len(metrics)) + "|")
-    for name, row in rows.items():
-        paper = published.get(name, {})
-        at = [number(row["loss_at"].get(str(s))) + (f" ({paper[s]:g})" if s in paper else "") for s in steps]
-        reached = row["steps_to_best_baseline"]
-        cells = [name, number(row["lr"], 2), *at, final(row)]
-        cells += ["–" if reached is None else str(reached), *(number(row["metrics"].get(m)) for m in metrics)]
-        lines.append("| " + " | ".join(cells) + " |")
-    best = summary["best_baseline"]
-    ratios = [
-        f"{name} {number(row['relative_to_best_baseline'])} ± {number(row.get('relative_standard_error'), 1)}"
-        for name, row in rows.items()
-        if row["lr"] is None
-    ]
-    lines.append(f"\nMean over {summary['num_tasks']} fresh problems. Final loss × {best}'s: {', '.join(ratios)}.")
-    return "\n".join(lines)
+def run_all(parts: dict[str, str], given: dict[str, str], workers: int) -> list[str]:
+    """Run parts, `workers` at a time and in their order, each after those whose folders it reads.
 
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A few digits; a dash for what there is not, as a diverged loss."""
-    return "–" if value is None else f"{value:.{digits}g}"
-
-
-def overview(text: str, name: str, summary: dict[str, Any]) -> str:
-    """Fill in the rows of docs/results.md that the mark `<!-- NAME: OPTIMIZER -->` in their first cell gives to a part:
-    the optimizer's final loss, the best baseline's, and the ratio of the two."""
-    rows = summary["optimizers"]
-    best = f"{summary['best_baseline']} {final(rows[summary['best_baseline']])}"
-
-    def filled(found: "re.Match[str]") -> str:
-        row = rows[found["label"]]
-        ratio = f"{number(row['relative_to_best_baseline'])} ± {number(row.get('relative_standard_error'), 1)}"
-        return f"{found['first']}| {final(row)} | {best} | {ratio} |"
-
-    return re.sub(rf"(?P<first>\|[^|\n]*<!-- {name}: (?P<label>[\w-]+) -->[^|\n]*)(?:\|[^|\n]*){{3}}\|", filled, text)
-
-
-def final(row: dict[str, Any]) -> str:
-    """A final loss with its standard error; a dash where it diverged."""
-    return "–" if row["final_loss"] is None else f"{number(row['final_loss'])} ± {number(row['standard_error'], 1)}"
-
-
-def write_results(out: Path) -> None:
-    """Put what the finished parts have found into docs/results.md and docs/notebook/: each part's table between its
-    marks, its rows of the overview, the figures that are shown there into docs/figures/, and where all of it comes from
-    into docs/notebook/runs.json."""
-    summaries = {name: out / name / "summary.json" for name in RUNS}
-    found = {name: json.loads(file.read_text()) for name, file in summaries.items() if file.exists()}
-    shown_somewhere = ""
-    for page in [DOCS / "results.md", *sorted((DOCS / "notebook").glob("*.md"))]:
-        text = page.read_text()
-        for name, summary in found.items():
-            body = table(summary, PUBLISHED.get(name, {}))
-            between = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-            text = re.sub(between, lambda m, b=body: f"{m[1]}{b}\n{m[2]}", text, flags=re.S)
-            text = overview(text, name, summary)
-        page.write_text(text)
-        shown_somewhere += text
-    copy_figures(out, shown_somewhere)
-    write_origins(out)
-
-
-def write_origins(out: Path) -> None:
-    """Write the origins of the finished parts into docs/notebook/runs.json; those of other parts stay there.
-
-    A part of an older version, whose results do not tell their origin, loses its entry.
+    The cores are divided among the workers, and with several of them each part prints to the file NAME.log. Returns the
+    names of the parts that have failed, and of those that needed one of them and so were not run.
     """
-    path = DOCS / "notebook/runs.json"
-    known = json.loads(path.read_text()) if path.exists() else {}
-    for name in RUNS:
-        jobs = [out / name / "summary.json", *sorted((out / name).glob("*/summary.json"))]
-        if results := [json.loads(file.read_text()) for file in jobs if file.exists()]:
-            known[name] = _origin([result.get("provenance") for result in results])
-    kept = {name: known[name] for name in RUNS if known.get(name)}
-    path.write_text(json.dumps(kept, indent=1) + "\n")
+    out, waiting, failed = Path(given["out"]), dict(parts), list[str]()
+    threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
+    running: dict[Future[None], str] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(workers) as pool:
+        while waiting or running:
+            for name, needed in [(name, needs(command)) for name, command in waiting.items()]:
+                if needed & {*failed}:
+                    print(f"{name}: not run, {', '.join(sorted(needed & {*failed}))} failed", flush=True)
+                    failed.append(name)
+                elif len(running) == workers or needed & {*waiting, *running.values()}:
+                    continue
+                else:
+                    log = out / f"{name}.log" if workers > 1 else None
+                    job = pool.submit(run, name, parts[name].format(**given), out / name, log, threads)
+                    running[job] = name
+                del waiting[name]
+            for job in wait(running, return_when=FIRST_COMPLETED).done:
+                name = running.pop(job)
+                try:
+                    job.result()
+                except subprocess.CalledProcessError as error:
+                    print(f"{name}: failed, {error}", flush=True)
+                    failed.append(name)
+    return failed
 
 
-def _origin(jobs: list[dict[str, Any] | None]) -> dict[str, Any] | None:
-    """Return the origin of a part from those of its jobs: all their commits, and the date of the last one.
-
-    None stands where a job does not tell its own. The command of a sweep is that of the part, not that of a job.
-    """
-    told = [job for job in jobs if job]
-    if len(told) < len(jobs):
-        return None
-    last = max(told, key=lambda job: job["date"])
-    commits = ", ".join(dict.fromkeys(job["commit"] or f"version {job['version']}" for job in told))
-    command = {"command": last["command"]} if len(told) == 1 else {}
-    return {"commit": commits, "date": last["date"], **command}
+def needs(command: str) -> set[str]:
+    """Return the parts whose folders a command reads."""
+    return {*re.findall(r"{out}/(\w+)/", command)}
 
 
-def copy_figures(out: Path, text: str) -> None:
-    """Copy the figures of the parts that the text shows."""
-    for name in RUNS:
-        for figure in ("curves", "panels", "proposals", "figure6"):
-            drawn, shown = out / name / f"{figure}.png", f"{name}_{figure}.png"
-            if drawn.exists() and f"figures/{shown})" in text:
-                (DOCS / "figures").mkdir(exist_ok=True)
-                shutil.copy(drawn, DOCS / "figures" / shown)
+def training_photographs(content: str, folder: Path) -> Path:
+    """Copy the photographs of `content` that neural art trains on into a folder, unless they are there; return it."""
+    if not folder.exists():
+        art = instantiate(OmegaConf.load(ROOT / "conf/optimizee/neural_art.yaml"), content=content)
+        files = list(images.read_all(content))
+        part = folder.with_name(f"{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for number in art.splits["train"]:
+            shutil.copy(files[number], part)
+        part.rename(folder)
+    return folder
 
 
 def main() -> None:
@@ -287,25 +210,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "outputs/paper")
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS), metavar="PART", help=", ".join(RUNS))
     parser.add_argument("--shipped", action="store_true", help="train nothing: compare the package's own optimizers")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="run N parts at a time, which share the cores"
+    )
     for data in ("mnist", "cifar", "content", "style", "other-style", "style-2", "style-3", "styles", "features"):
         parser.add_argument(f"--{data}", type=lambda path: Path(path).resolve())
     arguments = vars(parser.parse_args())
+    if arguments["workers"] < 1:
+        parser.error(f"--workers={arguments['workers']}: give 1 or more")
     out = arguments["out"].resolve()
     given = {name: str(value) for name, value in arguments.items() if value is not None} | {"out": str(out)}
+    wanted = {name: RUNS[name] for name in RUNS if name in arguments["only"]}
     possible = commands(arguments["shipped"])
-    for name in RUNS:
-        if name not in arguments["only"]:
-            continue
+    if any("{styles}" in possible.get(name, "") for name in wanted) and "content" in given:
+        given.setdefault("styles", str(training_photographs(given["content"], out / "styles")))
+    parts: dict[str, str] = {}
+    for name in wanted:
+        missing = sorted({*re.findall(r"{(\w+)}", possible.get(name, ""))} - given.keys())
         if name not in possible:
             print(f"{name}: left out, the package does not ship what it trains or compares")
-            continue
-        command = possible[name]
-        missing = ["--" + key.replace("_", "-") for key in re.findall(r"{(\w+)}", command) if key not in given]
-        if missing:
-            print(f"{name}: left out, it needs {', '.join(missing)}")
-            continue
-        run(name, command.format(**given), out / name)
-    write_results(out)
+        elif missing:
+            print(f"{name}: left out, it needs {', '.join('--' + key.replace('_', '-') for key in missing)}")
+        else:
+            parts[name] = possible[name]
+    failed = run_all(parts, given, arguments["workers"])
+    write_results(RUNS, out)
+    if failed:
+        sys.exit(f"not complete: {', '.join(failed)}; the same command goes on")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import paper_pages
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -279,8 +280,8 @@ def test_a_finished_part_fills_in_its_table_its_rows_and_its_figure(
     (tmp_path / "docs/results.md").write_text(other + row)
     page = "<!-- digits -->\nold\n<!-- end -->\n![](../figures/digits_curves.png)\n"
     (tmp_path / "docs/notebook/digits.md").write_text(page)
-    monkeypatch.setitem(PAPER["write_results"].__globals__, "DOCS", tmp_path / "docs")
-    PAPER["write_results"](tmp_path / "out")
+    monkeypatch.setattr(paper_pages, "DOCS", tmp_path / "docs")
+    paper_pages.write_results(PAPER["RUNS"], tmp_path / "out")
     filled = "| [digits](d.md) <!-- digits: LSTM --> | 0.25 ± 0.02 | NAG 0.5 ± 0.02 | 0.5 ± 0.01 | – | `make train` |\n"
     assert (tmp_path / "docs/results.md").read_text() == other + filled
     written = (tmp_path / "docs/notebook/digits.md").read_text()

@@ -3,13 +3,19 @@
 import json
 import runpy
 import shlex
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import paper_pages
 import pytest
 from hydra import compose, initialize_config_dir
+from PIL import Image
 from programs import ROOT
+
+from l2o.data import images
 
 PAPER: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks/paper.py"))
 SETTINGS: dict[str, Any] = PAPER["main"].__globals__
@@ -26,7 +32,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """
     lines: list[list[str]] = []
 
-    def start(words: list[str], cwd: Path, check: bool) -> None:
+    def start(words: list[str], cwd: Path, check: bool, **_: object) -> None:
         assert check and cwd == ROOT and words[0] == sys.executable
         lines.append(words[1:])
         if words[1] == "-m":
@@ -37,9 +43,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
             (job / "summary.json").write_text(json.dumps({"provenance": GIVEN, "optimizers": {}}))
 
     monkeypatch.setitem(SETTINGS, "RUNS", {"a": TRAINS, "b": COMPARES, "c": SWEEPS, "d": DRAWS})
-    monkeypatch.setitem(SETTINGS, "DOCS", tmp_path / "docs")
-    monkeypatch.setitem(SETTINGS, "table", lambda *_: "")
-    monkeypatch.setitem(SETTINGS, "overview", lambda text, *_: text)
+    monkeypatch.setattr(paper_pages, "DOCS", tmp_path / "docs")
+    monkeypatch.setattr(paper_pages, "table", lambda *_: "")
+    monkeypatch.setattr(paper_pages, "overview", lambda text, *_: text)
     monkeypatch.setattr(SETTINGS["subprocess"], "run", start)
     (tmp_path / "docs/notebook").mkdir(parents=True)
     (tmp_path / "docs/results.md").write_text("")
@@ -123,6 +129,64 @@ def test_the_origin_of_every_table_is_written_down(started, tmp_path, monkeypatc
     found = run(monkeypatch, tmp_path, "--only")
     assert found.keys() == {"a", "c", "d"}
     assert found["c"] == {"commit": "abc, version 0.1.0", "date": later["date"]}
+
+
+def test_workers_run_what_does_not_need_each_other_at_the_same_time(started, tmp_path, monkeypatch, capsys):
+    """Parts `a` and `c` wait for each other, and `b` begins when `a`, which it reads, is through."""
+    start, together, order = SETTINGS["subprocess"].run, threading.Barrier(2, timeout=20), []
+
+    def meet(words: list[str], **options: Any) -> None:
+        name = Path(words[-1].split(".dir=")[1]).name
+        order.append(f"{name} begins")
+        if name in "ac":
+            together.wait()
+        assert int(options["env"]["OMP_NUM_THREADS"]) >= 1 and Path(options["stdout"].name).name == f"{name}.log"
+        start(words, **options)
+        order.append(f"{name} ends")
+
+    monkeypatch.setattr(SETTINGS["subprocess"], "run", meet)
+    run(monkeypatch, tmp_path, "--workers", "2")
+    assert order.index("b begins") > order.index("a ends") and len(started) == 3
+    assert f"> {tmp_path / 'out/c.log'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        run(monkeypatch, tmp_path, "--workers", "0")
+
+
+def test_what_needs_a_part_that_failed_is_not_run_and_all_else_is(started, tmp_path, monkeypatch, capsys):
+    start = SETTINGS["subprocess"].run
+
+    def fail_in_a(words: list[str], **options: Any) -> None:
+        if words[-1].endswith("/a"):
+            raise subprocess.CalledProcessError(1, words)
+        start(words, **options)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SETTINGS["subprocess"], "run", fail_in_a)
+        with pytest.raises(SystemExit, match="not complete: a, b; the same command goes on"):
+            run(broken, tmp_path)
+    assert [line[1] for line in started] == ["-m"]  # only the part c
+    assert "b: not run, a failed" in capsys.readouterr().out
+    assert json.loads((tmp_path / "docs/notebook/runs.json").read_text()).keys() == {"c"}
+    run(monkeypatch, tmp_path)
+    assert len(started) == 3
+
+
+def test_the_styles_are_the_photographs_that_are_trained_on(started, tmp_path, monkeypatch):
+    """They are copied once; a folder of other pictures is taken as it is."""
+    contents, content = tmp_path / "contents", "{content} {styles}"
+    contents.mkdir()
+    for number in range(20):
+        Image.new("RGB", (90, 90), (number, 0, 0)).save(contents / f"{number:02}.png")
+    monkeypatch.setitem(SETTINGS["RUNS"], "a", f"{TRAINS} x={content}")
+    files = ["--content", str(contents)]
+    run(monkeypatch, tmp_path, "--only", "a", *files)
+    assert started[-1][3] == str(tmp_path / "out/styles")
+    found = {file.name for file in (tmp_path / "out/styles").iterdir()}
+    split = images.split(20, 0.02, 0.1, 0)
+    assert found == {f"{number:02}.png" for number in split["train"]} and len(found) == 17
+    (tmp_path / "out/a/summary.json").unlink()
+    run(monkeypatch, tmp_path, "--only", "a", *files, "--styles", str(contents))
+    assert started[-1][3] == str(contents)
 
 
 def test_what_is_shipped_is_compared_and_nothing_is_trained():
