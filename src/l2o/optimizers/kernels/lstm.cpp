@@ -268,17 +268,20 @@ template <class T, int64_t B> void prefetch(const T* from, int64_t n, int64_t ro
 
 // The features (log |g| / p, sgn g) where |g| >= e^-p, else (-1, e^p g), of one block (`preprocessing.LogAndSign`). A
 // nan counts as 0, an infinity as the largest number.
-struct LogAndSign {
-    double p, floor, steep;  // floor = e^-p, steep = e^p
+template <class T> struct LogAndSign {
+    const bool wanted;        // else the features are given
+    const T p, floor, steep;  // floor = e^-p, steep = e^p
+    explicit LogAndSign(const double* of)  // outside of `parallel`: the floor may be subnormal
+        : wanted(of), p(of ? of[0] : 1), floor(of ? of[1] : 0), steep(of ? of[2] : 1) {}
 };
 template <class T, int64_t B>
-void load_features(Vec<T>* x, const T* from, int64_t n, int64_t row, int64_t count, const LogAndSign* log_and_sign) {
+void load_features(Vec<T>* x, const T* from, int64_t n, int64_t row, int64_t count, const LogAndSign<T>& log_and_sign) {
     using V = Vec<T>;
     using Limits = std::numeric_limits<T>;
-    if (!log_and_sign) return load_rows<T, B>(x, from, n, row, count);
+    if (!log_and_sign.wanted) return load_rows<T, B>(x, from, n, row, count);
     V *const log = x, *const sign = x + NV<T, B>;
     load_rows<T, B>(sign, from, 1, row, count);
-    const T p = log_and_sign->p, floor = log_and_sign->floor, steep = log_and_sign->steep;
+    const T p = log_and_sign.p, floor = log_and_sign.floor, steep = log_and_sign.steep;
     for (int64_t v = 0; v < NV<T, B>; ++v) {
         const V g = clipped<T>(sign[v] == sign[v] ? sign[v] : V{}, Limits::max()), size = g < T(0) ? -g : g;
         log[v] = size <= floor ? V{} - T(1) : logarithm<T>(at_least<T>(size, Limits::min())) / p;
@@ -312,7 +315,7 @@ template <class T> std::vector<Layer<T>> pack_layers(int64_t F, int64_t H, int64
 // arrays of the first task, then those of the second, and so on. One task with all coordinates is the ordinary case.
 template <class T, int64_t B>
 void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, int64_t from_row, int64_t to_row,
-          int64_t threads, T scale, const LogAndSign* log_and_sign, const T* const* weights, const T* features,
+          int64_t threads, T scale, const LogAndSign<T>& log_and_sign, const T* const* weights, const T* features,
           const T* const* hidden, const T* const* cell, T* out, T* const* new_hidden, T* const* new_cell) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>;
@@ -350,7 +353,7 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
 
 template <class T, int64_t B>
 void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t from_row, int64_t K,
-                     int64_t threads, const LogAndSign* log_and_sign, const T* const* weights, const T* features,
+                     int64_t threads, const LogAndSign<T>& log_and_sign, const T* const* weights, const T* features,
                      const T* const* hidden, const T* const* cell, const T* cotangent, T* const* gradient) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>, lanes = VECTOR_BYTES / sizeof(T);
@@ -465,21 +468,24 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 // one's, of the new state `to`.
 #define EXPORT(T, NAME)                                                                                               \
     extern "C" int l2o_step_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t tasks, int64_t row, int64_t from,\
-                                   int64_t to, int64_t threads, double scale, const LogAndSign* features,             \
+                                   int64_t to, int64_t threads, double scale, const double* constants,                \
                                    T* const* w) {                                                                     \
         T *const *const x = w + tasks * (4 * L + 2), *const *const h = x + 1, *const *const c = h + L;                \
         T *const *const out = c + L, *const *const new_h = out + 1, *const *const new_c = new_h + L;                  \
         const auto run = N > FEW ? step<T, BLOCK> : step<T, STEP_BLOCK>;                                              \
         return guarded([&] {                                                                                          \
-            run(N, F, H, L, tasks, row, from, to, threads, scale, features, w, *x, h, c, *out, new_h, new_c);         \
+            const LogAndSign<T> made(constants);                                                                      \
+            run(N, F, H, L, tasks, row, from, to, threads, scale, made, w, *x, h, c, *out, new_h, new_c);             \
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
-                                              int64_t from, int64_t K, int64_t threads, const LogAndSign* features,   \
+                                              int64_t from, int64_t K, int64_t threads, const double* constants,      \
                                               T* const* w) {                                                          \
         T *const *const x = w + 4 * L + 2, *const *const h = x + 1, *const *const c = h + L, *const *const d = c + L; \
         const auto run = K > LONG ? window_gradient<T, SMALL_BLOCK> : window_gradient<T, BLOCK>;                      \
-        return guarded([&] { run(N, F, H, L, row, step, from, K, threads, features, w, *x, h, c, *d, d + 1); });      \
+        return guarded([&] {                                                                                          \
+            run(N, F, H, L, row, step, from, K, threads, LogAndSign<T>(constants), w, *x, h, c, *d, d + 1);           \
+        });                                                                                                           \
     }
 EXPORT(float, float32)
 EXPORT(double, float64)
