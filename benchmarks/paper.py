@@ -21,12 +21,14 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
+from typing import IO, Any
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -35,6 +37,7 @@ from paper_pages import write_results
 from l2o.data import images
 
 ROOT = Path(__file__).parents[1]
+RUNNING: set[subprocess.Popen[bytes]] = set()
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
@@ -137,12 +140,28 @@ def run(name: str, command: str, folder: Path, log: Path | None = None, threads:
     environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
     with nullcontext() if log is None else log.open("a") as stream:
         for words in lines:
-            subprocess.run(
-                [sys.executable, *words], cwd=ROOT, check=True, env=environment, stdout=stream, stderr=stream
-            )
+            execute(words, environment, stream)
     seconds = time.monotonic() - started
     (folder / "run.json").write_text(json.dumps({"command": command, "seconds": seconds}) + "\n")
     return print(f"{name}: done in {seconds / 60:.1f} minutes", flush=True)
+
+
+def execute(words: list[str], environment: dict[str, str], stream: IO[str] | None) -> None:
+    """Run Python with some words, where `stop` finds it. Raises subprocess.CalledProcessError where it fails."""
+    command = [sys.executable, *words]
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream) as process:
+        RUNNING.add(process)
+        status = process.wait()
+        RUNNING.discard(process)
+    if status:
+        raise subprocess.CalledProcessError(status, command)
+
+
+def stop(*_: Any) -> None:
+    """Ask what is running to end, so that its trainings write their checkpoints, and start nothing more."""
+    for process in [*RUNNING]:
+        process.terminate()
+    sys.exit("stopped; the same command goes on")
 
 
 def _otherwise(folder: Path, command: str) -> str:
@@ -233,6 +252,7 @@ def main() -> None:
             print(f"{name}: left out, it needs {', '.join('--' + key.replace('_', '-') for key in missing)}")
         else:
             parts[name] = possible[name]
+    signal.signal(signal.SIGTERM, stop)
     failed = run_all(parts, given, arguments["workers"])
     write_results(RUNS, out)
     if failed:

@@ -1,13 +1,15 @@
 """benchmarks/paper.py: which parts it runs, by which commands, that it goes on where it was, and what it writes."""
 
 import json
+import os
 import runpy
 import shlex
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import paper_pages
 import pytest
@@ -32,10 +34,9 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """
     lines: list[list[str]] = []
 
-    def start(words: list[str], cwd: Path, check: bool, **_: object) -> None:
-        assert check and cwd == ROOT and words[0] == sys.executable
-        lines.append(words[1:])
-        if words[1] == "-m":
+    def start(words: list[str], environment: dict[str, str], stream: IO[str] | None) -> None:
+        lines.append(words)
+        if words[0] == "-m":
             return
         folder = Path(words[-1].split(".dir=")[1])
         for job in (folder / "0", folder / "1") if ".sweep." in words[-1] else (folder,):
@@ -46,7 +47,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     monkeypatch.setattr(paper_pages, "DOCS", tmp_path / "docs")
     monkeypatch.setattr(paper_pages, "table", lambda *_: "")
     monkeypatch.setattr(paper_pages, "overview", lambda text, *_: text)
-    monkeypatch.setattr(SETTINGS["subprocess"], "run", start)
+    monkeypatch.setitem(SETTINGS, "execute", start)
     (tmp_path / "docs/notebook").mkdir(parents=True)
     (tmp_path / "docs/results.md").write_text("")
     return lines
@@ -90,7 +91,7 @@ def test_what_was_interrupted_is_started_again(started, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
-        broken.setattr(SETTINGS["subprocess"], "run", fail)
+        broken.setitem(SETTINGS, "execute", fail)
         run(broken, tmp_path, "--only", "a")
     (tmp_path / "out/c/7").mkdir(parents=True)
     (tmp_path / "out/c/7/summary.json").write_text("{}")
@@ -133,18 +134,18 @@ def test_the_origin_of_every_table_is_written_down(started, tmp_path, monkeypatc
 
 def test_workers_run_what_does_not_need_each_other_at_the_same_time(started, tmp_path, monkeypatch, capsys):
     """Parts `a` and `c` wait for each other, and `b` begins when `a`, which it reads, is through."""
-    start, together, order = SETTINGS["subprocess"].run, threading.Barrier(2, timeout=20), []
+    start, together, order = SETTINGS["execute"], threading.Barrier(2, timeout=20), []
 
-    def meet(words: list[str], **options: Any) -> None:
+    def meet(words: list[str], environment: dict[str, str], stream: IO[str]) -> None:
         name = Path(words[-1].split(".dir=")[1]).name
         order.append(f"{name} begins")
         if name in "ac":
             together.wait()
-        assert int(options["env"]["OMP_NUM_THREADS"]) >= 1 and Path(options["stdout"].name).name == f"{name}.log"
-        start(words, **options)
+        assert int(environment["OMP_NUM_THREADS"]) >= 1 and Path(stream.name).name == f"{name}.log"
+        start(words, environment, stream)
         order.append(f"{name} ends")
 
-    monkeypatch.setattr(SETTINGS["subprocess"], "run", meet)
+    monkeypatch.setitem(SETTINGS, "execute", meet)
     run(monkeypatch, tmp_path, "--workers", "2")
     assert order.index("b begins") > order.index("a ends") and len(started) == 3
     assert f"> {tmp_path / 'out/c.log'}" in capsys.readouterr().out
@@ -153,15 +154,15 @@ def test_workers_run_what_does_not_need_each_other_at_the_same_time(started, tmp
 
 
 def test_what_needs_a_part_that_failed_is_not_run_and_all_else_is(started, tmp_path, monkeypatch, capsys):
-    start = SETTINGS["subprocess"].run
+    start = SETTINGS["execute"]
 
-    def fail_in_a(words: list[str], **options: Any) -> None:
+    def fail_in_a(words: list[str], *rest: Any) -> None:
         if words[-1].endswith("/a"):
             raise subprocess.CalledProcessError(1, words)
-        start(words, **options)
+        start(words, *rest)
 
     with monkeypatch.context() as broken:
-        broken.setattr(SETTINGS["subprocess"], "run", fail_in_a)
+        broken.setitem(SETTINGS, "execute", fail_in_a)
         with pytest.raises(SystemExit, match="not complete: a, b; the same command goes on"):
             run(broken, tmp_path)
     assert [line[1] for line in started] == ["-m"]  # only the part c
@@ -169,6 +170,35 @@ def test_what_needs_a_part_that_failed_is_not_run_and_all_else_is(started, tmp_p
     assert json.loads((tmp_path / "docs/notebook/runs.json").read_text()).keys() == {"c"}
     run(monkeypatch, tmp_path)
     assert len(started) == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
+def test_what_is_running_ends_with_it(tmp_path):
+    """The part's program writes down that it was asked to end; nothing is started after it."""
+    (tmp_path / "part.py").write_text(
+        "import pathlib, signal, sys, time\n"
+        "here = pathlib.Path(sys.argv[1].split('=')[1])\n"
+        "def end(*_): here.with_suffix('.ended').touch(); sys.exit(75)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "here.with_suffix('.begun').touch()\n"
+        "time.sleep(60)\n"
+    )
+    program = (
+        "import runpy, sys\n"
+        f"settings = runpy.run_path({str(ROOT / 'benchmarks/paper.py')!r})\n"
+        "main = settings['main'].__globals__\n"
+        f"main['RUNS'] = {{'a': {str(tmp_path / 'part.py')!r}, 'b': {str(tmp_path / 'part.py')!r}}}\n"
+        f"sys.argv = ['paper.py', '--out', {str(tmp_path)!r}]\n"
+        "settings['main']()\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "benchmarks")}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE, text=True) as paper:
+        while not (tmp_path / "a.begun").exists():
+            assert paper.poll() is None
+            time.sleep(0.05)
+        paper.terminate()
+        assert "stopped; the same command goes on" in paper.communicate(timeout=30)[1]
+    assert paper.returncode == 1 and (tmp_path / "a.ended").exists() and not (tmp_path / "b.begun").exists()
 
 
 def test_the_styles_are_the_photographs_that_are_trained_on(started, tmp_path, monkeypatch):
