@@ -145,7 +145,11 @@ def _copied(window: Recording) -> Recording:
 
 def _recorded(chunk: Chunk, spans: list[slice], recording: Recording) -> Recording:
     part, cut, tasks = chunk
-    state = {key: value[tasks] for key, value in state_of(part, recording.state).items()}
+    state = state_of(part, recording.state)
+    all_of_it = [slice(0, recording.layout.size)], slice(0, len(recording.theta))
+    if (spans, tasks) == all_of_it and len(cut.layout.shapes) == len(part.layout.shapes):
+        return recording._replace(state=state, layout=cut.layout)  # a small problem is one chunk
+    state = {key: value[tasks] for key, value in state.items()}
     if part.rule.scope is not Scope.ALL:
         state = cut_state(part.rule, state, cut)
     return recording._replace(

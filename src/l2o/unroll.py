@@ -4,6 +4,7 @@ Shapes: B tasks, P coordinates of one optimizee, K steps.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -68,11 +69,32 @@ def step(
     """
     with donated_state(donate):
         update, state = rule(episode.seen, episode.state, optimizee.layout)
-    theta = episode.theta + update
-    batch = optimizee.sample_batch(episode.task, len(theta), generator)
-    loss, grad = optimizee.loss_and_grad(theta, batch)
-    after = episode._replace(theta=theta, loss=loss, grad=grad, state=state, step=episode.step + 1)
-    return update, after
+    return update, _moved(episode, update, state, optimizee, generator)
+
+
+def steps(
+    rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
+) -> Iterator[tuple[Tensor, Episode]]:
+    """Do K inner steps, and give g_t (B, P) and the episode after each of them. To be called without a graph.
+
+    The episode that is passed in stays as it is. The state of one that is given is overwritten by the next step.
+    """
+    stepper = rule.stepper(episode.state, optimizee.layout)
+    for t in range(num_steps):
+        if stepper is None:
+            update, episode = step(rule, optimizee, episode, generator, donate=t > 0)
+        else:
+            next_update, state = stepper
+            update = next_update(episode.grad)
+            episode = _moved(episode, update, state, optimizee, generator)
+        yield update, episode
+
+
+def _moved(episode: Episode, update: Tensor, state: State, optimizee: Optimizee, generator: Generator) -> Episode:
+    """Return the episode after θ ← θ + g."""
+    task, theta = episode.task, episode.theta + update
+    loss, grad = optimizee.loss_and_grad(theta, optimizee.sample_batch(task, len(theta), generator))
+    return Episode(task, theta, loss, grad, state, episode.step + 1, episode.horizon, episode.start_loss)
 
 
 @torch.no_grad()
@@ -91,8 +113,8 @@ def unroll(
     losses = episode.theta.new_empty(num_steps, len(episode.theta))
     if record is not None:
         record[0] = episode.grad
-    for t in range(num_steps):
-        _, episode = step(rule, optimizee, episode, generator, donate=t > 0)  # the episode passed in stays as it is
+    walk = steps(rule, optimizee, episode, num_steps, generator)
+    for t, (_, episode) in enumerate(walk):
         losses[t] = episode.loss
         if record is not None:
             record[t + 1] = episode.grad

@@ -21,7 +21,7 @@ from l2o.meta_gradients.perturbation import centre, in_order, perturbed
 from l2o.optimizees.base import Optimizee
 from l2o.optimizees.views import Repeated
 from l2o.optimizers.base import UpdateRule
-from l2o.unroll import Episode, start_episode, step
+from l2o.unroll import Episode, start_episode, steps
 
 
 class Pairs(NamedTuple):
@@ -136,8 +136,8 @@ class AntitheticPairs(MetaGradient, ABC):
     ) -> tuple[Tensor, Episode]:
         """Do some steps, and return the losses that the objective reads, (steps, 2N), and the episode after them."""
         other, losses = OtherLosses(self.loss_on, optimizee), []
-        for t in range(num_steps):
-            _, episode = step(rule, optimizee, episode, generator, donate=t > 0)  # the carry stays as it is
+        walk = steps(rule, optimizee, episode, num_steps, generator)
+        for _, episode in walk:
             losses.append(other.loss(episode, generator) if other.needed else episode.loss)
         return torch.stack(losses), episode
 

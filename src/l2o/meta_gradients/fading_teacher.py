@@ -14,7 +14,7 @@ from l2o.meta_gradients.truncated_bptt import recorded
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import State, UpdateRule, take
 from l2o.replay import replay
-from l2o.unroll import Episode, start_episode, step
+from l2o.unroll import Episode, start_episode, steps
 
 SMALLEST = 1e-12
 """What the norm of an update counts as at least, where it is divided by."""
@@ -111,13 +111,12 @@ class FadingTeacher(MetaGradient):
         losses = episode.theta.new_empty(num_steps, len(episode.theta))
         grads = episode.theta.new_empty(num_steps, *episode.theta.shape)
         cotangents, values = grads.new_empty(2, *grads.shape), grads.new_zeros(2)
-        for t in range(num_steps):
+        for t, (update, after) in enumerate(steps(rule, optimizee, episode, num_steps, generator)):
             grads[t] = episode.grad
             aim, memory = teacher(episode.seen, memory, optimizee.layout)
-            update, episode = step(rule, optimizee, episode, generator, donate=t > 0)
             value, cotangents[:, t] = compared(update, aim)
             values += value / num_steps
-            losses[t] = episode.loss
+            losses[t], episode = after.loss, after
         recording = recorded(carry.episode, grads, losses, optimizee)
         cotangents /= num_steps * len(episode.theta)
         gradients = [

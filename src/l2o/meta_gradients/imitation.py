@@ -14,7 +14,7 @@ from l2o.meta_gradients.truncated_bptt import recorded
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import State, UpdateRule, take
 from l2o.replay import replay
-from l2o.unroll import Episode, step
+from l2o.unroll import Episode, steps
 
 
 class Apprenticeship(NamedTuple):
@@ -68,15 +68,14 @@ class Imitation(MetaGradient):
         losses = episode.theta.new_empty(num_steps, len(episode.theta))
         grads = episode.theta.new_empty(num_steps, *episode.theta.shape)
         cotangents, objective = torch.empty_like(grads), episode.theta.new_zeros(())
-        for t in range(num_steps):
+        for t, (update, after) in enumerate(steps(rule, optimizee, episode, num_steps, generator)):
             grads[t] = episode.grad
             aim, memory = teacher(episode.seen, memory, layout)
             share = self._share(episode)
-            update, episode = step(rule, optimizee, episode, generator, donate=t > 0)
             scale = num_steps * len(aim) * aim.square().sum(1, keepdim=True)
             cotangents[t] = torch.where(scale > 0, (update - share * aim) / scale, 0.0)
             objective += 0.5 * (cotangents[t] * (update - share * aim)).sum()
-            losses[t] = episode.loss
+            losses[t], episode = after.loss, after
         recording = recorded(carry.episode, grads, losses, optimizee)
         gradient = replay(rule, recording, lambda spans: take(cotangents, spans), self.max_replay_bytes)
         done = episode.step >= episode.horizon

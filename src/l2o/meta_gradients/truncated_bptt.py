@@ -14,7 +14,7 @@ from l2o.meta_gradients.objectives import Last, Objective, Sum
 from l2o.optimizees.base import Optimizee
 from l2o.optimizers.base import Recording, UpdateRule, take
 from l2o.replay import gradients, replay
-from l2o.unroll import Episode, step, told
+from l2o.unroll import Episode, step, steps, told
 
 
 class TruncatedBPTT(MetaGradient):
@@ -74,9 +74,8 @@ class TruncatedBPTT(MetaGradient):
         if other.needed:
             losses, aimed = torch.empty_like(inner), torch.empty_like(aimed)
         read[0] = episode.grad
-        rows = zip(inner.unbind(), read[1:].unbind(), strict=True)
-        for t, (loss, grad) in enumerate(rows):
-            _, episode = step(rule, optimizee, episode, generator, donate=t > 0)  # the carry stays as it is
+        walk = steps(rule, optimizee, episode, num_steps, generator)
+        for t, ((_, episode), loss, grad) in enumerate(zip(walk, inner.unbind(), read[1:].unbind(), strict=True)):
             loss.copy_(episode.loss)
             grad.copy_(episode.grad)
             if other.needed:

@@ -5,7 +5,7 @@ Shapes: B tasks, P coordinates of one optimizee, K steps of a window.
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -126,6 +126,14 @@ class UpdateRule(nn.Module, ABC):
         In first order `seen.theta` and `seen.loss` are detached: the paper's meta-gradient has no path through what a
         rule reads.
         """
+
+    def stepper(self, state: State, layout: Layout) -> tuple[Callable[[Tensor], Tensor], State] | None:
+        """Give a function that does the next step from h, ∇f (B, P) -> g (B, P), and the state that it moves on.
+
+        The given state stays as it is, and nothing is recorded. The function is for a loop in which φ and the rule do
+        not change, and saves what is the same at every step; a rule that reads more than gradients has none.
+        """
+        return None
 
     def parts(self, layout: Layout) -> list[Part]:
         """Share θ out among the rules that serve it; by default this rule serves all of it."""

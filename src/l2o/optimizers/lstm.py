@@ -5,6 +5,7 @@ Shapes: B tasks, P coordinates, N = B·P, F features, H hidden units, K steps of
 
 import functools
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -61,12 +62,7 @@ class LSTM(UpdateRule):
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         layers, keys, weights = self.num_layers, self._keys(), self._weights()
-        parts, reads_gradients = [state[key] for key in keys], self._reads_gradients()
-        if reads_gradients and dispatch.is_donated():
-            constants = self._constants(seen.grad.dtype)
-            update = dispatch.step_again(weights, seen.grad, parts, constants, self.output_scale)
-            if update is not None:
-                return update, dict(zip(keys, parts, strict=True))
+        parts = [state[key] for key in keys]
         rows = [_rows(part) for part in parts]
         hidden, cell = rows[:layers], rows[layers:]
         features, log_and_sign = self._inputs(seen.grad, hidden)
@@ -75,9 +71,16 @@ class LSTM(UpdateRule):
         update = self.output_scale * out.view(shape)
         if new_hidden is not hidden or _places(rows) != _places(parts):  # else the kernel has overwritten the state
             parts = [part.view(*shape, self.hidden_size) for part in (*new_hidden, *new_cell)]
-        if reads_gradients:
-            dispatch.note(parts)
         return update, dict(zip(keys, parts, strict=True))
+
+    def stepper(self, state: State, layout: Layout) -> tuple[Callable[[Tensor], Tensor], State] | None:
+        hooks = self._forward_hooks or self._forward_pre_hooks
+        if hooks or type(self).forward is not LSTM.forward or not self._reads_gradients() or not self.num_layers:
+            return None
+        keys = self._keys()
+        parts = [state[key] for key in keys]
+        found = dispatch.stepper(self._weights(), parts, self._constants(parts[0].dtype), self.output_scale)
+        return None if found is None else (found[0], dict(zip(keys, found[1], strict=True)))
 
     def has_kernel(self, like: Tensor) -> bool:
         """Say whether there is a compiled kernel. A preprocessing with parameters of its own is left to autograd."""

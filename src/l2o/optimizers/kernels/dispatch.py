@@ -3,7 +3,7 @@
 Legend: N coordinates (all tasks'), F features of a coordinate, H hidden units, L layers, K steps of a window.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from l2o.optimizers.kernels import lstm_cpp, lstm_repeated, lstm_torch, lstm_triton
+from l2o.optimizers.kernels import lstm_cpp, lstm_steps, lstm_torch, lstm_triton
 from l2o.optimizers.kernels.lstm_arguments import LogAndSign
 
 _donated: ContextVar[bool] = ContextVar("donated", default=False)
@@ -76,36 +76,29 @@ def step(
     which is allowed where `takes_log_and_sign` says so, `features` are gradients (N, 1).
     """
     kernel = torch_kernel if torch.is_grad_enabled() else compiled_kernel(features, hidden) or torch_kernel
-    tasks = _tasks(weights)
-    if tasks is not None:
-        weights = [w if w.ndim == axes + 1 else w.expand(tasks, *w.shape) for w, axes in _with_axes(weights)]
-        kernel = torch_kernel if kernel is lstm_triton else kernel
+    weights, several = _of_each_task(weights)
+    kernel = torch_kernel if several and kernel is lstm_triton else kernel
     if log_and_sign is None:
         return kernel.step(weights, features, hidden, cell, is_donated())
     assert kernel is lstm_cpp
     return lstm_cpp.step(weights, features, hidden, cell, is_donated(), log_and_sign)
 
 
-def step_again(
-    weights: list[Tensor], grad: Tensor, state: list[Tensor], log_and_sign: LogAndSign | None, scale: float
-) -> Tensor | None:
-    """Do a step in place on a state that a step has left, checked the first time only (`lstm_repeated`).
-
-    Give the output (B, P) times `scale`, or None where `step` has to do it.
-    """
-    if torch.is_grad_enabled() or not _compiled.get() or not state:
+def stepper(
+    weights: list[Tensor], state: list[Tensor], log_and_sign: LogAndSign | None, scale: float
+) -> tuple[Callable[[Tensor], Tensor], list[Tensor]] | None:
+    """Give what `lstm_steps.stepper` gives, or None where another kernel than the one in C++ has to do the steps."""
+    if torch.is_grad_enabled() or compiled_kernel(state[0], state) is not lstm_cpp:
         return None
-    found = lstm_repeated.known(weights, grad, state, log_and_sign, scale)
-    if found is None and lstm_repeated.is_met(state) and _tasks(weights) is None:
-        kernel = compiled_kernel(grad, state)
-        found = lstm_repeated.remember(weights, grad, state, log_and_sign, scale) if kernel is lstm_cpp else None
-    return None if found is None else found(grad)
+    return lstm_steps.stepper(_of_each_task(weights)[0], state, log_and_sign, scale)
 
 
-def note(state: list[Tensor]) -> None:
-    """Take note of a state that a step has left, so that `step_again` may go on from it."""
-    if state and not torch.is_grad_enabled() and compiled_kernel(state[0], state) is lstm_cpp:
-        lstm_repeated.note(state)
+def _of_each_task(weights: list[Tensor]) -> tuple[list[Tensor], bool]:
+    """Return the weights, those of every task where tasks have weights of their own, and whether that is so."""
+    tasks = _tasks(weights)
+    if tasks is None:
+        return weights, False
+    return [w if w.ndim == axes + 1 else w.expand(tasks, *w.shape) for w, axes in _with_axes(weights)], True
 
 
 def _tasks(weights: list[Tensor]) -> int | None:
