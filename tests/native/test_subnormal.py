@@ -1,5 +1,6 @@
 """The compiled kernels' arithmetic: what would be subnormal is zero, which is fast, and torch's own stays as it was."""
 
+import platform
 import time
 from collections.abc import Callable
 
@@ -13,7 +14,10 @@ from l2o.optimizees.kernels import chain
 from l2o.optimizers import LSTM
 from l2o.optimizers.kernels import lstm_cpp
 
-pytestmark = pytest.mark.skipif(not lstm_cpp.available(), reason="no C++ compiler on this machine")
+pytestmark = [
+    pytest.mark.skipif(not lstm_cpp.available(), reason="no C++ compiler on this machine"),
+    pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="only x86 has such a flag"),
+]
 TINY = torch.finfo(torch.float32).tiny
 
 
