@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l2o.optimizees import Layout
 from l2o.optimizees.kernels import chain
-from l2o.optimizers import LSTM
+from l2o.optimizers import LSTM, AdafacMLP
 from l2o.optimizers.kernels import lstm_cpp
 
 pytestmark = [
@@ -68,6 +68,24 @@ def test_moving_averages_decay_to_zero(name, monkeypatch):
         }
         _, state = rule(seen(torch.zeros_like(theta), theta), state, LAYOUT)
         assert subnormal([state["momenta"]]) is not kernel
+
+
+@torch.no_grad()
+def test_what_a_step_remembers_does_not_depend_on_the_number_of_threads():
+    """Nor what it computes between two passes over a large tensor, as here factors that are remembered for good."""
+    rule, layout, before = AdafacMLP(), Layout({"weight": (300, 300)}), torch.get_num_threads()
+    rule.factor_offsets.fill_(-20)  # β = 1
+    theta, found = torch.randn(1, layout.size), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        state = {
+            key: value.fill_(TINY / 4) if value.is_floating_point() else value
+            for key, value in rule.init_state(theta, layout).items()
+        }
+        found.append(rule(seen(torch.zeros_like(theta), theta), state, layout)[1])
+    torch.set_num_threads(before)
+    for key, value in found[0].items():
+        assert torch.equal(value, found[1][key]) and not subnormal([value]), key
 
 
 def test_small_gradients_of_a_network_are_zero():
