@@ -24,20 +24,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from paper_pages import write_results
 
 from l2o.data import images
+from l2o.files import locked, write_text
 
 ROOT = Path(__file__).parents[1]
 RUNNING: set[subprocess.Popen[bytes]] = set()
+STOPPED = threading.Event()
 
 MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={cifar}"
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
@@ -142,7 +144,7 @@ def run(name: str, command: str, folder: Path, log: Path | None = None, threads:
         for words in lines:
             execute(words, environment, stream)
     seconds = time.monotonic() - started
-    (folder / "run.json").write_text(json.dumps({"command": command, "seconds": seconds}) + "\n")
+    write_text(folder / "run.json", json.dumps({"command": command, "seconds": seconds}) + "\n")
     return print(f"{name}: done in {seconds / 60:.1f} minutes", flush=True)
 
 
@@ -151,6 +153,8 @@ def execute(words: list[str], environment: dict[str, str], stream: IO[str] | Non
     command = [sys.executable, *words]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stream, stderr=stream) as process:
         RUNNING.add(process)
+        if STOPPED.is_set():  # while this process was started
+            process.terminate()
         status = process.wait()
         RUNNING.discard(process)
     if status:
@@ -158,7 +162,12 @@ def execute(words: list[str], environment: dict[str, str], stream: IO[str] | Non
 
 
 def stop(*_: Any) -> None:
-    """Ask what is running to end, so that its trainings write their checkpoints, and start nothing more."""
+    """Ask what is running to end, so that its trainings write their checkpoints, and start nothing more.
+
+    A terminal sends Ctrl-C to the parts by itself, somebody else to this process alone. So that no part takes one
+    Ctrl-C for two, it is handed on as SIGTERM.
+    """
+    STOPPED.set()
     for process in [*RUNNING]:
         process.terminate()
     sys.exit("stopped; the same command goes on")
@@ -178,6 +187,7 @@ def run_all(parts: dict[str, str], given: dict[str, str], workers: int) -> list[
     names of the parts that have failed, and of those that needed one of them and so were not run.
     """
     out, waiting, failed = Path(given["out"]), dict(parts), list[str]()
+    workers = max(1, min(workers, len(parts)))
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
     running: dict[Future[None], str] = {}
     out.mkdir(parents=True, exist_ok=True)
@@ -198,7 +208,7 @@ def run_all(parts: dict[str, str], given: dict[str, str], workers: int) -> list[
                 name = running.pop(job)
                 try:
                     job.result()
-                except subprocess.CalledProcessError as error:
+                except (subprocess.CalledProcessError, OSError) as error:
                     print(f"{name}: failed, {error}", flush=True)
                     failed.append(name)
     return failed
@@ -210,16 +220,23 @@ def needs(command: str) -> set[str]:
 
 
 def training_photographs(content: str, folder: Path) -> Path:
-    """Copy the photographs of `content` that neural art trains on into a folder, unless they are there; return it."""
-    if not folder.exists():
-        art = instantiate(OmegaConf.load(ROOT / "conf/optimizee/neural_art.yaml"), content=content)
-        files = list(images.read_all(content))
-        part = folder.with_name(f"{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for number in art.splits["train"]:
-            shutil.copy(files[number], part)
-        part.rename(folder)
+    """Copy the photographs of `content` that neural art trains on into a folder, unless they are there; return it.
+
+    Raises ValueError where there are too few of them, and OSError where they cannot be copied.
+    """
+    art, files = OmegaConf.load(ROOT / "conf/optimizee/neural_art.yaml"), images.files_of(content)
+    split = images.split(len(files), art.validation, art.test, art.split_seed)
+    wanted = {files[number].name: files[number] for number in split["train"]}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_name(f".{folder.name}.lock")):
+        if not folder.exists() or {file.name for file in folder.iterdir()} != wanted.keys():
+            part = folder.with_name(f"{folder.name}.part")
+            for old in (part, folder):
+                shutil.rmtree(old, ignore_errors=True)
+            part.mkdir()
+            for file in wanted.values():
+                shutil.copy(file, part)
+            part.rename(folder)
     return folder
 
 
@@ -241,19 +258,28 @@ def main() -> None:
     given = {name: str(value) for name, value in arguments.items() if value is not None} | {"out": str(out)}
     wanted = {name: RUNS[name] for name in RUNS if name in arguments["only"]}
     possible = commands(arguments["shipped"])
-    if any("{styles}" in possible.get(name, "") for name in wanted) and "content" in given:
-        given.setdefault("styles", str(training_photographs(given["content"], out / "styles")))
     parts: dict[str, str] = {}
+    copied = {"styles"} if "content" in given else set[str]()
     for name in wanted:
-        missing = sorted({*re.findall(r"{(\w+)}", possible.get(name, ""))} - given.keys())
+        missing = sorted({*re.findall(r"{(\w+)}", possible.get(name, ""))} - given.keys() - copied)
         if name not in possible:
             print(f"{name}: left out, the package does not ship what it trains or compares")
         elif missing:
             print(f"{name}: left out, it needs {', '.join('--' + key.replace('_', '-') for key in missing)}")
         else:
             parts[name] = possible[name]
-    signal.signal(signal.SIGTERM, stop)
-    failed = run_all(parts, given, arguments["workers"])
+    if "styles" not in given and any("{styles}" in command for command in parts.values()):
+        try:
+            given["styles"] = str(training_photographs(given["content"], out / "styles"))
+        except (ValueError, OSError) as error:
+            parser.error(f"--content={given['content']}: {error}")
+    signals = [n for n in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in signals}
+    try:
+        failed = run_all(parts, given, arguments["workers"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     write_results(RUNS, out)
     if failed:
         sys.exit(f"not complete: {', '.join(failed)}; the same command goes on")

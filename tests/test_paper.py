@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,6 @@ from typing import IO, Any
 import paper_pages
 import pytest
 from hydra import compose, initialize_config_dir
-from PIL import Image
 from programs import ROOT
 
 from l2o.data import images
@@ -153,12 +153,26 @@ def test_workers_run_what_does_not_need_each_other_at_the_same_time(started, tmp
         run(monkeypatch, tmp_path, "--workers", "0")
 
 
-def test_what_needs_a_part_that_failed_is_not_run_and_all_else_is(started, tmp_path, monkeypatch, capsys):
+def test_the_cores_are_divided_among_the_workers_that_have_a_part(started, tmp_path, monkeypatch):
+    start, threads = SETTINGS["execute"], list[str | None]()
+
+    def count(words: list[str], environment: dict[str, str], stream: IO[str]) -> None:
+        threads.append(environment.get("OMP_NUM_THREADS"))
+        start(words, environment, stream)
+
+    monkeypatch.setitem(SETTINGS, "execute", count)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    run(monkeypatch, tmp_path, "--only", "a", "c", "--workers", "64")
+    assert threads == ["4", "4"]
+
+
+@pytest.mark.parametrize("error", [subprocess.CalledProcessError(1, ["python"]), OSError("no space left")])
+def test_what_needs_a_part_that_failed_is_not_run_and_all_else_is(started, tmp_path, monkeypatch, capsys, error):
     start = SETTINGS["execute"]
 
     def fail_in_a(words: list[str], *rest: Any) -> None:
         if words[-1].endswith("/a"):
-            raise subprocess.CalledProcessError(1, words)
+            raise error
         start(words, *rest)
 
     with monkeypatch.context() as broken:
@@ -173,8 +187,9 @@ def test_what_needs_a_part_that_failed_is_not_run_and_all_else_is(started, tmp_p
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
-def test_what_is_running_ends_with_it(tmp_path):
-    """The part's program writes down that it was asked to end; nothing is started after it."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_running_ends_with_it(tmp_path, number):
+    """The part's program writes down that it was asked to end by SIGTERM; nothing is started after it."""
     (tmp_path / "part.py").write_text(
         "import pathlib, signal, sys, time\n"
         "here = pathlib.Path(sys.argv[1].split('=')[1])\n"
@@ -196,17 +211,32 @@ def test_what_is_running_ends_with_it(tmp_path):
         while not (tmp_path / "a.begun").exists():
             assert paper.poll() is None
             time.sleep(0.05)
-        paper.terminate()
+        paper.send_signal(number)
         assert "stopped; the same command goes on" in paper.communicate(timeout=30)[1]
     assert paper.returncode == 1 and (tmp_path / "a.ended").exists() and not (tmp_path / "b.begun").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
+def test_what_starts_while_it_is_stopped_ends_too(monkeypatch):
+    monkeypatch.setitem(SETTINGS, "STOPPED", stopped := threading.Event())
+    stopped.set()
+    with pytest.raises(subprocess.CalledProcessError) as found:
+        PAPER["execute"](["-c", "import time; time.sleep(60)"], dict(os.environ), None)
+    assert found.value.returncode == -signal.SIGTERM
+
+
+def test_signals_are_answered_afterwards_as_before(started, tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    run(monkeypatch, tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
 def test_the_styles_are_the_photographs_that_are_trained_on(started, tmp_path, monkeypatch):
-    """They are copied once; a folder of other pictures is taken as it is."""
+    """They are copied once, and as they are; a folder of other pictures is taken as it is."""
     contents, content = tmp_path / "contents", "{content} {styles}"
     contents.mkdir()
     for number in range(20):
-        Image.new("RGB", (90, 90), (number, 0, 0)).save(contents / f"{number:02}.png")
+        (contents / f"{number:02}.png").touch()
     monkeypatch.setitem(SETTINGS["RUNS"], "a", f"{TRAINS} x={content}")
     files = ["--content", str(contents)]
     run(monkeypatch, tmp_path, "--only", "a", *files)
@@ -217,6 +247,28 @@ def test_the_styles_are_the_photographs_that_are_trained_on(started, tmp_path, m
     (tmp_path / "out/a/summary.json").unlink()
     run(monkeypatch, tmp_path, "--only", "a", *files, "--styles", str(contents))
     assert started[-1][3] == str(contents)
+    others = tmp_path / "others"
+    contents.rename(others)
+    for file in found:
+        (others / file).rename(others / f"other_{file}")
+    run(monkeypatch, tmp_path, "--only", "a", "--content", str(others))
+    copied = {file.name for file in (tmp_path / "out/styles").iterdir()}
+    assert len(copied) == 17 and copied <= {file.name for file in others.iterdir()}
+
+
+def test_styles_are_copied_where_a_part_wants_them(started, tmp_path, monkeypatch, capsys):
+    """Too few pictures are told in one line, before anything is run."""
+    (tmp_path / "contents").mkdir()
+    for number in range(2):
+        (tmp_path / f"contents/{number}.png").touch()
+    files = ["--content", str(tmp_path / "contents")]
+    monkeypatch.setitem(SETTINGS["RUNS"], "a", f"{TRAINS} {{features}} {{styles}}")
+    run(monkeypatch, tmp_path, "--only", "a", *files)
+    assert "a: left out, it needs --features\n" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, tmp_path, *files, "--features", "weights.pth")
+    assert ended.value.code == 2 and "2 pictures do not split" in capsys.readouterr().err
+    assert not (tmp_path / "out/styles").exists() and not started
 
 
 def test_what_is_shipped_is_compared_and_nothing_is_trained():

@@ -1,5 +1,6 @@
 """The compiled kernels' arithmetic: what would be subnormal is zero, which is fast, and torch's own stays as it was."""
 
+import platform
 import time
 from collections.abc import Callable
 
@@ -10,10 +11,13 @@ from torch import Tensor
 
 from l2o.optimizees import Layout
 from l2o.optimizees.kernels import chain
-from l2o.optimizers import LSTM
+from l2o.optimizers import LSTM, AdafacMLP
 from l2o.optimizers.kernels import lstm_cpp
 
-pytestmark = pytest.mark.skipif(not lstm_cpp.available(), reason="no C++ compiler on this machine")
+pytestmark = [
+    pytest.mark.skipif(not lstm_cpp.available(), reason="no C++ compiler on this machine"),
+    pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="only x86 has such a flag"),
+]
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -64,6 +68,24 @@ def test_moving_averages_decay_to_zero(name, monkeypatch):
         }
         _, state = rule(seen(torch.zeros_like(theta), theta), state, LAYOUT)
         assert subnormal([state["momenta"]]) is not kernel
+
+
+@torch.no_grad()
+def test_what_a_step_remembers_does_not_depend_on_the_number_of_threads():
+    """Nor what it computes between two passes over a large tensor, as here factors that are remembered for good."""
+    rule, layout, before = AdafacMLP(), Layout({"weight": (300, 300)}), torch.get_num_threads()
+    rule.factor_offsets.fill_(-20)  # β = 1
+    theta, found = torch.randn(1, layout.size), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        state = {
+            key: value.fill_(TINY / 4) if value.is_floating_point() else value
+            for key, value in rule.init_state(theta, layout).items()
+        }
+        found.append(rule(seen(torch.zeros_like(theta), theta), state, layout)[1])
+    torch.set_num_threads(before)
+    for key, value in found[0].items():
+        assert torch.equal(value, found[1][key]) and not subnormal([value]), key
 
 
 def test_small_gradients_of_a_network_are_zero():

@@ -31,11 +31,17 @@ def read_all(paths: str | Sequence[str], shorter_side: int | None = None) -> dic
 
     Raises ValueError as `read` does, and where all the pictures together do not fit into the free memory.
     """
+    files = files_of(paths)
+    _refuse_too_many(files, shorter_side)
+    return {str(file): read(file, shorter_side) for file in files}
+
+
+def files_of(paths: str | Sequence[str]) -> list[Path]:
+    """Return the files that `read_all` reads, in order. Raises ValueError where there are none."""
     files = [file for path in ([paths] if isinstance(paths, str | Path) else paths) for file in _files(path)]
     if not files:
         raise ValueError("no pictures: give a file, a folder, or a list of them")
-    _refuse_too_many(files, shorter_side)
-    return {str(file): read(file, shorter_side) for file in files}
+    return files
 
 
 def _refuse_too_many(files: Sequence[Path], shorter_side: int | None) -> None:

@@ -22,8 +22,9 @@ std::int64_t l2o_pool_owner = 0;
 namespace {
 
 // While it lives, what this thread computes is zero where it would be a subnormal number (below 1e-38 in float32). To
-// compute with one takes a hundred times as long on many processors, and whatever decays from step to step, as adjoints
-// and moving averages do, comes to them. What is read is read as it is, and torch's own arithmetic is as before.
+// compute with one takes a hundred times as long on many x86 processors, and whatever decays from step to step, as
+// adjoints and moving averages do, comes to them. What is read is read as it is, and torch's own arithmetic is as before.
+// Elsewhere nothing changes: AArch64's flag would make zeros of what is read, too, and so other features of gradients.
 class WithoutSubnormals {
 #if defined(__SSE2__)
     unsigned before = __builtin_ia32_stmxcsr();
@@ -31,15 +32,6 @@ class WithoutSubnormals {
 public:
     WithoutSubnormals() { __builtin_ia32_ldmxcsr(before | 0x8000); }  // "flush to zero"
     ~WithoutSubnormals() { __builtin_ia32_ldmxcsr(before); }
-#elif defined(__aarch64__)
-    std::uint64_t before;
-
-public:
-    WithoutSubnormals() {
-        asm volatile("mrs %0, fpcr" : "=r"(before));
-        asm volatile("msr fpcr, %0" ::"r"(before | std::uint64_t(1) << 24));
-    }
-    ~WithoutSubnormals() { asm volatile("msr fpcr, %0" ::"r"(before)); }
 #else
 public:
     WithoutSubnormals() {}

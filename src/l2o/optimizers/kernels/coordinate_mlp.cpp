@@ -183,6 +183,7 @@ public:
     }
 
     void run() {
+        const WithoutSubnormals here;  // what is done between the passes over a large item, too: else its bits would differ
         std::vector<Item<T>> small, large;
         std::vector<Work<T>> works(std::max<int64_t>(1, call.threads));
         Scratch<T> shared;
