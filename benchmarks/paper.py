@@ -122,17 +122,19 @@ def commands(shipped: bool) -> dict[str, str]:
     return {name: line for name, line in found.items() if line.startswith("evaluate.py") and "{out}" not in line}
 
 
-def run(name: str, command: str, folder: Path, log: Path | None = None, threads: int | None = None) -> None:
+def run(name: str, part: str, given: dict[str, str], log: Path | None = None, threads: int | None = None) -> None:
     """Run a part, unless it is done; a training resumes from its last checkpoint. A sweep's runs lie in subfolders.
 
-    The file run.json tells the command and the seconds that it took since it was last started. A part that another
-    command has made is not run again either, and a line says so. What the part prints goes to the file `log`, if one is
-    given. Raises subprocess.CalledProcessError where the part fails.
+    The file run.json tells the command, with the names of the data files, and the seconds that it took since it was
+    last started. A part that another command has made is not run again either, and a line says so. What the part prints
+    goes to the file `log`, if one is given. Raises subprocess.CalledProcessError where the part fails.
     """
+    folder, command = Path(given["out"]) / name, part.format(**given)
+    told = part.format(**{key: Path(value).name for key, value in given.items()} | {"out": "{out}"})
     sweep = " -m " in command or " figure=" in command
     compares = not sweep and "evaluation=null" not in command
     if (folder / ("summary.json" if compares else "run.json")).exists():
-        return print(f"{name}: done before{_otherwise(folder, command)}", flush=True)
+        return print(f"{name}: done before{_otherwise(folder, told)}", flush=True)
     resume = ["ckpt_path=auto"] if command.startswith("train.py") else []
     started = time.monotonic()
     print(f"{name}: python {command}" + (f" > {log}" if log else ""), flush=True)
@@ -144,7 +146,7 @@ def run(name: str, command: str, folder: Path, log: Path | None = None, threads:
         for words in lines:
             execute(words, environment, stream)
     seconds = time.monotonic() - started
-    write_text(folder / "run.json", json.dumps({"command": command, "seconds": seconds}) + "\n")
+    write_text(folder / "run.json", json.dumps({"command": told, "seconds": seconds}) + "\n")
     return print(f"{name}: done in {seconds / 60:.1f} minutes", flush=True)
 
 
@@ -201,7 +203,7 @@ def run_all(parts: dict[str, str], given: dict[str, str], workers: int) -> list[
                     continue
                 else:
                     log = out / f"{name}.log" if workers > 1 else None
-                    job = pool.submit(run, name, parts[name].format(**given), out / name, log, threads)
+                    job = pool.submit(run, name, parts[name], given, log, threads)
                     running[job] = name
                 del waiting[name]
             for job in wait(running, return_when=FIRST_COMPLETED).done:

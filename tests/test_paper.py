@@ -107,6 +107,18 @@ def test_a_part_that_another_command_has_made_is_told(started, tmp_path, monkeyp
     assert told in capsys.readouterr().out and len(started) == 1
 
 
+def test_a_part_that_was_made_elsewhere_is_done(started, tmp_path, monkeypatch, capsys):
+    """What a finished part says of itself holds wherever it is put, and wherever its data lie."""
+    command = "train.py seed={mnist} x={out}/b/best"
+    monkeypatch.setitem(SETTINGS["RUNS"], "a", command)
+    run(monkeypatch, tmp_path, "--only", "a", "--mnist", str(tmp_path / "here/m.npz"))
+    made = json.loads((tmp_path / "out/a/run.json").read_text())["command"]
+    assert made == "train.py seed=m.npz x={out}/b/best" and f"x={tmp_path / 'out'}/b/best" in started[0]
+    (tmp_path / "out").rename(tmp_path / "elsewhere")
+    run(monkeypatch, tmp_path, "--only", "a", "--mnist", "m.npz", "--out", str(tmp_path / "elsewhere"))
+    assert "a: done before\n" in capsys.readouterr().out and len(started) == 1
+
+
 def test_a_training_without_a_comparison_is_done_when_its_program_has_ended(started, tmp_path, monkeypatch):
     monkeypatch.setitem(SETTINGS["RUNS"], "a", f"{TRAINS} evaluation=null")
     (tmp_path / "out/a").mkdir(parents=True)
