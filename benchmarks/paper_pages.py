@@ -102,7 +102,8 @@ def write_results(names: Iterable[str], out: Path) -> None:
     """Put what those of the named parts that are finished have found into docs/results.md and docs/notebook/.
 
     That is each part's table between its marks, its rows of the overview, the figures that are shown there into
-    docs/figures/, and where all of it comes from into docs/notebook/runs.json.
+    docs/figures/, and where all of it comes from into docs/notebook/runs.json. Summaries and trained optimizers are
+    kept in docs/notebook/paper/.
     """
     names = list(names)
     summaries = {name: out / name / "summary.json" for name in names}
@@ -119,6 +120,7 @@ def write_results(names: Iterable[str], out: Path) -> None:
         shown_somewhere += text
     copy_figures(names, out, shown_somewhere)
     write_origins(names, out)
+    keep(names, out)
 
 
 def write_origins(names: list[str], out: Path) -> None:
@@ -148,6 +150,23 @@ def _origin(jobs: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     commits = ", ".join(dict.fromkeys(job["commit"] or f"version {job['version']}" for job in told))
     command = {"command": last["command"]} if len(told) == 1 else {}
     return {"commit": commits, "date": last["date"], **command}
+
+
+def keep(names: list[str], out: Path) -> None:
+    """Copy what is small of the finished parts, and of the jobs of sweeps, into docs/notebook/paper/.
+
+    That is the part's command, the summaries, and the trained optimizers. In a folder `out` these make the part a
+    finished one.
+    """
+    small = ["run.json", "summary.json", "best/*", "*/summary.json", "*/best/*"]
+    for name in names:
+        if (out / name / "run.json").exists():
+            kept = DOCS / "notebook/paper" / name
+            shutil.rmtree(kept, ignore_errors=True)
+            for file in [file for pattern in small for file in (out / name).glob(pattern) if file.is_file()]:
+                copy = kept / file.relative_to(out / name)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, copy)
 
 
 def copy_figures(names: list[str], out: Path, text: str) -> None:

@@ -107,6 +107,24 @@ def test_a_part_that_another_command_has_made_is_told(started, tmp_path, monkeyp
     assert told in capsys.readouterr().out and len(started) == 1
 
 
+def test_what_is_small_of_a_part_is_kept_and_makes_it_a_finished_one(started, tmp_path, monkeypatch):
+    """Commands, summaries and trained optimizers, of a sweep those of all jobs; no checkpoint, and no older job."""
+    kept = tmp_path / "docs/notebook/paper"
+    (kept / "c/2/best").mkdir(parents=True)
+    for folder in ("a", "c/0"):
+        (tmp_path / "out" / folder / "best").mkdir(parents=True)
+        (tmp_path / "out" / folder / "best/model.safetensors").write_text(folder)
+        (tmp_path / "out" / folder / "last.ckpt").write_text("large")
+    run(monkeypatch, tmp_path, "--only", "a", "c")
+    files = {str(file.relative_to(kept)) for file in kept.rglob("*") if file.is_file()}
+    of_a = {"a/run.json", "a/summary.json", "a/best/model.safetensors"}
+    assert files == of_a | {"c/run.json", "c/0/summary.json", "c/0/best/model.safetensors", "c/1/summary.json"}
+    assert (kept / "c/0/best/model.safetensors").read_text() == "c/0" and not (kept / "c/2").exists()
+    started.clear()
+    run(monkeypatch, tmp_path, "--only", "a", "c", "--out", str(kept))
+    assert started == []
+
+
 def test_a_part_that_was_made_elsewhere_is_done(started, tmp_path, monkeypatch, capsys):
     """What a finished part says of itself holds wherever it is put, and wherever its data lie."""
     command = "train.py seed={mnist} x={out}/b/best"
