@@ -77,7 +77,7 @@ def steps(
 ) -> Iterator[tuple[Tensor, Episode]]:
     """Do K inner steps, and give g_t (B, P) and the episode after each of them. To be called without a graph.
 
-    The episode that is passed in stays as it is. The state of one that is given is overwritten by the next step.
+    The episode that is passed in stays as it is. The state of each that is yielded is overwritten by the next step.
     """
     stepper = rule.stepper(episode.state, optimizee.layout)
     for t in range(num_steps):

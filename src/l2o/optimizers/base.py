@@ -131,7 +131,8 @@ class UpdateRule(nn.Module, ABC):
         """Give a function that does the next step from h, ∇f (B, P) -> g (B, P), and the state that it moves on.
 
         The given state stays as it is, and nothing is recorded. The function is for a loop in which φ and the rule do
-        not change, and saves what is the same at every step; a rule that reads more than gradients has none.
+        not change, and saves what is the same at every step. None stands for a rule that has to be called at each of
+        them, as one that reads more than gradients.
         """
         return None
 

@@ -3,10 +3,13 @@
 Shapes: B tasks, P coordinates, K steps.
 """
 
+import functools
+
 import pytest
 import torch
 from observations import seen
 from torch import Tensor
+from torch.nn.modules.module import register_module_forward_hook
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout, Quadratic
@@ -94,7 +97,7 @@ class Doubled(LSTM):
     """A rule of somebody else's, which does more than the LSTM does."""
 
     def forward(self, seen, state, layout):
-        update, state = super().forward(seen, state, layout)
+        update, state = LSTM.forward(self, seen, state, layout)
         return 2 * update, state
 
 
@@ -104,7 +107,20 @@ def hooked() -> LSTM:
     return rule
 
 
-@pytest.mark.parametrize("make", [Doubled, hooked, RNNProp, lambda: LSTM(num_layers=0)])
+def patched() -> LSTM:
+    rule = LSTM()
+    rule.forward = functools.partial(Doubled.forward, rule)  # type: ignore[method-assign]
+    return rule
+
+
+class Clipped(LSTM):
+    """A rule of somebody else's that overrides what `forward` calls."""
+
+    def _inputs(self, grad, hidden):
+        return super()._inputs(grad.clamp(-0.1, 0.1), hidden)
+
+
+@pytest.mark.parametrize("make", [Doubled, Clipped, hooked, patched, RNNProp, lambda: LSTM(num_layers=0)])
 def test_what_a_rule_does_besides_is_done_at_every_step(make):
     rule = make()
     assert rule.stepper(started(rule), LAYOUT) is None
@@ -116,6 +132,33 @@ def test_what_a_rule_does_besides_is_done_at_every_step(make):
         update, state = rule(seen(grad, theta), state, LAYOUT)
         theta = theta + update
     assert_close(after.theta, theta)
+
+
+def test_a_hook_on_all_modules_sees_every_step():
+    calls, rule = [], LSTM()
+    hook = register_module_forward_hook(lambda module, given, found: calls.append(module))
+    try:
+        unroll(rule, Quadratic(P), start_episode(rule, Quadratic(P), B, torch.Generator()), K, torch.Generator())
+    finally:
+        hook.remove()
+    assert calls.count(rule) == K
+
+
+class OneTaskAtATime(LSTM):
+    """A rule that leaves a φ for each task to `with_phi`, which puts another `forward` in the place of its own."""
+
+    batched_phi = False
+
+
+def test_a_phi_for_each_task_is_used_by_every_rule():
+    rule, same = OneTaskAtATime(hidden_size=4), LSTM(hidden_size=4)
+    same.load_state_dict(rule.state_dict())
+    phi = {name: torch.randn(B, *value.shape) / 4 for name, value in rule.named_parameters()}
+    start, found = start_episode(same, Quadratic(P), B, torch.Generator().manual_seed(0)), []
+    for each in (rule, same):
+        with with_phi(each, phi):
+            found.append(unroll(each, Quadratic(P), start, 4, torch.Generator().manual_seed(1))[0])
+    assert_close(*found)
 
 
 def test_where_there_is_no_kernel_the_rule_does_it(monkeypatch):

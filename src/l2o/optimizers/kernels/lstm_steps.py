@@ -20,9 +20,9 @@ def stepper(
     """Give a function that does the next step, ∇ (B, P) -> `scale` times the output (B, P), and the state it moves on.
 
     `weights` are those of `lstm_cpp`, and `state` are L hidden states and L cells, (B, P, H). They stay as they are;
-    the state that is returned is the one after the last step, once there was one. None stands for a state that is a
-    share of a larger one. Raises what `lstm_cpp.prepared_step` raises; the function raises ValueError for another kind
-    of gradient.
+    the state that is returned is the one after the last step, once there was one. None stands for a state that
+    the kernel reads where it lies, but in another order than that of the next one, such as a share of a larger state.
+    Raises what `lstm_cpp.prepared_step` raises; the function raises ValueError for another kind of gradient.
     """
     shape, dtype, layers = state[0].shape[:2], state[0].dtype, len(state) // 2
     rows = [part.flatten(0, 1) for part in state]
