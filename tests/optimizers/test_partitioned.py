@@ -278,3 +278,28 @@ def test_a_broken_pattern_is_refused():
 def test_tables_call_it_by_its_rules():
     assert two_lstms().label == "LSTM"
     assert Partitioned({"conv": lstm(1), "rest": GAC(hidden_size=5)}, PATTERNS).label == "LSTM + GAC"
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not lstm_cpp.available(), reason="no C++ compiler on this machine")
+def test_steps_one_after_another_are_those_of_the_rule():
+    """The groups alternate, and one of them has groups of its own. A rule without a stepper leaves none to the rest."""
+    inner = Partitioned({"conv": lstm(1), "linear": lstm(2)}, {"conv": "conv.*", "linear": "linear.*"})
+    rule = Partitioned({"weights": inner, "rest": lstm(3)}, {"weights": ".*weight", "rest": ".*bias"})
+    state = rule.init_state(torch.zeros(B, P), LAYOUT)
+    stepper = rule.stepper(state, LAYOUT)
+    assert stepper is not None
+    for grad in torch.randn(4, B, P):
+        update, state = rule(seen(grad, torch.zeros(B, P)), state, LAYOUT)
+        assert torch.equal(stepper[0](grad), update)
+        assert stepper[1].keys() == state.keys()
+        assert all(torch.equal(stepper[1][key], value) for key, value in state.items())
+    other = Partitioned({"conv": lstm(1), "rest": Adam(0.1)}, PATTERNS)
+    assert other.stepper(other.init_state(torch.zeros(B, P), LAYOUT), LAYOUT) is None
+
+
+@torch.no_grad()
+def test_what_a_hook_adds_is_added_at_every_step():
+    rule = two_lstms()
+    rule.register_forward_hook(lambda module, given, found: (2 * found[0], found[1]))
+    assert rule.stepper(rule.init_state(torch.zeros(B, P), LAYOUT), LAYOUT) is None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from l2o.optimizees.layout import Axis, Cut, Layout
 from l2o.optimizers import registry
@@ -147,6 +148,12 @@ class UpdateRule(nn.Module, ABC):
     def window_gradient(self, recording: Recording, cotangents: Tensor) -> list[Tensor]:
         """Give Σ_t ⟨λ_t, ∂g_t/∂φ⟩ for each of `parameters()`, λ (K, B, P), faster than autograd does (`l2o.replay`)."""
         raise NotImplementedError
+
+
+def is_called_plainly(rule: UpdateRule, kind: type[UpdateRule]) -> bool:
+    """Say whether a call does what `kind` says: a subclass, a hook, and another `forward` may do more."""
+    hooks = rule._forward_hooks or rule._forward_pre_hooks or _has_any_global_hook()
+    return type(rule) is kind and not hooks and "forward" not in vars(rule)  # `with_phi` may put one there
 
 
 def state_of(part: Part, state: Mapping[str, Tensor]) -> State:

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.base import Observation, Recording, Scope, State, UpdateRule
+from l2o.optimizers.base import Observation, Recording, Scope, State, UpdateRule, is_called_plainly
 from l2o.optimizers.kernels import dispatch
 from l2o.optimizers.preprocessing import Identity, LogAndSign, Preprocessing
 
@@ -75,7 +74,7 @@ class LSTM(UpdateRule):
         return update, dict(zip(keys, parts, strict=True))
 
     def stepper(self, state: State, layout: Layout) -> tuple[Callable[[Tensor], Tensor], State] | None:
-        if not (self._is_called_plainly() and self._reads_gradients() and self.num_layers):
+        if not (is_called_plainly(self, LSTM) and self._reads_gradients() and self.num_layers):
             return None
         keys = self._keys()
         parts = [state[key] for key in keys]
@@ -130,11 +129,6 @@ class LSTM(UpdateRule):
     def _reads_gradients(self) -> bool:
         """Say whether a kernel may read the gradients where they lie, because it makes the features or needs none."""
         return type(self.preprocessing) in (Identity, LogAndSign)
-
-    def _is_called_plainly(self) -> bool:
-        """Say whether a call does what is written here: a subclass, a hook and another `forward` may do more."""
-        hooks = self._forward_hooks or self._forward_pre_hooks or _has_any_global_hook()
-        return type(self) is LSTM and not hooks and "forward" not in vars(self)  # `with_phi` may put one there
 
     def _keys(self) -> list[str]:
         """Name the parts of the state: the hidden states of all layers, then the cells."""

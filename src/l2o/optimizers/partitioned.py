@@ -5,14 +5,24 @@ Shapes: B tasks, P coordinates, G of them in a group, K steps of a window.
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from l2o.optimizees.layout import Axis, Layout
-from l2o.optimizers.base import Observation, Part, Scope, State, UpdateRule, spans_within, state_of, take
+from l2o.optimizers.base import (
+    Observation,
+    Part,
+    Scope,
+    State,
+    UpdateRule,
+    is_called_plainly,
+    spans_within,
+    state_of,
+    take,
+)
 from l2o.optimizers.routing import group_of
 
 
@@ -74,15 +84,22 @@ class Partitioned(UpdateRule):
         return {f"{name}.{key}": axis for name, rule in rules.items() for key, axis in rule.state_axes().items()}
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        places, after = {}, {}
-        for part in self.parts(layout):
+        parts, updates, after = self.parts(layout), [], {}
+        for part in parts:
             own = seen._replace(grad=take(seen.grad, part.spans), theta=take(seen.theta, part.spans))
             update, new = part.rule(own, state_of(part, state), part.layout)
-            sizes = [span.stop - span.start for span in part.spans]
-            pieces = zip(part.spans, update.split(sizes, 1), strict=True)
-            places |= {(span.start, span.stop): piece for span, piece in pieces}
+            updates.append(update)
             after |= {part.prefix + key: value for key, value in new.items()}
-        return torch.cat([places[span] for span in sorted(places)], 1), after
+        return _in_place(parts, updates), after
+
+    def stepper(self, state: State, layout: Layout) -> tuple[Callable[[Tensor], Tensor], State] | None:
+        parts = self.parts(layout)
+        found = [part.rule.stepper(state_of(part, state), part.layout) for part in parts]
+        served = [(part, *stepper) for part, stepper in zip(parts, found, strict=True) if stepper is not None]
+        if len(served) < len(parts) or not parts or not is_called_plainly(self, Partitioned):
+            return None
+        after = {part.prefix + key: value for part, _, own in served for key, value in own.items()}
+        return lambda grad: _in_place(parts, [step(take(grad, part.spans)) for part, step, _ in served]), after
 
     def _rule(self, name: str) -> UpdateRule:
         rule = self.rules[name]
@@ -91,6 +108,15 @@ class Partitioned(UpdateRule):
 
     def _groups(self, layout: Layout) -> list[Group]:
         return _resolved(layout, tuple(self.patterns.items()))
+
+
+def _in_place(parts: Sequence[Part], updates: Sequence[Tensor]) -> Tensor:
+    """Put the updates (B, G) of all parts where their coordinates are: (B, P)."""
+    places = {}
+    for part, update in zip(parts, updates, strict=True):
+        pieces = update.split([span.stop - span.start for span in part.spans], 1)
+        places |= {(span.start, span.stop): piece for span, piece in zip(part.spans, pieces, strict=True)}
+    return torch.cat([places[span] for span in sorted(places)], 1)
 
 
 @functools.lru_cache(maxsize=32)
