@@ -158,7 +158,9 @@ def keep(names: list[str], out: Path) -> None:
     That is the part's command, the summaries, and the trained optimizers. In a folder `out` these make the part a
     finished one.
     """
-    small = ["run.json", "summary.json", "best/*", "*/summary.json", "*/best/*"]
+    trained = ["best/config.json", "best/model.safetensors"]  # the card beside them is made of the first one
+    of_a_job = ["summary.json", *trained]
+    small = ["run.json", *of_a_job, *(f"*/{pattern}" for pattern in of_a_job)]
     for name in names:
         if (out / name / "run.json").exists():
             kept = DOCS / "notebook/paper" / name
