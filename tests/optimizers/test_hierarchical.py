@@ -8,9 +8,9 @@ from modern_rules import LAYOUT, made, run, seen
 from torch.testing import assert_close
 
 from l2o.optimizees import Layout
-from l2o.optimizers import Hierarchical
-from l2o.optimizers.kernels import hierarchical_cpp
-from l2o.optimizers.kernels.hierarchical_memory import Memory
+from l2o.optimizers import Hierarchical, newton_schulz
+from l2o.optimizers.kernels import hierarchical_cpp, newton_schulz_cpp
+from l2o.optimizers.kernels.dispatch import donated_state
 from l2o.optimizers.newton_schulz import orthogonalised
 from l2o.optimizers.phi import with_phi
 
@@ -173,45 +173,160 @@ def test_a_loss_that_nobody_knows_counts_as_none():
     assert run(rule, grads, theta, some, LAYOUT)[0].isfinite().all()
 
 
-@pytest.mark.skipif(not hierarchical_cpp._library(), reason="no C++ compiler on this machine")
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize("hidden_size", [8, 5])
-@pytest.mark.parametrize("own_phi", [False, True])
-@torch.no_grad()
-def test_the_kernel_is_plain_torch(monkeypatch, dtype, tolerance, hidden_size, own_phi):
-    torch.manual_seed(0)
-    rule = Hierarchical(hidden_size).to(dtype)
-    for parameter in rule.parameters():
-        parameter += 0.1 * torch.randn_like(parameter)
-    noise = {name: p + 0.1 * torch.randn(B, *p.shape, dtype=dtype) for name, p in rule.named_parameters()}
-    grads, theta, losses = data(SHAPES, dtype)
-    found = []
+needs_kernel = pytest.mark.skipif(not hierarchical_cpp._library(), reason="no C++ compiler on this machine")
+needs_iteration = pytest.mark.skipif(not newton_schulz_cpp._library(), reason="no C++ compiler on this machine")
+PRECISIONS = [(torch.float64, 1e-10), (torch.float32, 1e-4)]
+
+
+def both(monkeypatch, compute):
+    """What the compiled kernels and plain torch make of the same."""
+    results = []
     for kernel in ("1", "0"):
         monkeypatch.setenv("L2O_KERNEL", kernel)
-        with with_phi(rule, noise if own_phi else {}):
-            found.append(run(rule, grads, theta, losses, SHAPES))
+        results.append(compute())
+    return results
+
+
+def assert_alike(found, tolerance: float) -> None:
     (compiled, after), (plain, wanted) = found
     assert_close(compiled, plain, rtol=0, atol=tolerance * plain.abs().max().item())
+    assert after.keys() == wanted.keys()
     for key, value in after.items():
         assert_close(value, wanted[key], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.skipif(not hierarchical_cpp._library(), reason="no C++ compiler on this machine")
+def noisy(rule: Hierarchical, dtype: torch.dtype) -> Hierarchical:
+    torch.manual_seed(0)
+    rule = rule.to(dtype)
+    for parameter in rule.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    return rule
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype, tolerance", PRECISIONS)
+@pytest.mark.parametrize("hidden_size", [8, 5])
+@pytest.mark.parametrize("own_phi", [False, True])
 @torch.no_grad()
-def test_the_number_of_threads_changes_no_bit_of_the_kernel():
-    rule, threads = made("hierarchical"), torch.get_num_threads()
-    grads, theta, losses = data(SHAPES, torch.float32, 1)
-    observed, tensors = seen(grads[0], theta, 0, 20.0, losses[0]), len(SHAPES.shapes)
-    memory = Memory(torch.zeros(3, B, SHAPES.size), torch.zeros(B, SHAPES.size))
-    correct, ones = torch.full((4, B, tensors), 10.0), torch.ones(B, tensors)
-    weights, bias = rule._of_coordinates(torch.ones(2, B, tensors))
+def test_the_kernel_is_plain_torch(monkeypatch, dtype, tolerance, hidden_size, own_phi):
+    rule = noisy(Hierarchical(hidden_size), dtype)
+    noise = {name: p + 0.1 * torch.randn(B, *p.shape, dtype=dtype) for name, p in rule.named_parameters()}
+    grads, theta, losses = data(SHAPES, dtype)
+    with with_phi(rule, noise if own_phi else {}):
+        assert_alike(both(monkeypatch, lambda: run(rule, grads, theta, losses, SHAPES)), tolerance)
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype, tolerance", PRECISIONS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"direction": "adam"},
+        {"schedule": "cosine", "warmup": 0.5},
+        {"reads_loss": False},
+        {"momentum_decays": [0.8], "tensor_hidden_size": 3, "told": 1},
+        {"orthogonal": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+@torch.no_grad()
+def test_the_kernel_is_plain_torch_with_every_option(monkeypatch, dtype, tolerance, options):
+    rule = noisy(Hierarchical(**options), dtype)
+    grads, theta, losses = data(SHAPES, dtype)
+    assert_alike(both(monkeypatch, lambda: run(rule, grads, theta, losses, SHAPES, 8.0)), tolerance)
+
+
+@needs_kernel
+@pytest.mark.parametrize("horizon", [4.0, math.inf])
+@torch.no_grad()
+def test_the_kernel_knows_losses_that_come_and_go_are_negative_or_huge_and_horizons_that_end(monkeypatch, horizon):
+    rule = noisy(Hierarchical(), torch.float64)
+    grads, theta, losses = data(SHAPES)
+    losses[0], losses[2, 0], losses[3, 1], losses[4, 2], losses[5, 0] = math.nan, math.inf, -1.0, 1e300, 0.0
+    assert_alike(both(monkeypatch, lambda: run(rule, grads, theta, losses, SHAPES, horizon)), 1e-10)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_the_kernel_takes_gradients_of_zero_and_passes_on_what_is_not_a_number(monkeypatch):
+    rule = noisy(Hierarchical(), torch.float64)
+    grads, theta, losses = data(SHAPES)
+    grads[:, 0] = 0
+    assert_alike(both(monkeypatch, lambda: run(rule, grads, theta, losses, SHAPES)), 1e-10)
+    grads[2:, 1, SHAPES.slices["long"].start] = math.nan
+    updates = both(monkeypatch, lambda: run(rule, grads, theta, losses, SHAPES)[0])
+    assert_close(*updates, rtol=1e-8, atol=1e-10, equal_nan=True)
+    assert updates[0][2, 1, SHAPES.slices["long"]].isnan().all() and updates[0][:, 2].isfinite().all()
+
+
+@needs_kernel
+@torch.no_grad()
+def test_the_number_of_threads_changes_no_bit_of_the_kernels():
+    rule, threads = made("hierarchical and orthogonal"), torch.get_num_threads()
+    grads, theta, losses = data(SHAPES, torch.float32, 2)
     results = []
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            after, found = hierarchical_cpp.remember(observed, memory, SHAPES, (0.9, 0.99, 0.999, 0.99), correct)
-            update = hierarchical_cpp.direction(observed, after, SHAPES, correct, ones, weights, bias, ones)
-            results.append(torch.cat([part.flatten() for part in (*after, found, update)]))
+            updates, after = run(rule, grads, theta, losses, SHAPES)
+            results.append(torch.cat([part.flatten() for part in (updates, *after.values())]))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
+
+
+@needs_kernel
+@torch.no_grad()
+def test_the_kernel_overwrites_a_state_only_where_it_is_donated():
+    rule = made("hierarchical")
+    grads, theta, losses = data(LAYOUT, torch.float32, 1)
+    state = rule.init_state(theta, LAYOUT)
+    before = {key: value.clone() for key, value in state.items()}
+    observed = seen(grads[0], theta, 0, 20.0, losses[0])
+    update, after = rule(observed, state, LAYOUT)
+    assert all(torch.equal(state[key], before[key]) for key in state)
+    with donated_state():
+        again, reused = rule(observed, state, LAYOUT)
+    assert torch.equal(again, update) and all(torch.equal(reused[key], after[key]) for key in after)
+    assert reused["momenta"].data_ptr() == state["momenta"].data_ptr()
+
+
+@needs_iteration
+@pytest.mark.parametrize("dtype, tolerance", PRECISIONS)
+@pytest.mark.parametrize("shape", [(2, 2), (3, 17), (33, 5), (16, 16), (20, 70), (65, 40), (2, 3, 4, 5)])
+@pytest.mark.parametrize("iterations", [0, 1, 5])
+def test_the_kernel_of_newton_schulz_is_plain_torch(monkeypatch, dtype, tolerance, shape, iterations):
+    layout = Layout({"row": (1, 5), "matrix": shape, "embed": (4, 4), "zero": (3, 2), "vector": (7,)})
+    torch.manual_seed(0)
+    update = torch.randn(B, layout.size, dtype=dtype)
+    update[:, layout.slices["zero"]] = 0
+    update[1, layout.slices["matrix"]] = 1.0  # of rank 1
+    given = update.clone()
+    found, wanted = both(monkeypatch, lambda: orthogonalised(update, layout, "embed", iterations))
+    assert torch.equal(update, given)
+    assert_close(found, wanted, rtol=0, atol=tolerance * wanted.abs().max().item())
+    matrix = layout.slices["matrix"]
+    sizes = [part[:, matrix].norm(dim=-1) for part in (found, update)]
+    assert_close(*sizes, rtol=max(tolerance, 1e-6), atol=0)
+    others = [name for name in layout.shapes if name != "matrix"]
+    assert all(torch.equal(found[:, layout.slices[name]], update[:, layout.slices[name]]) for name in others)
+
+
+@needs_iteration
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_matrix_with_what_is_not_a_number_becomes_nan_and_no_other_does(monkeypatch, value):
+    layout = Layout({"a": (3, 4), "b": (4, 3)})
+    update = torch.ones(B, layout.size)
+    update[1, 0] = value
+    for found in both(monkeypatch, lambda: orthogonalised(update, layout, None)):
+        assert found[1, layout.slices["a"]].isnan().all()
+        assert found[1, layout.slices["b"]].isfinite().all() and found[[0, 2]].isfinite().all()
+
+
+@needs_iteration
+def test_matrices_for_the_kernel_and_for_torch_may_stand_side_by_side(monkeypatch):
+    layout = Layout({"small": (5, 6), "large": (40, 50)})
+    monkeypatch.setattr(newton_schulz_cpp, "LARGEST_WORK", 10_000)
+    monkeypatch.setattr(newton_schulz, "_matrices", newton_schulz._matrices.__wrapped__)
+    update = torch.randn(B, layout.size, dtype=torch.float64)
+    assert_close(*both(monkeypatch, lambda: orthogonalised(update, layout, None)), rtol=1e-10, atol=1e-10)

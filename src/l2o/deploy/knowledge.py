@@ -55,6 +55,8 @@ def only_shows(group: Group, rules: list[UpdateRule], loss: Tensor | None) -> bo
 
 def _is_number(loss: Any) -> bool:
     """Whether it is one real number: Python's, NumPy's, or a tensor of one element."""
+    if loss is None:
+        return False
     try:
         value = torch.as_tensor(loss)
     except (TypeError, ValueError, RuntimeError):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from l2o.deploy.arrangement import Arrangement
+from l2o.deploy.chunks import ALONE
 from l2o.optimizees.layout import Axis, Cut, Layout
 from l2o.optimizers.base import Scope
 
@@ -20,8 +21,8 @@ class Places:
     """Lend parameters to a rule, chunk by chunk, and take them back when they have moved.
 
     A chunk that is one parameter, whose axes and dtype are as the rule sees them, is lent as it lies in memory; chunks
-    of other parameters are copied for the time of their step. A rule that moves coordinates may be given pieces of
-    parameters; for it, all of them lie in one buffer that stays.
+    of other parameters are copied for the time of their step, small ones into rows that stay. A rule that moves
+    coordinates may be given pieces of parameters; for it, all of them lie in one buffer that stays.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Places:
         self._numbers = {name: number for number, name in enumerate(layout.shapes)}
         self._buffer = self._row(params, layout) if scope is Scope.COORDINATE else None
         self._parts = [] if self._buffer is None else self._views(self._buffer, layout)
+        self._kept: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = {}  # the rows of small chunks, by their spans
 
     def all(self, params: list[Tensor]) -> Tensor:
         """Give a copy of all parameters (1, P)."""
@@ -59,8 +61,7 @@ class Places:
         if len(own) == 1 and self._lies_as_seen(own[0], self._arrangements[numbers[0]]):
             yield own[0].detach().view(1, -1)
             return
-        row = self._row(own, cut.layout)
-        parts = self._views(row, cut.layout)
+        row, parts = self._of(cut, own)
         copy_all(parts, own)
         yield row
         copy_all(own, parts)
@@ -69,6 +70,17 @@ class Places:
         """Put the parameters where they are after a step."""
         if self._buffer is not None:
             copy_all(params, self._parts)
+
+    def _of(self, cut: Cut, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Give a row (1, G) for a chunk, and the views of its parameters; the same at every step for a small one."""
+        span = cut.coordinates.start, cut.coordinates.stop
+        if span in self._kept:
+            return self._kept[span]
+        row = self._row(params, cut.layout)
+        found = row, self._views(row, cut.layout)
+        if cut.layout.size <= 2 * ALONE:
+            self._kept[span] = found
+        return found
 
     def _row(self, params: list[Tensor], layout: Layout) -> Tensor:
         return torch.empty(1, layout.size, dtype=self._dtype, device=params[0].device)

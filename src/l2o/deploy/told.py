@@ -20,8 +20,13 @@ class Told(NamedTuple):
 
     def seen(self, grad: Tensor, theta: Tensor) -> Observation:
         """The observation of gradients and parameters (1, G)."""
-        loss, step, horizon = (torch.as_tensor(value, dtype=theta.dtype, device=theta.device).view(1) for value in self)
-        return Observation(grad, theta, loss, step, horizon)
+        return Observation(grad, theta, *(_one(value, theta) for value in self))
+
+
+def _one(value: float | Tensor, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(like.device, like.dtype).view(1)
+    return torch.full((1,), value, dtype=like.dtype, device=like.device)
 
 
 class Numbers(NamedTuple):

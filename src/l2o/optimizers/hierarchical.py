@@ -15,15 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from l2o.checks import at_least_one, below_one, expression, true_or_false
+from l2o.native.watching import is_watched
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
-from l2o.optimizers.kernels.hierarchical import kernel_for
-from l2o.optimizers.kernels.hierarchical_memory import Memory
+from l2o.optimizers.kernels import hierarchical_cpp, hierarchical_torch
+from l2o.optimizers.kernels.hierarchical_memory import Memory, Settings
 from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
 from l2o.optimizers.mlp import MLP, linear
 from l2o.optimizers.newton_schulz import orthogonalised
-from l2o.optimizers.tensor_features import of_gradients, of_shapes, of_time
+from l2o.optimizers.tensor_features import UNKNOWN_HORIZON, of_gradients, of_shapes, of_time
 
 LARGEST_EXPONENT = 4.0
 """The network of a tensor may change a step by no more than a factor of e⁴, in either direction."""
@@ -118,21 +119,35 @@ class Hierarchical(UpdateRule):
         return coordinates | {"statistics": Axis.TENSORS, "step": Axis.TENSORS} | loss_trend_axes()
 
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
-        count, step = len(self.momentum_decays), state["step"] + 1
-        decays = (*self.momentum_decays, self.square_decay)
+        phi = [*self.tensor_linear.weights, *self.tensor_mlp.weights, *self.mlp.weights]
+        tensors = (*seen, *state.values(), *phi)
+        if not is_watched(tensors) and hierarchical_cpp.serves(tensors, len(self.momentum_decays), self.hidden_size):
+            decays = (*self.momentum_decays, self.square_decay)
+            update, after = hierarchical_cpp.step(self._settings, decays, phi, seen, state, layout)
+        else:
+            update, after = self._in_torch(seen, state, layout)
+        if self.orthogonal and self.direction == "learned":
+            update = orthogonalised(update, layout, self.exempt, self.iterations)
+        return update, after
+
+    @property
+    def _settings(self) -> Settings:
+        cosine, adam = self.schedule == "cosine", self.direction == "adam"
+        return Settings(self.step_mult, self.warmup, cosine, adam, self.reads_loss, GAIN, LARGEST_EXPONENT)
+
+    def _in_torch(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
+        """Give g (B, P), not yet orthogonal, and the next state: the reference, which autograd can record."""
+        step, decays = state["step"] + 1, (*self.momentum_decays, self.square_decay)
         correct = 1 / (1 - constant(decays, step)[:, None, None] ** step)  # (M + 1, B, K)
         memory = Memory(state["momenta"].movedim(-1, 0), state["square"])
-        kernel = kernel_for([*seen[:2], *memory, *self.parameters()], count, self.hidden_size)
-        memory, found = kernel.remember(seen, memory, layout, decays, correct)
+        memory, found = hierarchical_torch.remember(seen, memory, layout, decays, correct)
         statistics, kept = of_gradients(found[:-1], state["statistics"].movedim(-1, 0), step)
         trend, losses = loss_trend(seen, state) if self.reads_loss else _no_trend(seen, state)
         exponent, *told = self._of_tensors(seen, layout, statistics, found[-1], trend)
         scale = self.step_mult * self._scheduled(seen)[:, None] * exponent.exp() * found[1].sqrt()
         sizes = (found[-1] + 1e-16).rsqrt()
         weights, bias = self._of_coordinates(torch.stack(told))
-        update = kernel.direction(seen, memory, layout, correct, sizes, weights, bias, scale)
-        if self.orthogonal and self.direction == "learned":
-            update = orthogonalised(update, layout, self.exempt, self.iterations)
+        update = hierarchical_torch.direction(seen, memory, layout, correct, sizes, weights, bias, scale)
         after = {"momenta": memory.momenta.movedim(0, -1), "square": memory.square}
         return update, after | {"statistics": kept.movedim(0, -1), "step": step} | losses
 
@@ -159,7 +174,7 @@ class Hierarchical(UpdateRule):
 
     def _scheduled(self, seen: Observation) -> Tensor:
         """Give s_t (B,)."""
-        horizon = torch.where(seen.horizon.isfinite(), seen.horizon, 1e6)
+        horizon = torch.where(seen.horizon.isfinite(), seen.horizon, UNKNOWN_HORIZON)
         rise = (seen.step + 1) / (self.warmup * horizon).clamp(min=1.0)
         left = (1 - seen.step / horizon).clamp(min=0.0)
         fall = 0.5 * (1 - torch.cos(math.pi * left)) if self.schedule == "cosine" else left

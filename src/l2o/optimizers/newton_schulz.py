@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from l2o.optimizees.layout import Layout
+from l2o.optimizers.kernels import newton_schulz_cpp
+from l2o.optimizers.kernels.newton_schulz_cpp import Matrix
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan et al. 2024, "Muon": chosen for speed, so that the singular values end between about 0.7 and 1.2, not at 1."""
@@ -40,8 +42,14 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
     A matrix is a parameter of two axes or more, with all but the last one taken together, in whose name the regular
     expression `exempt` is not found.
     """
+    small, groups = _matrices(layout, exempt, newton_schulz_cpp.serves(update))
+    if small:
+        update = update.clone(memory_format=torch.contiguous_format)
+        newton_schulz_cpp.orthogonalise_(update, small, COEFFICIENTS, iterations)
+    if not groups:
+        return update
     parts = dict(layout.unravel(update))
-    for (rows, columns), names in _matrices(layout, exempt):
+    for (rows, columns), names in groups:
         x = torch.stack([parts[name].reshape(-1, rows, columns) for name in names])
         # The largest entry is taken out, and put back at the end, because squares in a norm would vanish below 1e-23 in
         # float32, and overflow above 1e19. It needs no gradient, because the result does not depend on it.
@@ -52,7 +60,7 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
         direction = _iterated(x / size, iterations)
         direction = direction * (size / _norm(direction).clamp(min=0.5)) * peak  # no norm but that of zeros is so small
         parts |= {name: part.view_as(parts[name]) for name, part in zip(names, direction, strict=True)}
-    return layout.ravel(parts) if parts else update
+    return layout.ravel(parts)
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -60,12 +68,18 @@ def _norm(x: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def _matrices(layout: Layout, exempt: str | None) -> list[tuple[tuple[int, int], list[str]]]:
-    """Group the names of matrices by their numbers of rows and columns. With a single row nothing is to be done."""
+def _matrices(
+    layout: Layout, exempt: str | None, compiled: bool
+) -> tuple[tuple[Matrix, ...], list[tuple[tuple[int, int], list[str]]]]:
+    """Give the matrices that the compiled kernel serves, and the names of all others by their numbers of rows and
+    columns. With a single row nothing is to be done."""
+    small: list[Matrix] = []
     groups: dict[tuple[int, int], list[str]] = {}
     for name, shape in layout.shapes.items():
         if len(shape) > 1 and not (exempt is not None and re.search(exempt, name)):
             rows, columns = prod(shape[:-1]), shape[-1]
-            if min(rows, columns) > 1:
+            if min(rows, columns) > 1 and compiled and newton_schulz_cpp.is_small(rows, columns):
+                small.append((layout.slices[name].start, rows, columns))
+            elif min(rows, columns) > 1:
                 groups.setdefault((rows, columns), []).append(name)
-    return list(groups.items())
+    return tuple(small), list(groups.items())

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from l2o.checks import at_least_one, true_or_false
+from l2o.native.watching import is_transformed
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.base import Observation, State, UpdateRule
 from l2o.optimizers.card import horizon_of
@@ -166,12 +167,9 @@ def _outer(inner: State) -> State:
 
 def _can_be_read(mask: Tensor) -> bool:
     """Whether it costs nothing to look at a mask: not where a device must be waited for, nor within `vmap`."""
-    return mask.device.type == "cpu" and not _is_transformed(mask)
+    return mask.device.type == "cpu" and not is_transformed(mask)
 
 
 def _alike(mask: Tensor, value: Tensor) -> Tensor:
     """Give a mask (B,) as many axes as a value (B, …) has."""
     return mask.reshape(-1, *[1] * (value.ndim - 1))
-
-
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[reportAttributeAccessIssue]

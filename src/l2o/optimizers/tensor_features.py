@@ -17,6 +17,9 @@ from l2o.optimizers.base import Observation
 SMOOTHED = 0.9
 """The decay of the running means of a tensor's statistics."""
 
+UNKNOWN_HORIZON = 1e6
+"""How many steps an episode counts as having where nobody knows it."""
+
 
 def of_gradients(found: Tensor, before: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Give 2M + 1 features of every tensor, (2M + 1, B, K), and the running means that they are made of.
@@ -56,6 +59,6 @@ def _numbers_of_one(shape: Sequence[int]) -> tuple[float, float, float, float]:
 
 def of_time(seen: Observation) -> Tensor:
     """Give four features of the time, (4, B): t/T, (t/T)², and the logarithms of T and t."""
-    horizon = torch.where(seen.horizon.isfinite(), seen.horizon, 1e6)
+    horizon = torch.where(seen.horizon.isfinite(), seen.horizon, UNKNOWN_HORIZON)
     done = (seen.step / horizon).clamp(max=1.0)
     return torch.stack((done, done**2, horizon.log10() / 2 - 1, (seen.step + 1).log10() / 2 - 0.5))

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from l2o.native.watching import is_transformed
 from l2o.optimizees.kernels import chain_cpp
 from l2o.optimizees.layout import Layout
-
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[reportAttributeAccessIssue]
 
 
 class Activation(IntEnum):
@@ -165,7 +164,7 @@ def _is_plain(tensors: list[Tensor]) -> bool:
         return False
     on_processor = all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
     known = tensors[0].dtype in (torch.float32, torch.float64) and tensors[1].dtype == tensors[0].dtype
-    return known and on_processor and not tensors[0].requires_grad and not any(map(_is_transformed, tensors))
+    return known and on_processor and not tensors[0].requires_grad and not any(map(is_transformed, tensors))
 
 
 def _fits(chain: Chain, kind: Loss, theta: Tensor, x: Tensor, labels: Tensor | None) -> bool:

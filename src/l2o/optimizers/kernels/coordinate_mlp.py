@@ -6,17 +6,15 @@ Shapes: B tasks, P coordinates, G of them in the tensors that the network serves
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from l2o.native.watching import is_watched
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import Decays, constant
 from l2o.optimizers.base import Observation, State
 from l2o.optimizers.kernels import coordinate_mlp_cpp, coordinate_mlp_torch, coordinate_mlp_triton
 from l2o.optimizers.kernels.dispatch import is_donated
 from l2o.optimizers.kernels.recipe import Recipe
-
-_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[reportAttributeAccessIssue]
 
 
 class Kernel(Protocol):
@@ -62,12 +60,10 @@ def kernel_for(
 ) -> Kernel:
     """Give the fastest kernel for tensors of their device and dtype: plain torch where autograd or vmap watches."""
     tensors = (*weights, *decays, *seen, *state.values(), scale)
-    is_watched = any(map(_is_transformed, tensors)) or (
-        torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    )
-    if not is_watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen):
+    watched = is_watched(tensors)
+    if not watched and coordinate_mlp_cpp.serves(recipe, weights, decays, seen):
         return cpp_kernel
-    if not is_watched and coordinate_mlp_triton.serves(recipe, weights, decays, seen):
+    if not watched and coordinate_mlp_triton.serves(recipe, weights, decays, seen):
         return triton_kernel
     return torch_kernel
 

@@ -1,4 +1,5 @@
-// The hierarchical rule's passes over the coordinates: what is remembered and its statistics, then the direction.
+// A step of the hierarchical rule: a pass over the coordinates for what is remembered and its statistics, the network of
+// every tensor (hierarchical_tensors.hpp), and a second pass for the direction.
 //
 // Legend: B tasks, P coordinates, K tensors, M momenta, H hidden units. All arrays are contiguous. The bits of a result do
 // not depend on the number of threads: sums are made over runs of a fixed length, and added in their order.
@@ -8,6 +9,7 @@
 #include <cstring>
 #include <new>
 #include <vector>
+#include "hierarchical_tensors.hpp"
 #include "threads.hpp"
 
 namespace {
@@ -32,8 +34,8 @@ template <class T> struct Given {  // the order of the pointers that Python pass
     const int64_t* ends;           // (K + 1,) where the tensors begin, and P
     const T *grad, *theta;         // (B, P)
     const T *momenta, *square;     // (M, B, P), (B, P)  before the step; the direction reads them after it
-    const T *decays;               // (M + 1,)  of the momenta, then of the square
-    const T *correct;              // (M + 1, B, K)  1 / (1 - decay^t) of the same
+    const T* decays;               // (M + 1,)  of the momenta, then of the square
+    const T* correct;              // (M + 1, B, K)  1 / (1 - decay^t) of the same
 };
 
 template <class T> void take(T (&to)[BLOCK], const T* from, int n) {
@@ -79,8 +81,9 @@ void remember(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int6
     }
 }
 
-template <class T> struct Network {  // for one task: (H, M + 2), (H, H), (H,), (H,), (); the first bias is its tensor's own
+template <class T> struct Network {  // for one task: (H, columns), (H, H), (H,), (H,), (); the first bias is its tensor's own
     const T *w0, *w1, *b1, *w2, *b2;
+    int64_t columns;
 };
 
 // out = u, and the sum of u^2 is returned.
@@ -107,7 +110,7 @@ T direct(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int64_t K
         for (int o = 0; o < H; o++) {
             for (int j = 0; j < BLOCK; j++) y[j] = bias[o];
             for (int f = 0; f < F; f++) {
-                const T w = net.w0[o * F + f];
+                const T w = net.w0[o * net.columns + f];
                 for (int j = 0; j < BLOCK; j++) y[j] += w * x[f][j];
             }
             for (int j = 0; j < BLOCK; j++) h[o][j] = std::max<T>(0, y[j]);
@@ -129,55 +132,65 @@ T direct(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int64_t K
     return sum;
 }
 
-template <class T> int remember_all(int64_t tasks, int64_t P, int64_t K, int64_t M, int64_t threads, double eps, void** given, T* momenta, T* square, T* means) {
-    try {
-        const Given<T> in = *reinterpret_cast<Given<T>*>(given);
-        const std::vector<Job> jobs = jobs_of(tasks, K, in.ends);
-        std::vector<T> sums(jobs.size() * MAX_SUMS);
-        std::vector<Nothing> own(std::max<int64_t>(1, threads));
-        parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
-            remember<T>(in, jobs[i], tasks, P, K, int(M), T(eps), momenta, square, &sums[i * MAX_SUMS]);
-        });
-        const int64_t S = 2 * M + 2;
-        std::fill(means, means + tasks * K * S, T(0));
-        for (size_t i = 0; i < jobs.size(); i++) {
-            const T count = T(in.ends[jobs[i].tensor + 1] - in.ends[jobs[i].tensor]);
-            T* to = means + (jobs[i].task * K + jobs[i].tensor) * S;
-            for (int64_t s = 0; s < S; s++) to[s] += sums[i * MAX_SUMS + s] / count;
-        }
-        return 0;
-    } catch (const std::bad_alloc&) {
-        return 1;
+template <class T>
+void remember_all(const Given<T>& in, const Sizes& s, const std::vector<Job>& jobs, int64_t threads, T eps, T* momenta, T* square, T* means) {
+    std::vector<T> sums(jobs.size() * MAX_SUMS);
+    std::vector<Nothing> own(threads);
+    parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
+        remember<T>(in, jobs[i], s.B, s.P, s.K, int(s.M), eps, momenta, square, &sums[i * MAX_SUMS]);
+    });
+    const int64_t S = 2 * s.M + 2;
+    for (size_t i = 0; i < jobs.size(); i++) {
+        const T count = T(in.ends[jobs[i].tensor + 1] - in.ends[jobs[i].tensor]);
+        T* to = means + (jobs[i].task * s.K + jobs[i].tensor) * S;
+        for (int64_t n = 0; n < S; n++) to[n] += sums[i * MAX_SUMS + n] / count;
     }
 }
 
-// scale (B, K): the root mean square that a tensor's update shall have. phi is w0, bias (B, K, H), w1, b1, w2, b2; each
-// of these but the bias is one for all tasks where `many` is 0.
 template <class T>
-int direct_all(int64_t tasks, int64_t P, int64_t K, int64_t M, int64_t H, int64_t many, int64_t threads, double eps, void** given, void** phi,
-               const T* theta_scale, const T* scale, T* out) {
+void direct_all(const Given<T>& in, const Sizes& s, const std::vector<Job>& jobs, int64_t threads, T eps, const Phi<T>& phi, bool adam,
+                const Found<T>& found, T* out) {
+    std::vector<T> squares(jobs.size()), total(s.B * s.K), zeros(s.H + 1);
+    std::vector<Nothing> own(threads);
+    auto run = s.H == 8 ? direct<T, 8> : s.H == 16 ? direct<T, 16> : direct<T, 0>;
+    parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
+        const Job& job = jobs[i];
+        const int64_t n = s.own(job.task), place = job.task * s.K + job.tensor, columns = s.M + 2 + s.W;
+        const T *const w2 = adam ? zeros.data() : phi.own_w2 + n * s.H, *const b2 = adam ? zeros.data() : phi.own_b2 + n;
+        const Network<T> net{phi.own_w0 + n * s.H * columns, phi.own_w1 + n * s.H * s.H, phi.own_b1 + n * s.H, w2, b2, columns};
+        squares[i] = run(in, job, s.B, s.P, s.K, int(s.M), int(s.H), eps, net, &found.bias[place * s.H], found.theta_scale[place], out);
+    });
+    for (size_t i = 0; i < jobs.size(); i++) total[jobs[i].task * s.K + jobs[i].tensor] += squares[i];
+    parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
+        const Job& job = jobs[i];
+        const int64_t place = job.task * s.K + job.tensor;
+        const T mean = total[place] / T(in.ends[job.tensor + 1] - in.ends[job.tensor]);
+        const T factor = -found.scale[place] / std::sqrt(mean + T(1e-16));
+        T* to = out + job.task * s.P;
+        for (int64_t j = job.start; j < job.stop; j++) to[j] *= factor;
+    });
+}
+
+// given: `Given` without the corrections, `Tensors`, the new momenta, the new square, and the update g (B, P). phi: `Phi`.
+template <class T> int step(const Sizes& s, int64_t threads, const Settings& set, void** given, void** phi) {
     try {
-        const Given<T> in = *reinterpret_cast<Given<T>*>(given);
-        T* const* p = reinterpret_cast<T**>(phi);
-        const std::vector<Job> jobs = jobs_of(tasks, K, in.ends);
-        std::vector<T> squares(jobs.size()), total(tasks * K);
-        std::vector<Nothing> own(std::max<int64_t>(1, threads));
-        auto run = H == 8 ? direct<T, 8> : H == 16 ? direct<T, 16> : direct<T, 0>;
-        parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
-            const Job& job = jobs[i];
-            const int64_t b = many ? job.task : 0, place = job.task * K + job.tensor;
-            const Network<T> net{p[0] + b * H * (M + 2), p[2] + b * H * H, p[3] + b * H, p[4] + b * H, p[5] + b};
-            squares[i] = run(in, job, tasks, P, K, int(M), int(H), T(eps), net, p[1] + place * H, theta_scale[place], out);
+        const T* const* read = reinterpret_cast<const T* const*>(given) + 1;
+        const Tensors<T> tensors = *reinterpret_cast<Tensors<T>*>(given + 6);
+        T *const *const write = reinterpret_cast<T**>(given + 16), *const momenta = write[0], *const square = write[1];
+        const Phi<T> networks = *reinterpret_cast<Phi<T>*>(phi);
+        const int64_t* ends = static_cast<const int64_t*>(given[0]);
+        const std::vector<Job> jobs = jobs_of(s.B, s.K, ends);
+        std::vector<T> correct((s.M + 1) * s.B * s.K), means(s.B * s.K * (2 * s.M + 2));
+        std::vector<std::vector<T>> work(threads);
+        Found<T> found(s);
+        corrections(s, read[4], tensors, correct.data());
+        const Given<T> before{ends, read[0], read[1], read[2], read[3], read[4], correct.data()};
+        const Given<T> after{ends, read[0], read[1], momenta, square, read[4], correct.data()};
+        remember_all(before, s, jobs, threads, T(set.eps), momenta, square, means.data());
+        parallel(s.B, threads, work, [&](int64_t b, std::vector<T>& own) {
+            of_tensors(s, set, tensors, networks, means.data(), b, own, found);
         });
-        for (size_t i = 0; i < jobs.size(); i++) total[jobs[i].task * K + jobs[i].tensor] += squares[i];
-        parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
-            const Job& job = jobs[i];
-            const int64_t place = job.task * K + job.tensor;
-            const T mean = total[place] / T(in.ends[job.tensor + 1] - in.ends[job.tensor]);
-            const T factor = -scale[place] / std::sqrt(mean + T(1e-16));
-            T* to = out + job.task * P;
-            for (int64_t j = job.start; j < job.stop; j++) to[j] *= factor;
-        });
+        direct_all(after, s, jobs, threads, T(set.eps), networks, set.adam != 0, found, write[2]);
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;
@@ -186,14 +199,9 @@ int direct_all(int64_t tasks, int64_t P, int64_t K, int64_t M, int64_t H, int64_
 
 }  // namespace
 
-#define EXPORT(NAME, T)                                                                                                        \
-    extern "C" int l2o_remember_##NAME(int64_t B, int64_t P, int64_t K, int64_t M, int64_t threads, double eps, void** given,  \
-                                       T* momenta, T* square, T* means) {                                                      \
-        return remember_all<T>(B, P, K, M, threads, eps, given, momenta, square, means);                                       \
-    }                                                                                                                          \
-    extern "C" int l2o_direct_##NAME(int64_t B, int64_t P, int64_t K, int64_t M, int64_t H, int64_t many, int64_t threads,     \
-                                     double eps, void** given, void** phi, const T* theta_scale, const T* scale, T* out) {     \
-        return direct_all<T>(B, P, K, M, H, many, threads, eps, given, phi, theta_scale, scale, out);                          \
+#define EXPORT(NAME, T)                                                                                                         \
+    extern "C" int l2o_step_##NAME(const Sizes* sizes, std::int64_t threads, const Settings* settings, void** given, void** phi) { \
+        return step<T>(*sizes, std::max<std::int64_t>(1, threads), *settings, given, phi);                                      \
     }
 EXPORT(float32, float)
 EXPORT(float64, double)

@@ -1,4 +1,4 @@
-"""What the implementations of the hierarchical rule's passes have in common.
+"""What the implementations of the hierarchical rule's step have in common.
 
 Shapes: B tasks, P coordinates, M momenta.
 """
@@ -19,3 +19,15 @@ class Memory(NamedTuple):
 
     momenta: Tensor  # (M, B, P)
     square: Tensor  # (B, P)
+
+
+class Settings(NamedTuple):
+    """Hold the numbers of a rule that are not trained, as `l2o.optimizers.hierarchical.Hierarchical` explains them."""
+
+    step_mult: float
+    warmup: float
+    cosine: bool
+    adam: bool
+    reads_loss: bool
+    gain: float
+    largest_exponent: float
