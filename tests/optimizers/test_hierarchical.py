@@ -294,7 +294,7 @@ def test_the_kernel_overwrites_a_state_only_where_it_is_donated():
 @needs_iteration
 @pytest.mark.parametrize("dtype, tolerance", PRECISIONS)
 @pytest.mark.parametrize("shape", [(2, 2), (3, 17), (33, 5), (16, 16), (20, 70), (65, 40), (2, 3, 4, 5)])
-@pytest.mark.parametrize("iterations", [0, 1, 5])
+@pytest.mark.parametrize("iterations", [0, 1, 2, 3, 5])
 def test_the_kernel_of_newton_schulz_is_plain_torch(monkeypatch, dtype, tolerance, shape, iterations):
     layout = Layout({"row": (1, 5), "matrix": shape, "embed": (4, 4), "zero": (3, 2), "vector": (7,)})
     torch.manual_seed(0)
@@ -310,6 +310,23 @@ def test_the_kernel_of_newton_schulz_is_plain_torch(monkeypatch, dtype, toleranc
     assert_close(*sizes, rtol=max(tolerance, 1e-6), atol=0)
     others = [name for name in layout.shapes if name != "matrix"]
     assert all(torch.equal(found[:, layout.slices[name]], update[:, layout.slices[name]]) for name in others)
+
+
+@needs_iteration
+@pytest.mark.parametrize("iterations", [3, 5])
+@torch.no_grad()
+def test_sharing_out_one_matrix_among_threads_changes_no_bit(monkeypatch, iterations):
+    layout, threads = Layout({"long": (37, 130), "wide": (50, 40), "square": (33, 33)}), torch.get_num_threads()
+    update, found = torch.randn(1, layout.size), []
+    monkeypatch.setattr(newton_schulz_cpp, "WORK_PER_THREAD", 1)
+    try:
+        for count, apart in ((1, 1), (1, 2**60), (2, 1), (3, 1), (3, 2**60)):
+            torch.set_num_threads(count)
+            monkeypatch.setattr(newton_schulz_cpp, "APART", apart)
+            found.append(orthogonalised(update, layout, None, iterations))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, found[0]) for one in found)
 
 
 @needs_iteration
