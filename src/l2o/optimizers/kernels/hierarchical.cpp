@@ -34,6 +34,7 @@ template <class T> struct Given {  // the order of the pointers that Python pass
     const int64_t* ends;           // (K + 1,) where the tensors begin, and P
     const T *grad, *theta;         // (B, P)
     const T *momenta, *square;     // (M, B, P), (B, P)  before the step; the direction reads them after it
+    int64_t plane;                 // from one momentum to the next
     const T* decays;               // (M + 1,)  of the momenta, then of the square
     const T* correct;              // (M + 1, B, K)  1 / (1 - decay^t) of the same
 };
@@ -45,7 +46,8 @@ template <class T> void take(T (&to)[BLOCK], const T* from, int n) {
 
 // sums (B, K, 2M + 2): of grad^2, n_i^2 (M), n_i n_{i-1} (M, with grad before the first) and theta^2, n and grad normalised.
 template <class T>
-void remember(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int64_t K, int M, T eps, T* momenta, T* square, T* sums) {
+void remember(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int64_t K, int M, T eps, T* momenta, int64_t new_plane, T* square,
+              T* sums) {
     alignas(64) T total[MAX_SUMS][BLOCK] = {};
     const int64_t row = job.task * P, place = job.task * K + job.tensor;
     const T beta = in.decays[M], correct = in.correct[M * tasks * K + place];
@@ -62,11 +64,10 @@ void remember(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int6
             total[2 * M + 1][j] += theta[j] * theta[j];
         }
         for (int i = 0; i < M; i++) {
-            const int64_t plane = i * tasks * P + row + at;
             const T decay = in.decays[i], c = in.correct[i * tasks * K + place];
-            take(m, in.momenta + plane, n);
+            take(m, in.momenta + i * in.plane + row + at, n);
             for (int j = 0; j < BLOCK; j++) m[j] = decay * m[j] + (1 - decay) * g[j];
-            std::memcpy(momenta + plane, m, n * sizeof(T));
+            std::memcpy(momenta + i * new_plane + row + at, m, n * sizeof(T));
             for (int j = 0; j < BLOCK; j++) {
                 const T now = m[j] * c * inverse[j];
                 total[1 + i][j] += now * now;
@@ -100,7 +101,7 @@ T direct(const Given<T>& in, const Job& job, int64_t tasks, int64_t P, int64_t K
         for (int j = 0; j < BLOCK; j++) inverse[j] = 1 / (std::sqrt(v[j] * correct) + eps);
         for (int i = 0; i < M; i++) {
             const T c = in.correct[i * tasks * K + place];
-            take(x[1 + i], in.momenta + i * tasks * P + row + at, n);
+            take(x[1 + i], in.momenta + i * in.plane + row + at, n);
             for (int j = 0; j < BLOCK; j++) x[1 + i][j] *= c * inverse[j];
         }
         for (int j = 0; j < BLOCK; j++) u[j] = x[1][j] + net.b2[0];
@@ -137,7 +138,7 @@ void remember_all(const Given<T>& in, const Sizes& s, const std::vector<Job>& jo
     std::vector<T> sums(jobs.size() * MAX_SUMS);
     std::vector<Nothing> own(threads);
     parallel(int64_t(jobs.size()), threads, own, [&](int64_t i, Nothing&) {
-        remember<T>(in, jobs[i], s.B, s.P, s.K, int(s.M), eps, momenta, square, &sums[i * MAX_SUMS]);
+        remember<T>(in, jobs[i], s.B, s.P, s.K, int(s.M), eps, momenta, s.new_plane, square, &sums[i * MAX_SUMS]);
     });
     const int64_t S = 2 * s.M + 2;
     for (size_t i = 0; i < jobs.size(); i++) {
@@ -184,8 +185,8 @@ template <class T> int step(const Sizes& s, int64_t threads, const Settings& set
         std::vector<std::vector<T>> work(threads);
         Found<T> found(s);
         corrections(s, read[4], tensors, correct.data());
-        const Given<T> before{ends, read[0], read[1], read[2], read[3], read[4], correct.data()};
-        const Given<T> after{ends, read[0], read[1], momenta, square, read[4], correct.data()};
+        const Given<T> before{ends, read[0], read[1], read[2], read[3], s.plane, read[4], correct.data()};
+        const Given<T> after{ends, read[0], read[1], momenta, square, s.new_plane, read[4], correct.data()};
         remember_all(before, s, jobs, threads, T(set.eps), momenta, square, means.data());
         parallel(s.B, threads, work, [&](int64_t b, std::vector<T>& own) {
             of_tensors(s, set, tensors, networks, means.data(), b, own, found);

@@ -46,8 +46,8 @@ def step(
     function and of the network of a tensor, then of the coordinates' network; any of them may have a leading axis of
     tasks. Raises MemoryError where the memory runs out.
     """
-    old = [state["momenta"].movedim(-1, 0).contiguous(), state["square"].contiguous()]
-    new = old if is_donated() else [torch.empty_like(part) for part in old]
+    old = [_in_planes(state["momenta"].movedim(-1, 0)), state["square"].contiguous()]
+    new = old if is_donated() else [part.new_empty(part.shape) for part in old]
     statistics = state["statistics"].movedim(-1, 0).contiguous()
     steps, losses = state["step"].contiguous(), state["losses"].contiguous()
     kept, steps_done, losses_known = (torch.empty_like(part) for part in (statistics, steps, losses))
@@ -62,13 +62,19 @@ def step(
     given = [_ends(layout), grad, seen.theta.contiguous(), *old, constant(decays, grad)]
     given += [statistics, steps, losses, *told, of_shapes(layout, grad), kept, steps_done, losses_known, *new, update]
     hidden, units, outputs = phi[9].shape[-1], phi[3].shape[-1], phi[7].shape[-1]
-    sizes = (tasks, size, tensors, len(decays) - 1, hidden, units, outputs - 1, int(many))
+    planes = old[0].stride(0), new[0].stride(0)
+    sizes = (tasks, size, tensors, len(decays) - 1, hidden, units, outputs - 1, int(many), *planes)
     threads = torch.get_num_threads() if tasks * size >= 2 * COORDINATES_PER_THREAD else 1
     function = getattr(_library(), f"l2o_step_{'float32' if grad.dtype == torch.float32 else 'float64'}")
     if function(_integers(sizes), ctypes.c_int64(threads), _numbers(settings), _pointers(given), _pointers(phi)):
         raise MemoryError("the compiled kernel of the hierarchical rule ran out of memory")
     after = {"momenta": new[0].movedim(0, -1), "square": new[1], "statistics": kept.movedim(0, -1)}
     return update, after | {"step": steps_done, "losses": losses_known}
+
+
+def _in_planes(momenta: Tensor) -> Tensor:
+    """Give momenta (M, B, P) of which each is one run of memory: those of a chunk lie among those of other chunks."""
+    return momenta if momenta[0].is_contiguous() else momenta.contiguous()
 
 
 @functools.lru_cache(maxsize=256)

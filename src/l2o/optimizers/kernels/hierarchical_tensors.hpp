@@ -16,6 +16,7 @@ constexpr int64_t FROM_TIME = 4, FROM_LOSS = 3, FROM_SHAPE = 4, LOSSES = 4;
 
 struct Sizes {
     int64_t B, P, K, M, H, T, W, many;
+    int64_t plane, new_plane;  // how many numbers a momentum lies from the next one, before the step and after it
     int64_t features() const { return 2 * M + 2 + FROM_SHAPE + FROM_TIME + FROM_LOSS; }
     int64_t own(int64_t b) const { return many ? b : 0; }  // whose networks serve a task
 };
