@@ -176,6 +176,22 @@ def test_an_inner_rule_s_needs_are_asked_for(rule: UpdateRule) -> None:
 # -------------------------------------------------------------------------------------------- habits of training
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_within_autocast_is_the_step_outside(rule: UpdateRule, dtype: torch.dtype) -> None:
+    """Arithmetic is in float32 at least, whatever precision somebody has chosen for the model around the step."""
+    models = [network(), network()]
+    optimizers = [LearnedOptimizer(model.named_parameters(), rule, horizon=HORIZON) for model in models]
+    for step in range(3):
+        for model, optimizer, inside in zip(models, optimizers, (False, True), strict=True):
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            with torch.autocast("cpu", dtype, enabled=inside):
+                optimizer.step(loss=loss)
+    for outside, within in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(outside, within)
+
+
 def test_accumulated_gradients_are_one_batch_s(rule: UpdateRule) -> None:
     """Two halves of a batch, one step, given the mean of their losses."""
     rule = rule.double()
