@@ -390,6 +390,23 @@ def test_groups_of_other_horizons_have_schedulers_of_their_own() -> None:
     assert not torch.equal(first["hidden"], last["hidden"])
 
 
+def test_a_horizon_that_is_changed_there_and_back_forks_nothing(rule: UpdateRule) -> None:
+    """What parameters share is what it was at the last step, not at the last one with the same horizon."""
+    model = network()
+    optimizer = made_optimizer(model, rule)
+    for steps, horizon in ((range(3), HORIZON), (range(3, 6), 10 * HORIZON), (range(6, 6), HORIZON)):
+        optimizer.param_groups[0]["horizon"] = horizon
+        train(model, optimizer, steps)
+    resumed_model = copy.deepcopy(model)
+    resumed = made_optimizer(resumed_model, rule)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, range(6, 9))
+    train(resumed_model, resumed, range(6, 9))
+    assert_equal(model, resumed_model)
+    if "loss" in rule.needs:
+        assert_not_forked(optimizer, seen=9)
+
+
 def test_shared_state_that_is_cleared_starts_again(rule: UpdateRule) -> None:
     model = network()
     optimizer = made_optimizer(model, rule)

@@ -21,6 +21,9 @@ Moved = Flat | Gathered
 Entries = MutableMapping[Tensor, dict[str, Any]]
 """An optimizer's state: what is remembered of each parameter."""
 
+DECIDING = ("rule", "horizon", "axes", "resting", "patterns")
+"""What a group's parameters are flattened by, beside which of them have a gradient."""
+
 
 class Flats:
     """What was flattened at the last step, by group; and what rules remember for all of their parameters together.
@@ -29,16 +32,20 @@ class Flats:
     """
 
     def __init__(self) -> None:
-        self._flats: dict[int, tuple[Any, list[Moved]]] = {}  # by group: what decided how, and what was flattened
+        self._flats: dict[int, tuple[Any, list[Moved]]] = {}  # by group: which parameters, and what was flattened
+        self._decided: list[Any] = []  # by group: what has decided how
         self._shared: dict[Any, dict[torch.device, State]] = {}  # by rule and horizon, alike on every device
         self._counted: dict[str, int] = {}  # gradients that were not finite, in flats that are no more
 
     def of(self, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[list[Moved]]:
         """Every group's parameters that have a gradient now, flattened; as before while those are the same."""
-        if not all(flat.intact(state) for _, flats in self._flats.values() for flat in flats):
+        decided = [[group[name] for name in DECIDING] for group in groups]
+        unchanged = all(flat.intact(state) for _, flats in self._flats.values() for flat in flats)
+        if decided != self._decided or not unchanged:
             for index in [*self._flats]:
                 self._retire(index)
-            self._shared.clear()  # it is read anew, from the state that somebody has changed
+            self._shared.clear()  # it is read anew: somebody has changed the state, or who shares it with whom
+            self._decided = decided
         return [self._of(index, groups, rules, state) for index in range(len(groups))]
 
     def _of(self, index: int, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[Moved]:
@@ -47,8 +54,7 @@ class Flats:
         for name, param in present.items():
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(f"the gradient of '{name}' is sparse: use a dense one (sparse=False in nn.Embedding)")
-        decided = [group[name] for name in ("rule", "horizon", "axes", "resting", "patterns")]
-        key = [id(param) for param in present.values()], decided
+        key = [id(param) for param in present.values()]
         known, flats = self._flats.get(index, (None, []))
         if key != known:
             self._retire(index)
