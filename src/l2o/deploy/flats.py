@@ -11,7 +11,7 @@ from l2o.deploy.cohorts import gathers, together
 from l2o.deploy.fit import check_shape
 from l2o.deploy.flat import Flat
 from l2o.deploy.gathered import Gathered
-from l2o.deploy.groups import Group, named, serving
+from l2o.deploy.groups import Group, named, serving, titles_of
 from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import Scope, State, UpdateRule
 
@@ -20,6 +20,9 @@ Moved = Flat | Gathered
 
 Entries = MutableMapping[Tensor, dict[str, Any]]
 """An optimizer's state: what is remembered of each parameter."""
+
+Counts = dict[tuple[int, str], int]
+"""Numbers of steps by a group's index and a parameter's name in it."""
 
 DECIDING = ("rule", "horizon", "axes", "resting", "patterns")
 """What a group's parameters are flattened by, beside which of them have a gradient."""
@@ -35,7 +38,7 @@ class Flats:
         self._flats: dict[int, tuple[Any, list[Moved]]] = {}  # by group: which parameters, and what was flattened
         self._decided: list[Any] = []  # by group: what has decided how
         self._shared: dict[Any, dict[torch.device, State]] = {}  # by rule and horizon, alike on every device
-        self._counted: dict[str, int] = {}  # gradients that were not finite, in flats that are no more
+        self._counted: Counts = {}  # gradients that were not finite, in flats that are no more
 
     def of(self, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[list[Moved]]:
         """Every group's parameters that have a gradient now, flattened; as before while those are the same."""
@@ -76,18 +79,19 @@ class Flats:
                         for key, value in shared.items():
                             own[key].copy_(value)
 
-    def nonfinite_gradients(self) -> dict[str, int]:
-        """At how many steps a parameter's gradient was not finite, by the names of those parameters."""
+    def nonfinite_gradients(self, groups: list[Group]) -> dict[str, int]:
+        """At how many steps a parameter's gradient was not finite, by the titles of those parameters."""
         total = dict(self._counted)
-        for _, flats in self._flats.values():
-            _add(total, flats)
-        return total
+        for index, (_, flats) in self._flats.items():
+            _add(total, index, flats)
+        titles = titles_of(groups)
+        return {titles.get(place, place[1]): count for place, count in total.items()}
 
     def _retire(self, index: int) -> None:
         """Drop a group's flat buffers, but not what they have counted."""
         for flat in (flats := self._flats.pop(index, ([], []))[1]):
             flat.refuse_other_shapes()
-        _add(self._counted, flats)
+        _add(self._counted, index, flats)
 
     def _flatten(
         self,
@@ -135,7 +139,7 @@ def _shared(rule: UpdateRule, entries: Mapping[Tensor, dict[str, Any]], device: 
     return shared
 
 
-def _add(total: dict[str, int], flats: Iterable[Moved]) -> None:
+def _add(total: Counts, index: int, flats: Iterable[Moved]) -> None:
     for flat in flats:
         for name, count in flat.nonfinite.counts().items():
-            total[name] = total.get(name, 0) + count
+            total[index, name] = total.get((index, name), 0) + count
