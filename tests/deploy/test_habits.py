@@ -289,6 +289,14 @@ def test_parameters_of_one_name_in_several_groups_are_counted_each(name):
     assert optimizer.nonfinite_gradients() == {f"{called} (group 0)": 1, f"{called} (group 1)": 2}
 
 
+def test_a_parameter_without_numbers_is_named():
+    """One may be given to an optimizer before it has its numbers, but it cannot be moved."""
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer = LearnedOptimizer([("w", parameter)], SGD(0.1))
+    with pytest.raises(ValueError, match="'w' is on the device 'meta', which holds no numbers"):
+        step(optimizer, (parameter, torch.zeros((), device="meta")))
+
+
 def test_large_gradients_whose_sum_overflows_are_finite():
     parameter = param(1.0, 2.0)
     optimizer = LearnedOptimizer([parameter], LSTM(LogAndSign(10), hidden_size=3))

@@ -57,6 +57,10 @@ class Flats:
         for name, param in present.items():
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(f"the gradient of '{name}' is sparse: use a dense one (sparse=False in nn.Embedding)")
+            if param.is_meta:
+                raise ValueError(
+                    f"'{name}' is on the device 'meta', which holds no numbers: give the model its weights first"
+                )
         key = [id(param) for param in present.values()]
         known, flats = self._flats.get(index, (None, []))
         if key != known:
