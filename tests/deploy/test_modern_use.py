@@ -441,18 +441,31 @@ def test_shared_state_that_somebody_replaces_is_what_the_rule_reads(rule: Update
         assert_not_forked(optimizers[0], seen=9)  # 2 · 3 + 3
 
 
-def test_to_look_at_a_new_optimizer_s_state_is_not_to_train() -> None:
+def test_to_look_at_a_new_optimizer_s_state_is_not_to_train(rule: UpdateRule) -> None:
     """torch.distributed.checkpoint makes a new optimizer show its state by a step of rate 0, without a loss."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     models = network(), network()
-    optimizers = [made_optimizer(model, made("celo")) for model in models]
+    optimizers = [made_optimizer(model, rule) for model in models]
     saved = get_optimizer_state_dict(models[1], optimizers[1])
-    assert len(saved["state"]) == 4
+    assert len(saved["state"]) == 4 and optimizers[1].param_groups[0]["step"] == 0
     for model, optimizer in zip(models, optimizers, strict=True):
         train(model, optimizer, range(4))
     assert_equal(*models)
-    assert_not_forked(optimizers[1], seen=4)
+    if "loss" in rule.needs:
+        assert_not_forked(optimizers[1], seen=4)
+
+
+def test_a_first_step_of_rate_0_counts_where_there_are_gradients(rule: UpdateRule) -> None:
+    """As with a schedule that begins at 0: what the rule remembers goes on, although nothing moves."""
+    model = network()
+    before = copy.deepcopy(model)
+    optimizer = made_optimizer(model, rule, lr=0.0)
+    loss_of(model, 0).backward()
+    optimizer.step(loss=1.0 if "loss" in rule.needs else None)
+    assert_equal(model, before)
+    assert optimizer.param_groups[0]["step"] == 1
+    assert all(entry["resting.awake"].any() for entry in optimizer.state.values())
 
 
 # ------------------------------------------------------------------------------- what is changed on the way

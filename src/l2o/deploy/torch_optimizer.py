@@ -145,7 +145,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._look(known, moved)
         after = []
         for group, own in zip(self.param_groups, moved, strict=True):
-            if knowledge.only_shows(group, self.rules, known):
+            if knowledge.only_shows(group, self.param_groups, self.rules, known):
                 continue
             horizon = math.inf if group["horizon"] is None else group["horizon"]
             told = Told(math.nan if known is None else known, group["step"], horizon)
