@@ -277,6 +277,26 @@ def test_gradients_that_are_not_finite_are_counted_and_said_once(value):
     assert optimizer.nonfinite_gradients() == {"bad": 3}
 
 
+@pytest.mark.parametrize("name", [None, "w"])
+def test_parameters_of_one_name_in_several_groups_are_counted_each(name):
+    parameters = [param(1.0), param(1.0, 2.0)]
+    given = [parameter if name is None else (name, parameter) for parameter in parameters]
+    optimizer = LearnedOptimizer([{"params": [one]} for one in given], LSTM(LogAndSign(10), hidden_size=3))
+    called = name or "0"
+    with pytest.warns(UserWarning, match=rf"the gradient of '{called} \(group 1\)' was nan or infinite at 1 step:"):
+        step(optimizer, (parameters[0], 1.0), (parameters[1], torch.nan))
+    step(optimizer, (parameters[0], torch.nan), (parameters[1], torch.nan))
+    assert optimizer.nonfinite_gradients() == {f"{called} (group 0)": 1, f"{called} (group 1)": 2}
+
+
+def test_a_parameter_without_numbers_is_named():
+    """One may be given to an optimizer before it has its numbers, but it cannot be moved."""
+    parameter = nn.Parameter(torch.zeros(2, device="meta"))
+    optimizer = LearnedOptimizer([("w", parameter)], SGD(0.1))
+    with pytest.raises(ValueError, match="'w' is on the device 'meta', which holds no numbers"):
+        step(optimizer, (parameter, torch.zeros((), device="meta")))
+
+
 def test_large_gradients_whose_sum_overflows_are_finite():
     parameter = param(1.0, 2.0)
     optimizer = LearnedOptimizer([parameter], LSTM(LogAndSign(10), hidden_size=3))

@@ -176,6 +176,22 @@ def test_an_inner_rule_s_needs_are_asked_for(rule: UpdateRule) -> None:
 # -------------------------------------------------------------------------------------------- habits of training
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_step_within_autocast_is_the_step_outside(rule: UpdateRule, dtype: torch.dtype) -> None:
+    """Arithmetic is in float32 at least, whatever precision somebody has chosen for the model around the step."""
+    models = [network(), network()]
+    optimizers = [LearnedOptimizer(model.named_parameters(), rule, horizon=HORIZON) for model in models]
+    for step in range(3):
+        for model, optimizer, inside in zip(models, optimizers, (False, True), strict=True):
+            optimizer.zero_grad()
+            loss = loss_of(model, step)
+            loss.backward()
+            with torch.autocast("cpu", dtype, enabled=inside):
+                optimizer.step(loss=loss)
+    for outside, within in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(outside, within)
+
+
 def test_accumulated_gradients_are_one_batch_s(rule: UpdateRule) -> None:
     """Two halves of a batch, one step, given the mean of their losses."""
     rule = rule.double()
@@ -374,6 +390,23 @@ def test_groups_of_other_horizons_have_schedulers_of_their_own() -> None:
     assert not torch.equal(first["hidden"], last["hidden"])
 
 
+def test_a_horizon_that_is_changed_there_and_back_forks_nothing(rule: UpdateRule) -> None:
+    """What parameters share is what it was at the last step, not at the last one with the same horizon."""
+    model = network()
+    optimizer = made_optimizer(model, rule)
+    for steps, horizon in ((range(3), HORIZON), (range(3, 6), 10 * HORIZON), (range(6, 6), HORIZON)):
+        optimizer.param_groups[0]["horizon"] = horizon
+        train(model, optimizer, steps)
+    resumed_model = copy.deepcopy(model)
+    resumed = made_optimizer(resumed_model, rule)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, range(6, 9))
+    train(resumed_model, resumed, range(6, 9))
+    assert_equal(model, resumed_model)
+    if "loss" in rule.needs:
+        assert_not_forked(optimizer, seen=9)
+
+
 def test_shared_state_that_is_cleared_starts_again(rule: UpdateRule) -> None:
     model = network()
     optimizer = made_optimizer(model, rule)
@@ -408,18 +441,31 @@ def test_shared_state_that_somebody_replaces_is_what_the_rule_reads(rule: Update
         assert_not_forked(optimizers[0], seen=9)  # 2 · 3 + 3
 
 
-def test_to_look_at_a_new_optimizer_s_state_is_not_to_train() -> None:
+def test_to_look_at_a_new_optimizer_s_state_is_not_to_train(rule: UpdateRule) -> None:
     """torch.distributed.checkpoint makes a new optimizer show its state by a step of rate 0, without a loss."""
     from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
     models = network(), network()
-    optimizers = [made_optimizer(model, made("celo")) for model in models]
+    optimizers = [made_optimizer(model, rule) for model in models]
     saved = get_optimizer_state_dict(models[1], optimizers[1])
-    assert len(saved["state"]) == 4
+    assert len(saved["state"]) == 4 and optimizers[1].param_groups[0]["step"] == 0
     for model, optimizer in zip(models, optimizers, strict=True):
         train(model, optimizer, range(4))
     assert_equal(*models)
-    assert_not_forked(optimizers[1], seen=4)
+    if "loss" in rule.needs:
+        assert_not_forked(optimizers[1], seen=4)
+
+
+def test_a_first_step_of_rate_0_counts_where_there_are_gradients(rule: UpdateRule) -> None:
+    """As with a schedule that begins at 0: what the rule remembers goes on, although nothing moves."""
+    model = network()
+    before = copy.deepcopy(model)
+    optimizer = made_optimizer(model, rule, lr=0.0)
+    loss_of(model, 0).backward()
+    optimizer.step(loss=1.0 if "loss" in rule.needs else None)
+    assert_equal(model, before)
+    assert optimizer.param_groups[0]["step"] == 1
+    assert all(entry["resting.awake"].any() for entry in optimizer.state.values())
 
 
 # ------------------------------------------------------------------------------- what is changed on the way

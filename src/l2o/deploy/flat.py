@@ -16,7 +16,7 @@ from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.places import Places
 from l2o.deploy.resting import KEY, Resting, is_due
-from l2o.deploy.told import Numbers, Told
+from l2o.deploy.told import Numbers, Told, in_full_precision
 from l2o.optimizees.layout import Axis, Cut
 from l2o.optimizers.base import Scope, State, UpdateRule
 from l2o.optimizers.kernels.dispatch import donated_state
@@ -160,7 +160,7 @@ class Flat:
         """Move a chunk; give the next state of what all share, or all of it where the rule sees all parameters."""
         where = cut.coordinates
         grad, state = self.grad[:, where], self._state(cut, before)
-        with donated_state():
+        with donated_state(), in_full_precision(self.device):
             update, after = self.rule(told.seen(grad, theta.to(self.dtype)), state, cut.layout)
         if not self.whole:
             for key in state:

@@ -11,7 +11,7 @@ from l2o.deploy.cohorts import gathers, together
 from l2o.deploy.fit import check_shape
 from l2o.deploy.flat import Flat
 from l2o.deploy.gathered import Gathered
-from l2o.deploy.groups import Group, named, serving
+from l2o.deploy.groups import Group, named, serving, titles_of
 from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import Scope, State, UpdateRule
 
@@ -21,6 +21,12 @@ Moved = Flat | Gathered
 Entries = MutableMapping[Tensor, dict[str, Any]]
 """An optimizer's state: what is remembered of each parameter."""
 
+Counts = dict[tuple[int, str], int]
+"""Numbers of steps by a group's index and a parameter's name in it."""
+
+DECIDING = ("rule", "horizon", "axes", "resting", "patterns")
+"""What a group's parameters are flattened by, beside which of them have a gradient."""
+
 
 class Flats:
     """What was flattened at the last step, by group; and what rules remember for all of their parameters together.
@@ -29,16 +35,20 @@ class Flats:
     """
 
     def __init__(self) -> None:
-        self._flats: dict[int, tuple[Any, list[Moved]]] = {}  # by group: what decided how, and what was flattened
+        self._flats: dict[int, tuple[Any, list[Moved]]] = {}  # by group: which parameters, and what was flattened
+        self._decided: list[Any] = []  # by group: what has decided how
         self._shared: dict[Any, dict[torch.device, State]] = {}  # by rule and horizon, alike on every device
-        self._counted: dict[str, int] = {}  # gradients that were not finite, in flats that are no more
+        self._counted: Counts = {}  # gradients that were not finite, in flats that are no more
 
     def of(self, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[list[Moved]]:
         """Every group's parameters that have a gradient now, flattened; as before while those are the same."""
-        if not all(flat.intact(state) for _, flats in self._flats.values() for flat in flats):
+        decided = [[group[name] for name in DECIDING] for group in groups]
+        unchanged = all(flat.intact(state) for _, flats in self._flats.values() for flat in flats)
+        if decided != self._decided or not unchanged:
             for index in [*self._flats]:
                 self._retire(index)
-            self._shared.clear()  # it is read anew, from the state that somebody has changed
+            self._shared.clear()  # it is read anew: somebody has changed the state, or who shares it with whom
+            self._decided = decided
         return [self._of(index, groups, rules, state) for index in range(len(groups))]
 
     def _of(self, index: int, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[Moved]:
@@ -47,8 +57,11 @@ class Flats:
         for name, param in present.items():
             if param.grad is not None and param.grad.layout != torch.strided:
                 raise ValueError(f"the gradient of '{name}' is sparse: use a dense one (sparse=False in nn.Embedding)")
-        decided = [group[name] for name in ("rule", "horizon", "axes", "resting", "patterns")]
-        key = [id(param) for param in present.values()], decided
+            if param.is_meta:
+                raise ValueError(
+                    f"'{name}' is on the device 'meta', which holds no numbers: give the model its weights first"
+                )
+        key = [id(param) for param in present.values()]
         known, flats = self._flats.get(index, (None, []))
         if key != known:
             self._retire(index)
@@ -70,18 +83,19 @@ class Flats:
                         for key, value in shared.items():
                             own[key].copy_(value)
 
-    def nonfinite_gradients(self) -> dict[str, int]:
-        """At how many steps a parameter's gradient was not finite, by the names of those parameters."""
+    def nonfinite_gradients(self, groups: list[Group]) -> dict[str, int]:
+        """At how many steps a parameter's gradient was not finite, by the titles of those parameters."""
         total = dict(self._counted)
-        for _, flats in self._flats.values():
-            _add(total, flats)
-        return total
+        for index, (_, flats) in self._flats.items():
+            _add(total, index, flats)
+        titles = titles_of(groups)
+        return {titles.get(place, place[1]): count for place, count in total.items()}
 
     def _retire(self, index: int) -> None:
         """Drop a group's flat buffers, but not what they have counted."""
         for flat in (flats := self._flats.pop(index, ([], []))[1]):
             flat.refuse_other_shapes()
-        _add(self._counted, flats)
+        _add(self._counted, index, flats)
 
     def _flatten(
         self,
@@ -129,7 +143,7 @@ def _shared(rule: UpdateRule, entries: Mapping[Tensor, dict[str, Any]], device: 
     return shared
 
 
-def _add(total: dict[str, int], flats: Iterable[Moved]) -> None:
+def _add(total: Counts, index: int, flats: Iterable[Moved]) -> None:
     for flat in flats:
         for name, count in flat.nonfinite.counts().items():
-            total[name] = total.get(name, 0) + count
+            total[index, name] = total.get((index, name), 0) + count

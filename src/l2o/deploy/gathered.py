@@ -13,7 +13,7 @@ from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_p
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.resting import KEY, Resting, is_due
-from l2o.deploy.told import Numbers, Told
+from l2o.deploy.told import Numbers, Told, in_full_precision
 from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import State, UpdateRule
 
@@ -118,7 +118,8 @@ class Gathered:
             key: self._seen(entry[key]) if axis is Axis.COORDINATES else self.state[key].clone()
             for key, axis in self.axes.items()
         }
-        update, after = self.rule(told.seen(grad, theta), state, self.layout)
+        with in_full_precision(self.device):
+            update, after = self.rule(told.seen(grad, theta), state, self.layout)
         update = self._own(self.arrangement.entry(update[0], Axis.COORDINATES))
         if self.resting is not None:
             update = self.resting.masked(update.reshape(1, -1), self.grad, slice(None)).view(shard.shape)

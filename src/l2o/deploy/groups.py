@@ -24,6 +24,16 @@ def named(group: Group) -> Iterable[tuple[str, Tensor]]:
     return zip(names, group["params"], strict=True)
 
 
+def titles_of(groups: Sequence[Group]) -> dict[tuple[int, str], str]:
+    """Return what to call each parameter of several groups, by its group's index and its name in the group.
+
+    That is its name alone, or "NAME (group 1)" where another group has a parameter of that name.
+    """
+    places = [(index, name) for index, group in enumerate(groups) for name, _ in named(group)]
+    times = Counter(name for _, name in places)
+    return {place: f"{place[1]} (group {place[0]})" if times[place[1]] > 1 else place[1] for place in places}
+
+
 def adopt(group: Group, rules: list[UpdateRule]) -> UpdateRule:
     """Return a group's rule; where the group holds the rule itself, move it to `rules` and leave its index there."""
     rule = group.get("rule")

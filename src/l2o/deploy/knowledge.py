@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from l2o.deploy.arrangement import is_sharded
 from l2o.deploy.groups import Group, adopt
 from l2o.optimizers.base import UpdateRule
 
@@ -45,12 +46,24 @@ def reads_loss(group: Group, rules: list[UpdateRule]) -> bool:
     return "loss" in adopt(group, rules).needs
 
 
-def only_shows(group: Group, rules: list[UpdateRule], loss: Tensor | None) -> bool:
-    """Whether a group's rule cannot be called at this step, so that the group only shows its state.
+def only_shows(group: Group, groups: Sequence[Group], rules: list[UpdateRule], loss: Tensor | None) -> bool:
+    """Whether a group only shows its state at this step, which neither calls its rule nor counts.
 
-    torch.distributed.checkpoint steps a new optimizer with every rate at 0, and without a loss, to see its state.
+    torch.distributed.checkpoint steps a new optimizer to see its state: with every rate at 0, gradients of 0, and
+    without a loss. A rule that cannot do without the loss could not be called at all.
     """
-    return loss is None and reads_loss(group, rules)
+    return loss is None and (reads_loss(group, rules) or _only_looks(groups))
+
+
+def _only_looks(groups: Sequence[Group]) -> bool:
+    """Whether a first step can move nothing: every rate and every gradient is 0.
+
+    Of sharded gradients nobody asks it, because ranks that have different shards would have to agree.
+    """
+    if any(group["step"] or group["lr"] != 0 for group in groups):
+        return False
+    grads = [param.grad for group in groups for param in group["params"] if param.grad is not None]
+    return bool(grads) and not any(is_sharded(grad) or bool((grad != 0).any()) for grad in grads)
 
 
 def _is_number(loss: Any) -> bool:

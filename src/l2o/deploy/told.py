@@ -3,6 +3,7 @@
 Shapes: G coordinates of a chunk of parameters.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -43,3 +44,10 @@ class Numbers(NamedTuple):
             theta.mul_(1 - self.lr * self.weight_decay)
         is_one = isinstance(self.lr, float | int) and self.lr == 1  # a tensor would have to be waited for
         theta.add_(update if is_one else self.lr * update)
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off for a rule's own arithmetic: what somebody chose for the model is not meant for the rule."""
+    kind = device.type
+    is_on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if is_on else nullcontext()

@@ -133,8 +133,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return returned
 
     def nonfinite_gradients(self) -> dict[str, int]:
-        """Return at how many steps a parameter's gradient was nan or infinite, by the names of those parameters."""
-        return self._flats.nonfinite_gradients()
+        """Return at how many steps whose gradient was nan or infinite: by name, or "NAME (group 1)" if two share it."""
+        return self._flats.nonfinite_gradients(self.param_groups)
 
     # A rule gains no speed from being traced into a model's graph. torch's optimizers use this name, which imports no
     # compiler before there is one; `torch.compiler.disable` imports it at once.
@@ -145,7 +145,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._look(known, moved)
         after = []
         for group, own in zip(self.param_groups, moved, strict=True):
-            if knowledge.only_shows(group, self.rules, known):
+            if knowledge.only_shows(group, self.param_groups, self.rules, known):
                 continue
             horizon = math.inf if group["horizon"] is None else group["horizon"]
             told = Told(math.nan if known is None else known, group["step"], horizon)
