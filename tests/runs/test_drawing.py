@@ -226,7 +226,7 @@ def test_what_has_no_effect_beside_runs_is_refused(word) -> None:
 @pytest.mark.parametrize(
     ("words", "rewritten"),
     [
-        (["runs=[a]", "-m"], ["runs=[a]", "name=runs", "-m"]),
+        (["runs=[a]", "-m"], ["-m", "runs=[a]", "name=runs"]),
         (["name=x", "runs=[a]"], ["name=x", "runs=[a]"]),
         (["seed=1"], ["seed=1"]),
     ],

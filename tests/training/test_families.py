@@ -656,6 +656,34 @@ def test_a_warm_start_on_other_families_forgets_what_was_best(tmp_path: Path, da
     assert module.state.best is not None
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "kept"),
+    [
+        ({}, {}, True),
+        ({}, {"optimizee": Quadratic(9)}, False),
+        ({}, {"seed": 1}, False),
+        ({}, {"validation_tasks": 9}, False),
+        ({"families": {"a": Family(Quadratic(2))}}, {"families": {"a": Family(Quadratic(9))}}, False),
+    ],
+)
+def test_a_warm_start_on_other_problems_of_the_same_name_forgets_what_was_best(
+    tmp_path: Path, before: dict[str, Any], now: dict[str, Any], kept: bool
+) -> None:
+    """The best loss of the first run is set so low that the second one comes to none as low."""
+    from l2o.runs.checkpoints import Checkpoints
+
+    class Low(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, module: MetaLearner) -> None:
+            module.state.best_loss = 1e-9
+
+    trainer(1, Low(), Checkpoints(str(tmp_path))).fit(learner(**before))
+    module = learner(**now, warm_start=str(tmp_path / "warm_start.ckpt"))
+    run = trainer(2)
+    run.fit(module)
+    assert (module.best_loss == 1e-9) == kept
+    assert kept or module.best_loss == pytest.approx(run.callback_metrics["val/best_final_loss"].item(), rel=1e-6)
+
+
 @pytest.mark.parametrize(("before", "now"), [(None, [8]), ([3, 5], [3, 7])])
 def test_a_warm_start_with_other_horizons_of_its_validations_forgets_what_was_best(
     tmp_path: Path, before: list[int] | None, now: list[int]

@@ -77,6 +77,8 @@ class Selection:
         are φ's own.
         """
         own = self._evaluate(rule, strategy)
+        if keep:
+            state.measured([result.initial for result in own.by_name.values()] or [own.overall.initial])
         better = state.saw(own.overall, rule) if keep else False
         values, best = {}, own.overall
         if average is not None and average.phi is not None:

@@ -6,7 +6,7 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,11 @@ from l2o.training.validation import Validation
 
 warn = rank_zero_only(logging.getLogger(__name__).warning)
 
-FOUND = ("best_loss", "best_phi", "initial_loss", "measured_on", "horizons")
+FOUND = ("best_loss", "best_phi", "initial_loss", "initial_losses", "measured_on", "horizons")
 """What validation has found. Spawned ranks hand these back to the process that waits for them."""
+
+SAME = 1e-4
+"""By how much, relative to each other, losses at θ_0 of the same problems may differ: devices and ranks round."""
 
 COUNTED = (
     "windows",
@@ -77,11 +80,23 @@ class TrainingState:
     """φ by name at `best_loss`; None where no validation has come to a finite loss."""
     initial_loss: float = math.inf
     """The loss at θ_0 on validation problems."""
+    initial_losses: tuple[float, ...] = ()
+    """The same for each name of `measured_on`; empty before the first validation."""
 
     @property
     def best(self) -> float | None:
         """The lowest final loss on validation problems, or None where no validation came to a finite one."""
         return self.best_loss if self.best_phi is not None else None
+
+    def measured(self, initial_losses: Sequence[float]) -> None:
+        """Take note of the losses at θ_0 in a validation. Where they are those of other problems than before (another
+        optimizee, other data, another seed or number of tasks), what was the best φ counts no more."""
+        pairs = zip(self.initial_losses, initial_losses, strict=False)
+        finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
+        if self.best is not None and not all(math.isclose(*pair, rel_tol=SAME) for pair in finite):
+            warn("φ is validated on other problems than before: the best φ of those counts no more")
+            self.best_loss, self.best_phi = math.inf, None
+        self.initial_losses = tuple(initial_losses)
 
     def saw(self, validation: Validation, rule: UpdateRule) -> bool:
         """Take note of a validation of the rule's φ, and keep φ if it is the best so far, which is returned."""
@@ -120,7 +135,7 @@ class TrainingState:
 
     def found(self) -> dict[str, Any]:
         """Return what validation has found."""
-        lists = {"measured_on": list(self.measured_on), "horizons": list(self.horizons)}
+        lists = {name: list(getattr(self, name)) for name in ("measured_on", "horizons", "initial_losses")}
         return {name: getattr(self, name) for name in FOUND} | lists
 
     def load_found(self, saved: Mapping[str, Any]) -> None:
@@ -132,6 +147,8 @@ class TrainingState:
         same_steps = tuple(saved.get("horizons", self.horizons)) == self.horizons
         if same_steps and tuple(saved.get("measured_on", (ALONE,))) == self.measured_on:
             self.best_loss, self.initial_loss = saved["best_loss"], saved["initial_loss"]
+            alone = (self.initial_loss,) if self.measured_on == (ALONE,) else ()  # of an older checkpoint
+            self.initial_losses = tuple(saved.get("initial_losses", alone))
             self.best_phi = saved["best_phi"] if math.isfinite(self.best_loss) else None
 
 

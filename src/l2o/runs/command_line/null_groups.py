@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
+from hydra._internal.utils import get_args_parser
+
 
 def leave_out_null_groups(conf: Path) -> None:
     """Rewrite what Hydra refuses to what it means.
@@ -11,8 +13,11 @@ def leave_out_null_groups(conf: Path) -> None:
     instead of that of the default experiment, with which finished runs need not have to do anything. `conf` is the
     folder of the configs. Hydra's word for leaving a group out is `~GROUP`, which it refuses in turn where the group is
     left out by default. Its word for a key that may be new is `++KEY=VALUE`.
+
+    Options such as `-m` and `--config-dir FOLDER` may stand anywhere. They go to the front: Hydra refuses overrides
+    that stand after an option if others stand before it.
     """
-    words = sys.argv[1:]
+    words = _options_first(sys.argv[1:])
     left_out = _left_out(conf)
     is_named = any(word.startswith("name=") for word in words)
     rewritten = []
@@ -25,6 +30,11 @@ def leave_out_null_groups(conf: Path) -> None:
         if group == "runs" and not is_named:
             rewritten.append("name=runs")
     sys.argv[1:] = rewritten
+
+
+def _options_first(words: list[str]) -> list[str]:
+    overrides: list[str] = get_args_parser().parse_known_intermixed_args(words)[0].overrides
+    return [word for word in words if word not in overrides] + overrides
 
 
 def _names_a_learned_rule(word: str) -> bool:
