@@ -16,13 +16,11 @@ namespace {
 
 constexpr int64_t ROWS = 4;  // of a tile of sums, which is up to 4 vectors wide
 
-template <class T> struct Workspace {
-    std::vector<Buffer<T>> buffer;
-    Vec<T>* of(int64_t vectors) {
-        if (buffer.empty() || buffer[0].vectors < vectors) buffer.clear(), buffer.emplace_back(vectors);
-        return buffer[0].data;
-    }
-};
+template <class T> int64_t padded_width(int64_t n) { return (n + LANES<T> - 1) / LANES<T>; }  // in vectors
+
+template <class T> int64_t workspace(int64_t rows, int64_t columns) {  // of a matrix, in vectors
+    return 2 * (rows + columns) * padded_width<T>(std::min(rows, columns));
+}
 
 // to[i] += sum_k a[i * row + k * column] b[k] for `rows` rows i, with rows of `width` vectors, WIDTH of them at a time.
 template <class T, int WIDTH, int COUNT>
@@ -57,9 +55,9 @@ template <class T> T norm(const Vec<T>* x, int64_t vectors) {
     return std::sqrt(total<T>(sum));
 }
 
-template <class T> void orthogonalise(T* x, int64_t rows, int64_t columns, int64_t iterations, const double* abc, Workspace<T>& work) {
+template <class T> void orthogonalise(T* x, int64_t rows, int64_t columns, int64_t iterations, const double* abc, Vec<T>* z) {
     const int64_t size = rows * columns, r = std::min(rows, columns), c = std::max(rows, columns);
-    const int64_t width = (r + LANES<T> - 1) / LANES<T>, padded = width * LANES<T>, vectors = c * width;
+    const int64_t width = padded_width<T>(r), padded = width * LANES<T>, vectors = c * width;
     T peak = 0, bad = 0;
     for (int64_t i = 0; i < size; ++i) peak = std::max(peak, std::abs(x[i])), bad += x[i] * 0;
     if (bad != 0) {  // as every number of the products would become
@@ -67,7 +65,6 @@ template <class T> void orthogonalise(T* x, int64_t rows, int64_t columns, int64
         return;
     }
     if (peak == 0) return;
-    Vec<T>* z = work.of(2 * vectors + 2 * r * width);
     Vec<T> *next = z + vectors, *const gram = next + vectors, *const powers = gram + r * width;
     std::fill_n(z, vectors, Vec<T>{});
     const int64_t by_row = rows <= columns ? 1 : padded, by_column = rows <= columns ? padded : 1;
@@ -95,10 +92,13 @@ template <class T> void orthogonalise(T* x, int64_t rows, int64_t columns, int64
 template <class T>
 int orthogonalise_all(int64_t B, int64_t P, int64_t count, const int64_t* matrices, int64_t iterations, const double* abc, int64_t threads, T* x) {
     try {
-        std::vector<Workspace<T>> work(std::max<int64_t>(1, threads));
-        parallel(B * count, threads, work, [&](int64_t job, Workspace<T>& own) {
+        int64_t largest = 0;
+        for (int64_t i = 0; i < count; ++i) largest = std::max(largest, workspace<T>(matrices[3 * i + 1], matrices[3 * i + 2]));
+        std::vector<Buffer<T>> work;  // made here: an exception in a thread of the pool would end the process
+        while (int64_t(work.size()) < std::max<int64_t>(1, std::min(threads, B * count))) work.emplace_back(largest);
+        parallel(B * count, threads, work, [&](int64_t job, Buffer<T>& own) {
             const int64_t* matrix = matrices + job % count * 3;
-            orthogonalise<T>(x + job / count * P + matrix[0], matrix[1], matrix[2], iterations, abc, own);
+            orthogonalise<T>(x + job / count * P + matrix[0], matrix[1], matrix[2], iterations, abc, own.data);
         });
         return 0;
     } catch (const std::bad_alloc&) {
