@@ -291,6 +291,45 @@ def test_the_kernel_overwrites_a_state_only_where_it_is_donated():
     assert reused["momenta"].data_ptr() == state["momenta"].data_ptr()
 
 
+@needs_kernel
+@torch.no_grad()
+def test_the_kernel_refuses_what_would_lead_it_beside_a_tensor():
+    rule = Hierarchical()
+    grads, theta, losses = data(LAYOUT, torch.float32, 1)
+    state, observed = rule.init_state(theta, LAYOUT), seen(grads[0], theta, 0, 20.0, losses[0])
+    wrong = [
+        (observed._replace(loss=losses[0, :1]), state, LAYOUT),
+        (observed._replace(theta=theta[:, :-1]), state, LAYOUT),
+        (observed, state | {"momenta": state["momenta"][..., :-1]}, LAYOUT),
+        (observed, state | {"step": state["step"][:1]}, LAYOUT),
+        (observed, state, Layout({"longer": (LAYOUT.size + 1,)})),
+    ]
+    for given in wrong:
+        with pytest.raises(ValueError, match="must have the shape"):
+            rule(*given)
+    too_few = {"mlp.weight_1": torch.ones(B - 1, 8, 8)}
+    with with_phi(rule, too_few), pytest.raises(ValueError, match="must have the shape"):
+        rule(observed, state, LAYOUT)
+    rule.momentum_decays = [0.5, 0.9, 0.99, 0.999]  # φ and the state are for three
+    with pytest.raises(ValueError, match="must have the shape"):
+        rule(observed, state, LAYOUT)
+
+
+@needs_kernel
+@pytest.mark.parametrize("names", [(), ("mlp.bias_0",), ("tensor_mlp.weight_2", "mlp.weight_2")])
+@torch.no_grad()
+def test_the_kernel_takes_views_and_no_tasks_and_phi_of_which_a_part_is_each_task_s_own(monkeypatch, names):
+    rule, tasks = noisy(Hierarchical(), torch.float64), B
+    noise = {name: p + 0.1 * torch.randn(B, *p.shape) for name, p in rule.named_parameters() if name in names}
+    grads, theta, losses = data(SHAPES)
+    grads = grads.mT.contiguous().mT
+    theta = theta[:1].expand(tasks, -1)
+    with with_phi(rule, {name: value.double() for name, value in noise.items()}):
+        assert_alike(both(monkeypatch, lambda: run(rule, grads, theta, losses, SHAPES)), 1e-10)
+    update, _ = run(rule, grads[:, :0], theta[:0], losses[:, :0], SHAPES)
+    assert update.shape == (K, 0, SHAPES.size)
+
+
 @needs_iteration
 @pytest.mark.parametrize("dtype, tolerance", PRECISIONS)
 @pytest.mark.parametrize("shape", [(2, 2), (3, 17), (33, 5), (16, 16), (20, 70), (65, 40), (2, 3, 4, 5)])

@@ -37,7 +37,7 @@ class Places:
         self._numbers = {name: number for number, name in enumerate(layout.shapes)}
         self._buffer = self._row(params, layout) if scope is Scope.COORDINATE else None
         self._parts = [] if self._buffer is None else self._views(self._buffer, layout)
-        self._kept: dict[tuple[int, int], tuple[Tensor, list[Tensor]]] = {}  # the rows of small chunks, by their spans
+        self._kept: dict[tuple[int, int, int], tuple[Tensor, list[Tensor]]] = {}  # the rows of small chunks
 
     def all(self, params: list[Tensor]) -> Tensor:
         """Give a copy of all parameters (1, P)."""
@@ -73,13 +73,13 @@ class Places:
 
     def _of(self, cut: Cut, params: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Give a row (1, G) for a chunk, and the views of its parameters; the same at every step for a small one."""
-        span = cut.coordinates.start, cut.coordinates.stop
-        if span in self._kept:
-            return self._kept[span]
+        key = cut.coordinates.start, cut.coordinates.stop, len(params)  # an empty parameter makes no span longer
+        if key in self._kept:
+            return self._kept[key]
         row = self._row(params, cut.layout)
         found = row, self._views(row, cut.layout)
         if cut.layout.size <= 2 * ALONE:
-            self._kept[span] = found
+            self._kept[key] = found
         return found
 
     def _row(self, params: list[Tensor], layout: Layout) -> Tensor:

@@ -182,7 +182,8 @@ template <class T> int step(const Sizes& s, int64_t threads, const Settings& set
         const int64_t* ends = static_cast<const int64_t*>(given[0]);
         const std::vector<Job> jobs = jobs_of(s.B, s.K, ends);
         std::vector<T> correct((s.M + 1) * s.B * s.K), means(s.B * s.K * (2 * s.M + 2));
-        std::vector<std::vector<T>> work(threads);
+        std::vector<std::vector<T>> work(threads, std::vector<T>(s.workspace()));  // not made in a thread of the pool, where
+                                                                                  // an exception would end the process
         Found<T> found(s);
         corrections(s, read[4], tensors, correct.data());
         const Given<T> before{ends, read[0], read[1], read[2], read[3], s.plane, read[4], correct.data()};

@@ -17,6 +17,7 @@ constexpr int64_t FROM_TIME = 4, FROM_LOSS = 3, FROM_SHAPE = 4, LOSSES = 4;
 struct Sizes {
     int64_t B, P, K, M, H, T, W, many;
     int64_t plane, new_plane;  // how many numbers a momentum lies from the next one, before the step and after it
+    int64_t workspace() const { return features() + 2 * T + 1 + W; }  // of a thread, for the networks of tensors
     int64_t features() const { return 2 * M + 2 + FROM_SHAPE + FROM_TIME + FROM_LOSS; }
     int64_t own(int64_t b) const { return many ? b : 0; }  // whose networks serve a task
 };
@@ -101,7 +102,6 @@ template <class T>
 void of_tensors(const Sizes& s, const Settings& set, const Tensors<T>& in, const Phi<T>& phi, const T* means, int64_t b,
                 std::vector<T>& work, Found<T>& to) {
     const int64_t M = s.M, F = s.features(), S = 2 * M + 1, columns = M + 2 + s.W, n = s.own(b);
-    work.resize(F + 2 * s.T + 1 + s.W);
     T *const x = work.data(), *const h = x + F, *const next = h + s.T, *const out = next + s.T;
     T* const time = x + S + 1 + FROM_SHAPE;
     const T now = of_time(set, in.time[b], in.horizon[b], time);

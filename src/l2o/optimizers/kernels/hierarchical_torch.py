@@ -18,7 +18,12 @@ from l2o.optimizers.mlp import linear
 def remember(
     seen: Observation, memory: Memory, layout: Layout, decays: tuple[float, ...], correct: Tensor
 ) -> tuple[Memory, Tensor]:
-    """Take up a gradient. See `l2o.optimizers.kernels.hierarchical.Kernel`."""
+    """Take up a gradient; give the new memory, and means over each tensor (2M + 2, B, K).
+
+    `decays` are those of the M momenta, then that of the square; `correct` (M + 1, B, K) corrects each for its start
+    at 0. The means are of ∇², of the momenta's squares, of the products of neighbours (∇ is the first momentum's), all
+    of them over √v̂ + ε, and of θ².
+    """
     momenta = mixed(constant(decays[:-1], seen.grad), memory.momenta, seen.grad)
     square = torch.addcmul(decays[-1] * memory.square, seen.grad, seen.grad, value=1 - decays[-1])
     memory = Memory(momenta, square)
@@ -37,7 +42,12 @@ def direction(
     bias: Tensor,
     scale: Tensor,
 ) -> Tensor:
-    """Give g (B, P). See `l2o.optimizers.kernels.hierarchical.Kernel`."""
+    """Give g (B, P), of root mean square `scale` (B, K) in every tensor.
+
+    The inputs of the network are ∇ and the momenta over √v̂ + ε, and θ times `theta_scale` (B, K). `weights` are W_0
+    (H, M + 2), W_1 (H, H), b_1 (H,), w_2 (1, H), b_2 (1,), each with a leading axis of tasks or without; the first
+    layer's bias (H, B, K) is a tensor's own.
+    """
     first, *rest = weights
     planes = _normalised(seen, memory, layout, correct)
     theta = (seen.theta * layout.spread(theta_scale))[None]

@@ -23,13 +23,12 @@ constexpr int64_t FEW = 3;       // for so many iterations: after more, rounding
 struct Range { int64_t start, stop; };
 struct Nothing {};
 
-template <class T> struct Workspace {
-    std::vector<Buffer<T>> buffer;
-    Vec<T>* of(int64_t vectors) {
-        if (buffer.empty() || buffer[0].vectors < vectors) buffer.clear(), buffer.emplace_back(vectors);
-        return buffer[0].data;
-    }
-};
+template <class T> int64_t width_of(int64_t rows, int64_t columns) {  // of a row of Z, in vectors
+    return (std::min(rows, columns) + LANES<T> - 1) / LANES<T>;
+}
+template <class T> int64_t workspace(int64_t rows, int64_t columns) {  // of a matrix, in vectors
+    return (2 * std::max(rows, columns) + 5 * std::min(rows, columns)) * width_of<T>(rows, columns);
+}
 
 // to[i] += sum_k a[i * row + k * column] b[k] for `rows` rows i, with rows of `width` vectors, WIDTH of them at a time.
 template <class T, int WIDTH, int COUNT>
@@ -145,10 +144,9 @@ template <class T> struct Iteration {  // of one matrix X of r rows and c column
 };
 
 template <class T>
-void orthogonalise(T* x, int64_t rows, int64_t columns, int64_t iterations, const double* abc, int64_t threads, Workspace<T>& work) {
+void orthogonalise(T* x, int64_t rows, int64_t columns, int64_t iterations, const double* abc, int64_t threads, Vec<T>* z) {
     const int64_t r = std::min(rows, columns), c = std::max(rows, columns);
-    const int64_t width = (r + LANES<T> - 1) / LANES<T>, padded = width * LANES<T>, vectors = c * width;
-    Vec<T>* z = work.of(2 * vectors + 5 * r * width);
+    const int64_t width = width_of<T>(rows, columns), padded = width * LANES<T>, vectors = c * width;
     Vec<T>*next = z + vectors, *const room = next + vectors;
     std::fill_n(z, vectors, Vec<T>{});
     const int64_t by_row = rows <= columns ? 1 : padded, by_column = rows <= columns ? padded : 1;
@@ -186,17 +184,20 @@ int orthogonalise_all(int64_t B, int64_t P, int64_t count, const int64_t* matric
                       int64_t apart, T* x) {
     try {
         threads = std::max<int64_t>(1, threads);
-        std::vector<Workspace<T>> work(threads);
-        const auto one = [&](int64_t job, int64_t team, Workspace<T>& own) {
+        int64_t most = 0;
+        for (int64_t i = 0; i < count; ++i) most = std::max(most, workspace<T>(matrices[3 * i + 1], matrices[3 * i + 2]));
+        std::vector<Buffer<T>> work;  // made here: an exception in a thread of the pool would end the process
+        while (int64_t(work.size()) < (apart ? 1 : std::max<int64_t>(1, std::min(threads, B * count)))) work.emplace_back(most);
+        const auto one = [&](int64_t job, int64_t team, Buffer<T>& own) {
             const int64_t* matrix = matrices + job % count * 3;
-            orthogonalise<T>(x + job / count * P + matrix[0], matrix[1], matrix[2], iterations, abc, team, own);
+            orthogonalise<T>(x + job / count * P + matrix[0], matrix[1], matrix[2], iterations, abc, team, own.data);
         };
         if (apart)
             for (int64_t job = 0; job < B * count; ++job) {
                 const WithoutSubnormals here;
                 one(job, threads, work[0]);
             }
-        else parallel(B * count, threads, work, [&](int64_t job, Workspace<T>& own) { one(job, 1, own); });
+        else parallel(B * count, threads, work, [&](int64_t job, Buffer<T>& own) { one(job, 1, own); });
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;
