@@ -12,6 +12,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Transformer(nn.Module):
 
 def perceptron(*sizes: int) -> nn.Module:
     """A network of linear layers with ReLU between them."""
-    layers = [nn.Linear(inputs, outputs) for inputs, outputs in zip(sizes, sizes[1:], strict=False)]
+    layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes)]
     return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
 
 
