@@ -5,6 +5,7 @@ import json
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -237,9 +238,30 @@ def test_a_rule_of_mixed_dtypes_computes_in_the_widest():
     assert torch.equal(mixed, wide)
 
 
+def test_numbers_of_numpy_and_whole_floats_count_as_python_s_own(tmp_path):
+    given = {
+        "lr": np.float32(0.5),
+        "weight_decay": np.float64(0.25),
+        "horizon": np.ceil(4.5),
+        "chunk_size": np.int64(8),
+    }
+    wanted = {"lr": 0.5, "weight_decay": 0.25, "horizon": 5, "chunk_size": 8}
+    optimizer = LearnedOptimizer([param(1.0)], SGD(0.1), **given)
+    optimizer.add_param_group({"params": [param(2.0)], "lr": np.int64(2), "horizon": 7.0})
+    first, second = optimizer.param_groups
+    for name, value in wanted.items():
+        assert first[name] == value and type(first[name]) is type(value)
+    assert (second["lr"], second["horizon"]) == (2.0, 7) and type(second["lr"]) is float
+    torch.save(optimizer.state_dict(), tmp_path / "state.pt")
+    torch.load(tmp_path / "state.pt", weights_only=True)
+
+
 @pytest.mark.parametrize(
     ("parameters", "arguments", "says"),
     [
+        (lambda: [param(1.0)], {"horizon": np.float64(2.5)}, r"a whole number from 1 on, got np.float64\(2.5\)"),
+        (lambda: [param(1.0)], {"horizon": torch.inf}, "a whole number from 1 on, got inf"),
+        (lambda: [param(1.0)], {"lr": np.float32(-0.5)}, "lr and weight_decay must be >= 0 and finite, got -0.5"),
         (lambda: [param(1.0)], {"rule": LSTM(hidden_size=2).to("meta")}, "on the device 'meta'"),
         (lambda: nn.LazyLinear(3).parameters(), {}, "'0' has no shape yet: run the model once"),
         (lambda: [("w", param(1.0)), ("w", param(2.0))], {}, "two parameters of a group are called 'w'"),

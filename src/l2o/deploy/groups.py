@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +66,8 @@ def check(group: Group, rules: list[UpdateRule]) -> None:
         raise ValueError(
             "the rule's weights are on the device 'meta', which holds no numbers: load it with from_pretrained"
         )
+    group.update({name: _plain(group[name], whole=False) for name in ("lr", "weight_decay")})
+    group.update({name: _plain(group[name], whole=True) for name in ("horizon", "chunk_size")})
     if not all(map(_is_rate, (group["lr"], group["weight_decay"]))):
         raise ValueError(
             f"lr and weight_decay must be >= 0 and finite, got {group['lr']!r} and {group['weight_decay']!r}"
@@ -102,7 +105,9 @@ def refuse_idle_patterns(groups: Sequence[Group], rules: list[UpdateRule]) -> No
 def _check_knowledge(rule: UpdateRule, group: Group) -> None:
     horizon = group["horizon"]
     if horizon is not None and not _is_count(horizon):
-        raise ValueError(f"horizon is the number of steps that the training will take, at least 1, got {horizon!r}")
+        raise ValueError(
+            f"horizon is the number of steps that the training will take, a whole number from 1 on, got {horizon!r}"
+        )
     if horizon is None and "horizon" in rule.needs:
         raise ValueError(
             f"{type(rule).__name__} must know how many steps the training will take: "
@@ -110,6 +115,19 @@ def _check_knowledge(rule: UpdateRule, group: Group) -> None:
         )
     if group["axes"] not in ("torch", "as_given"):
         raise ValueError(f"axes must be torch or as_given, got {group['axes']!r}")
+
+
+def _plain(value: Any, whole: bool) -> Any:
+    """Return a number as Python's own, whoever made it, so that files hold plain values; what is none as it is.
+
+    A whole number may come as a float, as `np.ceil` gives it.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        return value
+    if whole:
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return value if type(value) in (int, float) else float(value)
 
 
 def _is_count(value: Any) -> bool:
