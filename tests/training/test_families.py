@@ -29,6 +29,8 @@ from l2o.training.horizons import LogUniform, Progress, Uniform
 from l2o.training.learner import MetaLearner
 from l2o.training.safeguards import Diverged
 from l2o.training.slots import Slot, slots_of
+from l2o.training.training_state import TrainingState
+from l2o.training.validation import Validation
 from l2o.unroll import start_episode
 
 WINDOW = 4
@@ -682,6 +684,20 @@ def test_a_warm_start_on_other_problems_of_the_same_name_forgets_what_was_best(
     run.fit(module)
     assert (module.best_loss == 1e-9) == kept
     assert kept or module.best_loss == pytest.approx(run.callback_metrics["val/best_final_loss"].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("initial", "kept"), [(1.01, True), (1.0, False)])
+def test_only_a_file_may_be_of_other_problems(initial: float, kept: bool) -> None:
+    """Within a run the problems stay, and losses at θ_0 that are not repeatable forget nothing."""
+    state, resumed = TrainingState(), TrainingState()
+    for found in (1.0, 1.01):
+        state.measured([found])
+        state.saw(Validation(0.5 * found, found, 0.7), LSTM(hidden_size=2))
+    assert state.best == 0.5
+    resumed.load_found(state.found())
+    for found in (initial, 1.02):
+        resumed.measured([found])
+        assert resumed.best == (0.5 if kept else None)
 
 
 @pytest.mark.parametrize(("before", "now"), [(None, [8]), ([3, 5], [3, 7])])

@@ -82,6 +82,8 @@ class TrainingState:
     """The loss at θ_0 on validation problems."""
     initial_losses: tuple[float, ...] = ()
     """The same for each name of `measured_on`; empty before the first validation."""
+    is_taken_over: bool = False
+    """Whether what was found comes from a file, and no validation has shown yet that its problems are this run's."""
 
     @property
     def best(self) -> float | None:
@@ -89,11 +91,14 @@ class TrainingState:
         return self.best_loss if self.best_phi is not None else None
 
     def measured(self, initial_losses: Sequence[float]) -> None:
-        """Take note of the losses at θ_0 in a validation. Where they are those of other problems than before (another
-        optimizee, other data, another seed or number of tasks), what was the best φ counts no more."""
+        """Take note of the losses at θ_0 in a validation. Where they are those of other problems than those of the file
+        that the run goes on from (another optimizee, other data, another seed or number of tasks), what was the best φ
+        counts no more. Within a run the problems stay, however exactly their losses are computed."""
         pairs = zip(self.initial_losses, initial_losses, strict=False)
         finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
-        if self.best is not None and not all(math.isclose(*pair, rel_tol=SAME) for pair in finite):
+        same = not self.is_taken_over or all(math.isclose(*pair, rel_tol=SAME) for pair in finite)
+        self.is_taken_over = False
+        if self.best is not None and not same:
             warn("φ is validated on other problems than before: the best φ of those counts no more")
             self.best_loss, self.best_phi = math.inf, None
         self.initial_losses = tuple(initial_losses)
@@ -150,6 +155,7 @@ class TrainingState:
             alone = (self.initial_loss,) if self.measured_on == (ALONE,) else ()  # of an older checkpoint
             self.initial_losses = tuple(saved.get("initial_losses", alone))
             self.best_phi = saved["best_phi"] if math.isfinite(self.best_loss) else None
+            self.is_taken_over = True
 
 
 def phi_of(rule: UpdateRule) -> dict[str, Tensor]:

@@ -32,9 +32,15 @@ def leave_out_null_groups(conf: Path) -> None:
     sys.argv[1:] = rewritten
 
 
+class _Word(str):
+    """A word of its own, whatever other words are equal to it: the value of an option may be one that is overridden."""
+
+
 def _options_first(words: list[str]) -> list[str]:
-    overrides: list[str] = get_args_parser().parse_known_intermixed_args(words)[0].overrides
-    return [word for word in words if word not in overrides] + overrides
+    own = [_Word(word) for word in words]
+    overrides: list[str] = get_args_parser().parse_known_intermixed_args(own)[0].overrides
+    taken = {*map(id, overrides)}
+    return [*map(str, [word for word in own if id(word) not in taken] + overrides)]  # plain ones, for other processes
 
 
 def _names_a_learned_rule(word: str) -> bool:
