@@ -24,4 +24,4 @@ def test_the_figure_shows_gradients_above_updates(tmp_path, monkeypatch):
         assert above[n].lines[0].get_ydata().tolist() == shown.gradients[:, n].tolist()
         for line, values in zip(below[n].lines, updates.values(), strict=False):  # then the axis
             assert line.get_ydata().tolist() == values[:, n].tolist()
-    assert [text.get_text() for text in below[1].get_legend().get_texts()] == list(updates)
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == list(updates)

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from l2o.evaluation.diagnostics import Diagnosis
+from l2o.figures.lines import legend
 from l2o.figures.palette import GRID, readable, series
 
 MARKERS = "osD^vPX*"
@@ -40,7 +41,7 @@ def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "")
         bias.set(xscale="log")
     for axes in (signal, bias):
         axes.grid(**GRID)
-    signal.legend(fontsize="small")
+    legend(signal)
     figure.suptitle(title)
     figure.savefig(path, dpi=160)
     return Path(path)

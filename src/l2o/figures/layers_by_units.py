@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
-from l2o.figures.lines import label_plainly
+from l2o.figures.lines import label_plainly, legend
 from l2o.figures.palette import GREY, GRID, readable, styles
 
 
@@ -61,7 +61,7 @@ def plot_grid(points: Sequence[Point], path: str | Path, trained: tuple[int, int
             axes.axhline(marked[0].losses[learned[0]], color=GREY, linewidth=0.9)
     panels[0].set_ylabel("Final loss")
     label_plainly(panels[0])
-    panels[-1].legend(frameon=True, fontsize="small")
+    legend(panels[0])
     figure.savefig(path, dpi=160)
     return Path(path)
 

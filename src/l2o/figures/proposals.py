@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from l2o.evaluation.proposals import Proposals
+from l2o.figures.lines import legend
 from l2o.figures.palette import GREY, readable, styles
 
 
@@ -32,7 +33,7 @@ def plot_proposals(shown: Proposals, path: str | Path, title: str = "") -> Path:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
     grid[0, 0].set_ylabel("Gradient")
     grid[1, 0].set_ylabel("Proposed update")
-    grid[1, -1].legend(frameon=True, fontsize="small")
+    legend(grid[1, 0])
     figure.suptitle(title)
     figure.savefig(path, dpi=160)
     return Path(path)

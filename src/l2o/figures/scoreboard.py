@@ -12,6 +12,7 @@ from l2o.evaluation.scoreboard import REFERENCE, Entry, Scoreboard
 from l2o.evaluation.scoreboard_page import page as page_of
 from l2o.evaluation.scores import interquartile_mean, profile
 from l2o.evaluation.standings import COLUMNS
+from l2o.figures.lines import legend
 from l2o.figures.palette import GREY, GRID, readable, styles
 from l2o.files import write_text
 
@@ -46,9 +47,8 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
         axes.set(title=f"{title} ({count} tasks × horizons)", xlabel=f"Final loss relative to tuned {REFERENCE}")
     panels[0].set_ylabel("Share of runs")
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
-    handles, labels = panels[0].get_legend_handles_labels()
     figure.suptitle(f"Suite {board.suite}: runs that end with at most so many times tuned {REFERENCE}'s loss")
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize="small", frameon=False)
+    legend(panels[0])
     figure.savefig(path, dpi=160)
     return Path(path)
 
