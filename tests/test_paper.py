@@ -229,7 +229,8 @@ def test_what_is_running_ends_with_it(tmp_path, number):
         "time.sleep(60)\n"
     )
     program = (
-        "import runpy, sys\n"
+        "import runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where the tests run in the background
         f"settings = runpy.run_path({str(ROOT / 'benchmarks/paper.py')!r})\n"
         "main = settings['main'].__globals__\n"
         f"main['RUNS'] = {{'a': {str(tmp_path / 'part.py')!r}, 'b': {str(tmp_path / 'part.py')!r}}}\n"
