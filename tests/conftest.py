@@ -14,6 +14,8 @@ import torch
 if not torch.cuda.is_available():  # before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from programs import Server, server
+
 from l2o.data import Dataset
 from l2o.optimizers.kernels import lstm_cpp
 
@@ -22,6 +24,13 @@ from l2o.optimizers.kernels import lstm_cpp
 def one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def programs() -> Iterator[Server]:
+    """What starts programs: one process for all tests, because it takes long to import what a program needs."""
+    with server() as running:
+        yield running
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import Run, Server, server
+from programs import Run, Server
 from torch import Tensor
 
 from l2o.deploy.export import read_checkpoint
@@ -35,12 +35,6 @@ FAMILIES = (
 )
 RANKS = pytest.mark.parametrize("ranks", [ONE, TWO], ids=["one", "two"])
 STOPPED = 75
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Server]:
-    with server() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -4,22 +4,15 @@ import json
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import Run, Server, server
+from programs import Run, Server
 
 from l2o.deploy.export import read_checkpoint
 
 OLDER = Path(__file__).parents[1] / "golden/before_folders/last.ckpt"
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Server]:
-    with server() as running:
-        yield running
 
 
 def card(folder: Path) -> dict[str, Any]:

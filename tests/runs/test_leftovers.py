@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from programs import ROOT, server
+from programs import ROOT
 
 from l2o.runs import leftovers
 from l2o.runs.leftovers import nothing_left_if_refused, remember_what_is_there
@@ -121,16 +121,15 @@ REFUSED = [
 
 
 @pytest.mark.slow
-def test_a_refused_command_leaves_nothing(tmp_path):
+def test_a_refused_command_leaves_nothing(tmp_path, programs):
     folders = [tmp_path / str(number) for number in range(len(REFUSED))]
-    with server() as programs:
-        runs = []
-        for folder, (program, words, _) in zip(folders, REFUSED, strict=True):
-            folder.mkdir()
-            runs.append(programs.script(program, folder, *words, "logger=csv"))
-        for folder, run, (_, words, message) in zip(folders, runs, REFUSED, strict=True):
-            assert run.wait() == 1, (words, run.output)
-            last = run.output.strip().splitlines()[-1]
-            assert last.startswith("error: ") and message in last, (words, run.output)
-            left = [path.name for path in folder.iterdir() if not path.name.startswith("output")]
-            assert left == [] and not (folder / "outputs").exists(), (words, left)
+    runs = []
+    for folder, (program, words, _) in zip(folders, REFUSED, strict=True):
+        folder.mkdir()
+        runs.append(programs.script(program, folder, *words, "logger=csv"))
+    for folder, run, (_, words, message) in zip(folders, runs, REFUSED, strict=True):
+        assert run.wait() == 1, (words, run.output)
+        last = run.output.strip().splitlines()[-1]
+        assert last.startswith("error: ") and message in last, (words, run.output)
+        left = [path.name for path in folder.iterdir() if not path.name.startswith("output")]
+        assert left == [] and not (folder / "outputs").exists(), (words, left)

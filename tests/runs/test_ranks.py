@@ -1,6 +1,5 @@
 """Several ranks: together they do what one process would."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
-from programs import ROOT, Server, server
+from programs import ROOT, Server
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Generator, Tensor
 from torch.testing import assert_close
@@ -48,12 +47,6 @@ class Joint(Optimizee):
 
     def _cat(self, batches: list[Batch]) -> Batch:
         return {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Server]:
-    with server() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-from programs import ROOT, server
+from programs import ROOT
 
 from l2o.evaluation import scoreboard_files
 from l2o.evaluation.cells import Cell, run_cells
@@ -264,20 +264,19 @@ def kept(cells: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, cells):
+def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, cells, programs):
     words = ["suite=tiny", "logger=csv", "scoreboard.rates_count=2", f"learned.LSTM={PRETRAINED / 'quadratic'}"]
     environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    with server() as programs:
-        run = programs.script("evaluate.py", tmp_path, *words, "hydra.run.dir=out", **environment)
-        while len(kept(cells)) < 4:
-            assert run.poll() is None, run.output
-            time.sleep(0.002)
-        run.kill()
-        run.wait()
-        before = len(kept(cells))
-        assert 0 < before < 90 and not (tmp_path / "out/scoreboard.json").exists()
-        again = programs.script("evaluate.py", tmp_path, *words, "hydra.run.dir=out", **environment)
-        assert again.wait() == 0, again.output
+    run = programs.script("evaluate.py", tmp_path, *words, "hydra.run.dir=out", **environment)
+    while len(kept(cells)) < 4:
+        assert run.poll() is None, run.output
+        time.sleep(0.002)
+    run.kill()
+    run.wait()
+    before = len(kept(cells))
+    assert 0 < before < 90 and not (tmp_path / "out/scoreboard.json").exists()
+    again = programs.script("evaluate.py", tmp_path, *words, "hydra.run.dir=out", **environment)
+    assert again.wait() == 0, again.output
     total = 2 * 3 * (3 + 2 * 6)  # tasks, seeds, scales and rates
     assert f"{before} runs are known from before, {total - before} are left" in again.output
     for name in ("scoreboard.json", "scoreboard.md", "profile.png"):
@@ -291,13 +290,12 @@ def test_a_run_that_is_killed_goes_on_where_it_was(tmp_path, cells):
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path):
+def test_two_processes_find_what_one_finds(tmp_path, programs):
     words = ["suite=tiny", "logger=csv", "scoreboard.rates_count=2", "scoreboard.cache=false"]
-    with server() as programs:
-        for workers in (1, 2):
-            words_of_run = [*words, f"workers={workers}", f"hydra.run.dir={workers}"]
-            run = programs.script("evaluate.py", tmp_path, *words_of_run)
-            assert run.wait() == 0, run.output
+    for workers in (1, 2):
+        words_of_run = [*words, f"workers={workers}", f"hydra.run.dir={workers}"]
+        run = programs.script("evaluate.py", tmp_path, *words_of_run)
+        assert run.wait() == 0, run.output
     one, two = (scoreboard_files.load(tmp_path / str(workers) / "scoreboard.json")[0] for workers in (1, 2))
     for key, found in one.outcomes.items():
         np.testing.assert_allclose(found.finals, two.outcomes[key].finals, rtol=1e-4)
@@ -323,13 +321,12 @@ REFUSED = [
 """Command lines that make no sense, and what their one line says."""
 
 
-def test_what_makes_no_sense_is_refused_in_one_line(tmp_path):
-    with server() as programs:
-        runs = [programs.script("evaluate.py", tmp_path, *words, "logger=csv") for words, _ in REFUSED]
-        for run, (words, message) in zip(runs, REFUSED, strict=True):
-            assert run.wait() == 1, (words, run.output)
-            last = run.output.strip().splitlines()[-1]
-            assert last.startswith("error: ") and message in last, (words, run.output)
+def test_what_makes_no_sense_is_refused_in_one_line(tmp_path, programs):
+    runs = [programs.script("evaluate.py", tmp_path, *words, "logger=csv") for words, _ in REFUSED]
+    for run, (words, message) in zip(runs, REFUSED, strict=True):
+        assert run.wait() == 1, (words, run.output)
+        last = run.output.strip().splitlines()[-1]
+        assert last.startswith("error: ") and message in last, (words, run.output)
 
 
 AT_ONCE = {
@@ -369,11 +366,10 @@ def test_a_wrong_value_is_named_before_anything_is_built(word: str, message: str
         suite_settings.refuse_suite_settings(config(word))
 
 
-def test_a_wrong_value_leaves_nothing_behind(tmp_path):
+def test_a_wrong_value_leaves_nothing_behind(tmp_path, programs):
     words = ["suite=tiny", "suite.tasks.digits.horizons=5", "logger=csv", "hydra.run.dir=out"]
-    with server() as programs:
-        run = programs.script("evaluate.py", tmp_path, *words)
-        assert run.wait() == 1 and run.output.strip().startswith("error: suite.tasks.digits.horizons"), run.output
+    run = programs.script("evaluate.py", tmp_path, *words)
+    assert run.wait() == 1 and run.output.strip().startswith("error: suite.tasks.digits.horizons"), run.output
     assert not (tmp_path / "out").exists()
 
 

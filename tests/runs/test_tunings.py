@@ -9,7 +9,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from programs import SMALL, server
+from programs import SMALL
 
 from l2o.evaluation import Evaluation
 from l2o.evaluation import evaluation as module
@@ -159,10 +159,9 @@ def test_every_optimizee_of_ours_can_be_kept():
 
 
 @pytest.mark.slow
-def test_the_jobs_of_a_grid_tune_once(tmp_path, cache):
+def test_the_jobs_of_a_grid_tune_once(tmp_path, cache, programs):
     words = ["-m", "learner.meta_optimizer.lr=1e-3,2e-3", "hydra.sweep.dir=grid", "evaluation.cache=true"]
-    with server() as programs:
-        run = programs.finish(tmp_path, *words, "trainer.max_epochs=1", XDG_CACHE_HOME=str(tmp_path / "cache"))
+    run = programs.finish(tmp_path, *words, "trainer.max_epochs=1", XDG_CACHE_HOME=str(tmp_path / "cache"))
     assert run.output.count("tuned before") == 4  # the second job's four baselines
     assert len(list(cache.glob("*.json"))) == 4
     rows = []

@@ -3,23 +3,17 @@
 import runpy
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import FEW_EVALUATIONS, ROOT, SMALL, Server, server
+from programs import FEW_EVALUATIONS, ROOT, SMALL, Server
 
 from l2o.runs.command_line.explanations import not_in_the_grammar
 from l2o.runs.command_line.nearest import nearest
 
 Refusal = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def programs() -> Iterator[Server]:
-    with server() as running:
-        yield running
 
 
 @pytest.fixture
