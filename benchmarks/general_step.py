@@ -107,12 +107,14 @@ def main() -> None:
             for _ in range(20):
                 training.step()
         rounds = [[training.step() for training in trainings] for _ in range(arguments.rounds)]
-        of = lambda who, what: 1e3 * statistics.median(one[who][what] for one in rounds)  # noqa: B023, E731
-        ratios = [statistics.median(one[1][what] / one[0][what] for one in rounds) for what in (0, 1)]
+        adam, general = (
+            [1e3 * statistics.median(times) for times in zip(*own, strict=True)] for own in zip(*rounds, strict=True)
+        )
+        ratios = [statistics.median(own[what] / base[what] for base, own in rounds) for what in (0, 1)]
         count = sum(parameter.numel() for parameter in model.parameters())
         print(
-            f"| {name} | {count} | {of(0, 0):.2f} | {of(1, 0):.2f} | {ratios[0]:.1f} | "
-            f"{of(0, 1):.2f} and {of(1, 1):.2f} | {ratios[1]:.2f} |",
+            f"| {name} | {count} | {adam[0]:.2f} | {general[0]:.2f} | {ratios[0]:.1f} | "
+            f"{adam[1]:.2f}, {general[1]:.2f} | {ratios[1]:.2f} |",
             flush=True,
         )
 

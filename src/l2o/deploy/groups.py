@@ -122,12 +122,12 @@ def _plain(value: Any, whole: bool) -> Any:
 
     A whole number may come as a float, as `np.ceil` gives it.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, Real) or type(value) in (bool, int):
         return value
+    number = float(value)
     if whole:
-        number = float(value)
         return int(number) if number.is_integer() else value
-    return value if type(value) in (int, float) else float(value)
+    return number
 
 
 def _is_count(value: Any) -> bool:

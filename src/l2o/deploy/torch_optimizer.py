@@ -133,7 +133,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return returned
 
     def nonfinite_gradients(self) -> dict[str, int]:
-        """Return at how many steps whose gradient was nan or infinite: by name, or "NAME (group 1)" if two share it."""
+        """Count gradients that were nan or infinite, by the parameter's name: "NAME (group 1)" where two share NAME."""
         return self._flats.nonfinite_gradients(self.param_groups)
 
     # A rule gains no speed from being traced into a model's graph. torch's optimizers use this name, which imports no

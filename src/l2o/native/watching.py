@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 is_transformed = torch._C._functorch.is_functorch_wrapped_tensor  # type: ignore[reportAttributeAccessIssue]
-"""Whether a transformation of `torch.func`, as vmap, stands behind a tensor."""
+"""Whether a transformation of `torch.func`, as vmap, stands behind a tensor. torch has no public name for it."""
 
 
 def is_watched(tensors: Sequence[Tensor]) -> bool:

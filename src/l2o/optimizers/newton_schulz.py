@@ -42,10 +42,10 @@ def orthogonalised(update: Tensor, layout: Layout, exempt: str | None, iteration
     A matrix is a parameter of two axes or more, with all but the last one taken together, in whose name the regular
     expression `exempt` is not found.
     """
-    small, groups = _matrices(layout, exempt, newton_schulz_cpp.serves(update))
-    if small:
+    served, groups = _matrices(layout, exempt, newton_schulz_cpp.serves(update))
+    if served:
         update = update.clone(memory_format=torch.contiguous_format)
-        newton_schulz_cpp.orthogonalise_(update, small, COEFFICIENTS, iterations)
+        newton_schulz_cpp.orthogonalise_(update, served, COEFFICIENTS, iterations)
     if not groups:
         return update
     parts = dict(layout.unravel(update))
@@ -73,13 +73,13 @@ def _matrices(
 ) -> tuple[tuple[Matrix, ...], list[tuple[tuple[int, int], list[str]]]]:
     """Give the matrices that the compiled kernel serves, and the names of all others by their numbers of rows and
     columns. With a single row nothing is to be done."""
-    small: list[Matrix] = []
+    served: list[Matrix] = []
     groups: dict[tuple[int, int], list[str]] = {}
     for name, shape in layout.shapes.items():
         if len(shape) > 1 and not (exempt is not None and re.search(exempt, name)):
             rows, columns = prod(shape[:-1]), shape[-1]
-            if min(rows, columns) > 1 and compiled and newton_schulz_cpp.is_small(rows, columns):
-                small.append((layout.slices[name].start, rows, columns))
+            if min(rows, columns) > 1 and compiled and newton_schulz_cpp.is_served(rows, columns):
+                served.append((layout.slices[name].start, rows, columns))
             elif min(rows, columns) > 1:
                 groups.setdefault((rows, columns), []).append(name)
-    return tuple(small), list(groups.items())
+    return tuple(served), list(groups.items())

@@ -30,7 +30,7 @@ template <class T> int64_t workspace(int64_t rows, int64_t columns) {  // of a m
     return (2 * std::max(rows, columns) + 5 * std::min(rows, columns)) * width_of<T>(rows, columns);
 }
 
-// to[i] += sum_k a[i * row + k * column] b[k] for `rows` rows i, with rows of `width` vectors, WIDTH of them at a time.
+// to[i] = sum_k a[i * row + k * column] b[k] for `rows` rows i, with rows of `width` vectors, WIDTH of them at a time.
 template <class T, int WIDTH, int COUNT>
 INLINE void tile(Vec<T>* to, int64_t width, const T* a, int64_t row, int64_t column, const Vec<T>* b, int64_t n) {
     Vec<T> sum[COUNT][WIDTH] = {};
@@ -96,7 +96,7 @@ template <class T> struct Iteration {  // of one matrix X of r rows and c column
     static const T* numbers(const Vec<T>* x) { return reinterpret_cast<const T*>(x); }
 
     // to = left right for r x r matrices, of which the left one is symmetric
-    void square(Vec<T>* to, const Vec<T>* left, const Vec<T>* right) const {
+    void times(Vec<T>* to, const Vec<T>* left, const Vec<T>* right) const {
         in_stripes(r, threads, [&](Range rows) { product<T>(to, rows, width, numbers(left), padded(), 1, right, r); });
     }
     // to = X X^T
@@ -108,9 +108,9 @@ template <class T> struct Iteration {  // of one matrix X of r rows and c column
         for (int64_t i = 0; i < r; ++i)
             for (int64_t j = 0; j < i; ++j) own[i * padded() + j] = own[j * padded() + i];
     }
-    // gram becomes A^2, then b A + c2 A^2, and a I more where `whole`
+    // to = b A + c2 A^2 for the matrix A = gram, and a I more where `whole`
     void polynomial(Vec<T>* to, const Vec<T>* gram, bool whole) const {
-        square(to, gram, gram);
+        times(to, gram, gram);
         for (int64_t v = 0; v < r * width; ++v) to[v] = b * gram[v] + c2 * to[v];
         for (int64_t i = 0; whole && i < r; ++i) reinterpret_cast<T*>(to)[i * padded() + i] += a;
     }
@@ -118,6 +118,7 @@ template <class T> struct Iteration {  // of one matrix X of r rows and c column
     void apply(Vec<T>* to, const Vec<T>* p, const Vec<T>* z, T add) const {
         in_stripes(c, threads, [&](Range rows) {
             product<T>(to, rows, width, numbers(z), padded(), 1, p, r);
+            if (add == 0) return;
             for (int64_t v = rows.start * width; v < rows.stop * width; ++v) to[v] += add * z[v];
         });
     }
@@ -134,8 +135,8 @@ template <class T> struct Iteration {  // of one matrix X of r rows and c column
         gram(of, z);
         for (int64_t k = 0; k < count; ++k) {
             polynomial(p, of, true);
-            if (k + 1 < count) square(one, p, of), square(two, one, p), std::swap(of, two);
-            if (k) square(two, p, all), std::swap(all, two);
+            if (k + 1 < count) times(one, p, of), times(two, one, p), std::swap(of, two);
+            if (k) times(two, p, all), std::swap(all, two);
             else std::copy_n(p, vectors, all);
         }
         apply(next, all, z, 0);

@@ -35,7 +35,7 @@ def serves(update: Tensor) -> bool:
     return fits and not is_watched((update,)) and _library() is not None
 
 
-def is_small(rows: int, columns: int) -> bool:
+def is_served(rows: int, columns: int) -> bool:
     """Say whether the kernel is as fast as torch on matrices of this size, or faster."""
     return _work(rows, columns) <= LARGEST_WORK
 
