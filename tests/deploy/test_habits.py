@@ -254,6 +254,8 @@ def test_numbers_of_numpy_and_whole_floats_count_as_python_s_own(tmp_path):
     assert (second["lr"], second["horizon"]) == (2.0, 7) and type(second["lr"]) is float
     torch.save(optimizer.state_dict(), tmp_path / "state.pt")
     torch.load(tmp_path / "state.pt", weights_only=True)
+    exact = 2**53 + 1  # which no float is
+    assert LearnedOptimizer([param(1.0)], SGD(0.1), horizon=exact).param_groups[0]["horizon"] == exact
 
 
 @pytest.mark.parametrize(
