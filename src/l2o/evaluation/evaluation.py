@@ -59,7 +59,8 @@ class Evaluation:
             raise ValueError(f"evaluation.select_by must be final or sum, got {select_by!r}")
         low, high = rates_range
         if not 0 < low <= high:
-            raise ValueError(f"evaluation.rates_range must be two positive learning rates, got {list(rates_range)}")
+            pair = f"two positive learning rates, the lower one first, got {list(rates_range)}"
+            raise ValueError(f"evaluation.rates_range must be {pair}")
         self.num_tasks, self.num_steps = num_tasks, num_steps
         self.tuning_tasks, self.tuning_steps = tuning_tasks, tuning_steps
         self.rates = torch.logspace(torch.tensor(low).log10(), torch.tensor(high).log10(), rates_count)
