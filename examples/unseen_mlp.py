@@ -1,14 +1,15 @@
-"""Train an MLP that no learned optimizer has seen, on MNIST, with RULE and with tuned Adam, and draw both in a figure.
+"""Train an MLP that no learned optimizer has seen, on MNIST, with RULEs and with tuned Adam, and draw all in a figure.
 
-    python examples/unseen_mlp.py RULE mnist.npz unseen.png [--steps 200] [--hidden 64] [--seeds 4]
+    python examples/unseen_mlp.py mnist.npz unseen.png RULE [RULE ...] [--steps 200] [--hidden 64] [--seeds 4]
 
 The network starts as torch starts it. Adam's learning rate is the one of nine (0.0003 … 0.1) with the lowest final
-loss, on seeds of its own. Both optimizers see the same minibatches.
+loss, on seeds of its own. All optimizers see the same minibatches.
 """
 
 import argparse
 from collections.abc import Callable, Iterable
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -54,26 +55,29 @@ def line(label: str, losses: Tensor, name: str, horizon: int | None = None) -> L
 def main() -> None:
     """Write the figure and print the final losses."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("rule", "data", "figure"):
+    for name in ("data", "figure"):
         parser.add_argument(name)
+    parser.add_argument("rules", nargs="+", metavar="RULE", help="a name of `python -m l2o list`, or a folder")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64])
     parser.add_argument("--seeds", type=int, default=4)
     given = parser.parse_args()
 
-    data, rule = from_npz(given.data), l2o.from_pretrained(given.rule)
+    data = from_npz(given.data)
+    rules = {Path(name).name: l2o.from_pretrained(name) for name in given.rules}
     last = max(1, given.steps // 20)
     run = lambda make, seeds: torch.stack([curve(make, data, given.hidden, given.steps, seed) for seed in seeds])  # noqa: E731
     adam = lambda rate: lambda parameters: torch.optim.Adam(parameters, rate)  # noqa: E731
     rates = torch.logspace(-3.5, -1, 9).tolist()
     best = min(rates, key=lambda rate: run(adam(rate), [1000, 1001])[:, -last:].mean().item())
     seeds = range(given.seeds)
-    kind = type(rule).__name__
-    learned = run(lambda parameters: l2o.LearnedOptimizer(parameters, rule), seeds)
+    use = lambda rule: lambda parameters: l2o.LearnedOptimizer(parameters, rule, horizon=given.steps)  # noqa: E731
+    lines = [line(name, run(use(rule), seeds), name, horizon_of(rule.card)) for name, rule in rules.items()]
+    lowest = min(lines, key=lambda one: one.losses[-last:].mean())
     lines = [
-        line(f"learned ({kind})", learned, kind, horizon_of(rule.card)),
-        line(f"Adam, tuned (lr {best:.2g})", run(adam(best), seeds), "Adam"),
-    ]
+        one if one is lowest else one._replace(band=None) for one in lines
+    ]  # more bands than two cannot be told apart
+    lines.append(line(f"Adam, tuned (lr {best:.2g})", run(adam(best), seeds), "Adam"))
     sizes = "–".join(map(str, [data.x_train[0].numel(), *given.hidden, data.num_classes]))
     figure = plot_lines(lines, given.figure, f"MLP {sizes} (sigmoid), started by torch", "the range between the seeds")
     for one in lines:

@@ -54,8 +54,10 @@ def test_unseen_mlp(run, rule, tmp_path):
     arrays = {f"x_{split}": draw(0, 256, (20, 4, 4), dtype=np.uint8) for split in ("train", "test")}
     np.savez(tmp_path / "data.npz", **arrays, y_train=np.arange(20) % 3, y_test=np.arange(20) % 3)
     small = ["--steps", 3, "--hidden", 5, 4, "--seeds", 2]
-    out = run(ROOT / "examples/unseen_mlp.py", rule, tmp_path / "data.npz", tmp_path / "unseen.png", *small)
-    assert "learned (LSTM):" in out and "Adam, tuned" in out and (tmp_path / "unseen.png").stat().st_size > 0
+    out = run(ROOT / "examples/unseen_mlp.py", tmp_path / "data.npz", tmp_path / "unseen.png", rule, "general", *small)
+    lines = [line.partition(":")[0] for line in out.strip().splitlines()]
+    assert [lines[0], lines[1], lines[3]] == [Path(rule).name, "general", "figure"] and "Adam, tuned" in lines[2]
+    assert (tmp_path / "unseen.png").stat().st_size > 0
 
 
 def test_style_transfer(run, rule, tmp_path):
