@@ -105,8 +105,10 @@ def sharded(rule: UpdateRule, rows: slice) -> dict[str, torch.Tensor]:
 
 
 def replicated(rule: UpdateRule, rows: slice) -> dict[str, torch.Tensor]:
+    """Trained on replicas, in the second of two groups: the first is empty, as one for weights that decay may be."""
     model = network()
-    optimizer = LearnedOptimizer(model.named_parameters(), rule, horizon=HORIZON)
+    groups = [{"params": [], "param_names": []}, {"params": [*model.named_parameters()]}]
+    optimizer = LearnedOptimizer(groups, rule, horizon=HORIZON)
     train(nn.parallel.DistributedDataParallel(model), optimizer, range(LONG), rows)
     for parameter in model.parameters():
         both = [torch.empty_like(parameter) for _ in range(2)]

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BackboneFinetuning
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.testing import assert_close
 
 import l2o
@@ -273,13 +274,111 @@ def test_numbers_of_numpy_and_whole_floats_count_as_python_s_own(tmp_path):
         (lambda: [param(1.0)], {"weight_decay": [0.1]}, "lr and weight_decay must be >= 0"),
         (lambda: [param(1.0)], {"chunk_size": 2.5}, "chunk_size must be at least 1, or None, got 2.5"),
         (lambda: [param(1.0)], {"chunk_size": "8"}, "chunk_size must be at least 1"),
+        (lambda: [param(1.0)], {"maximize": 1}, "maximize must be True or False, got 1"),
+        (lambda: [param(1.0)], {"axes": "numpy"}, "axes must be torch or as_given, got 'numpy'"),
+        (lambda: [param(1.0)], {"horizon": 0}, "a whole number from 1 on, got 0"),
+        (lambda: [param(1.0)], {"horizon": "7"}, "a whole number from 1 on, got '7'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 def test_what_it_did_not_expect_is_refused_in_one_line(parameters, arguments, says):
+    """When it is made; and a value at the next step, too, if somebody has written it into a group."""
     with pytest.raises(ValueError, match=says) as caught:
         LearnedOptimizer(parameters(), **({"rule": SGD(0.1)} | arguments))
     assert "\n" not in str(caught.value)
+    if arguments and "rule" not in arguments:
+        (parameter,) = parameters()
+        optimizer = LearnedOptimizer([parameter], SGD(0.1))
+        optimizer.param_groups[0].update(arguments)
+        with pytest.raises(ValueError, match=says):
+            step(optimizer, (parameter, 1.0))
+        assert parameter.item() == 1.0
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3), (300, 300)], ids=["small", "lent in place"])
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters:UserWarning")
+def test_a_parameter_that_comes_twice_is_moved_once(rule, shape, named):
+    """As tied weights do in [*encoder.parameters(), *decoder.parameters()]."""
+    once, twice, other = (nn.Parameter(torch.ones(shape)) for _ in range(3))
+    given = [
+        (name, parameter) if named else parameter for name, parameter in (("a", twice), ("b", other), ("c", twice))
+    ]
+    optimizers = LearnedOptimizer([once], rule), LearnedOptimizer(given, rule)
+    for _ in range(3):
+        for optimizer, parameters in zip(optimizers, ((once,), (twice, other)), strict=True):
+            step(optimizer, *((parameter, 0.5) for parameter in parameters))
+    assert_close(twice, once, rtol=1e-6, atol=1e-7)
+    assert len(optimizers[1].param_groups[0]["params"]) == 2
+    assert optimizers[1].param_groups[0].get("param_names") == (["a", "b"] if named else None)
+
+
+def test_a_parameter_that_somebody_takes_out_by_hand_takes_its_name_along():
+    first, second = param(1.0), param(2.0)
+    optimizer = LearnedOptimizer([("a", first), ("b", second)], SGD(0.5))
+    group = optimizer.param_groups[0]
+    group["params"].pop()
+    with pytest.raises(ValueError, match="must be as many, got 1 and 2: change group"):
+        step(optimizer, (first, 1.0))
+    group["param_names"].pop()
+    step(optimizer, (first, 1.0), (second, 1.0))
+    assert (first.item(), second.item()) == (0.5, 2.0)
+
+
+# --------------------------------------------------------------------------------------- what torch has as its defaults
+
+
+@pytest.mark.parametrize("name", ["general", "cifar_small_scheduled", "digits"])
+def test_the_default_device_is_not_asked(name):
+    """A model may be on the CPU while new tensors are made elsewhere."""
+    here, there = param([1.0, 2.0], [3.0, 5.0]), param([1.0, 2.0], [3.0, 5.0])
+    for parameter, device in ((here, "cpu"), (there, "meta")):
+        optimizer = LearnedOptimizer([("weight", parameter)], l2o.from_pretrained(name), horizon=20)
+        for count in range(2):
+            parameter.grad = torch.tensor([[0.3, -0.2], [0.1, 0.7]])
+            with torch.device(device):
+                optimizer.step(loss=2.5 - count)
+    assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_loss_given_as_a_number_is_not_rounded(dtype):
+    """65536 is infinite in float16, and 1.001 is 1 in bfloat16."""
+    usual, other = param(1.0), param(1.0)
+    for parameter, default in ((usual, torch.float32), (other, dtype)):
+        optimizer = LearnedOptimizer([parameter], l2o.from_pretrained("general"), horizon=20, on_divergence="raise")
+        torch.set_default_dtype(default)
+        try:
+            for loss in (65536.0, 1.001, np.float64(0.999), 7):
+                parameter.grad = torch.ones(1, dtype=torch.float32)
+                optimizer.step(loss=loss)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(usual, other)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_distributed_checkpoint_s_state_comes_back(rule, flat):
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    optimizers = [LearnedOptimizer(model.named_parameters(), rule, horizon=9) for model in models]
+    options = StateDictOptions(flatten_optimizer_state_dict=flat)
+
+    def train(index):
+        models[index](torch.ones(1, 3)).sum().backward()
+        optimizers[index].step()
+        optimizers[index].zero_grad()
+
+    for _ in range(2):
+        train(0)
+    own, state = get_state_dict(models[0], optimizers[0], options=options)
+    own, state = copy.deepcopy(own), copy.deepcopy(state)
+    set_state_dict(models[1], optimizers[1], model_state_dict=own, optim_state_dict=state, options=options)
+    assert optimizers[1].param_groups[0]["step"] == 2
+    train(0)
+    train(1)
+    for one, other in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, other)
 
 
 # ---------------------------------------------------------------------------------------- gradients that are not finite

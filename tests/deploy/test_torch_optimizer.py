@@ -222,8 +222,8 @@ def test_the_state_is_plain_numbers_and_tensors(rule):
     torch.save(optimizer.state_dict(), file := io.BytesIO())
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
-    numbers = ["lr", "weight_decay", "chunk_size", "patterns", "maximize", "resting", "horizon", "axes", "step"]
-    assert list(loaded["param_groups"][0]) == [*numbers, "params"]
+    numbers = ["lr", "weight_decay", "chunk_size", "step", "patterns", "maximize", "resting", "horizon", "axes"]
+    assert list(loaded["param_groups"][0]) == ["rule", *numbers, "params"] and loaded["param_groups"][0]["rule"] == 0
     if rule.scope is not Scope.ALL:
         for index, parameter in enumerate(model.parameters()):
             for value in loaded["state"].get(index, {}).values():

@@ -73,6 +73,8 @@ def beside(param: Tensor, part: Tensor) -> Tensor:
     from torch.distributed.tensor import DTensor  # slow to import, and there where a parameter is one
 
     assert isinstance(param, DTensor)
+    if part.storage_offset():  # a DTensor that begins within a buffer is taken for one with memory of its own
+        part = torch.from_dlpack(part)  # the same memory
     whole = torch.empty(*param.shape, *part.shape[param.ndim :], device="meta")
     return DTensor.from_local(
         part, param.device_mesh, param.placements, run_check=False, shape=whole.shape, stride=whole.stride()

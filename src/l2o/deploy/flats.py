@@ -11,7 +11,7 @@ from l2o.deploy.cohorts import gathers, together
 from l2o.deploy.fit import check_shape
 from l2o.deploy.flat import Flat
 from l2o.deploy.gathered import Gathered
-from l2o.deploy.groups import Group, named, serving, titles_of
+from l2o.deploy.groups import Group, adopt, check_values, named, serving, titles_of
 from l2o.optimizees.layout import Axis
 from l2o.optimizers.base import Scope, State, UpdateRule
 
@@ -42,6 +42,8 @@ class Flats:
 
     def of(self, groups: list[Group], rules: list[UpdateRule], state: Entries) -> list[list[Moved]]:
         """Every group's parameters that have a gradient now, flattened; as before while those are the same."""
+        for group in groups:  # anybody may have written into it
+            check_values(group, adopt(group, rules), fresh=False)
         decided = [[group[name] for name in DECIDING] for group in groups]
         unchanged = all(flat.intact(state) for _, flats in self._flats.values() for flat in flats)
         if decided != self._decided or not unchanged:

@@ -21,8 +21,21 @@ SHOWN = 4
 
 def named(group: Group) -> Iterable[tuple[str, Tensor]]:
     """Return a group's parameters with their names, "0", "1", … where none were given."""
-    names = group.get("param_names") or map(str, range(len(group["params"])))
+    count = len(group["params"])
+    names = group.get("param_names") or [*map(str, range(count))]
+    if len(names) != count:
+        raise ValueError(
+            f"a group's parameters and their names must be as many, got {count} and {len(names)}: "
+            "change group['param_names'] with group['params']"
+        )
     return zip(names, group["params"], strict=True)
+
+
+def drop_repeated(group: Group) -> None:
+    """Leave a parameter that a group holds several times, as tied weights may be, in its first place alone."""
+    first = {id(param): index for index, param in reversed([*enumerate(group["params"])])}
+    for key in {"params", "param_names"} & group.keys():
+        group[key] = [group[key][index] for index in sorted(first.values())]
 
 
 def titles_of(groups: Sequence[Group]) -> dict[tuple[int, str], str]:
@@ -66,9 +79,26 @@ def check(group: Group, rules: list[UpdateRule]) -> None:
         raise ValueError(
             "the rule's weights are on the device 'meta', which holds no numbers: load it with from_pretrained"
         )
+    check_values(group, rule)
+    check_patterns(rule, group["patterns"])
+    if isinstance(group["patterns"], Mapping):
+        group["patterns"] = dict(group["patterns"])
+    names = [name for name, _ in named(group)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"two parameters of a group are called '{twice[0]}': give each a name of its own")
+    for name, param in named(group):
+        _check_parameter(name, param, group, rules)
+
+
+def check_values(group: Group, rule: UpdateRule, fresh: bool = True) -> None:
+    """Raise ValueError, naming the value, for one that makes no sense; turn numbers of any kind into Python's own.
+
+    Where a group is not `fresh`, a rate that is a tensor is not looked at: that would be a wait for its device.
+    """
     group.update({name: _plain(group[name], whole=False) for name in ("lr", "weight_decay")})
     group.update({name: _plain(group[name], whole=True) for name in ("horizon", "chunk_size")})
-    if not all(map(_is_rate, (group["lr"], group["weight_decay"]))):
+    rates = [group[name] for name in ("lr", "weight_decay") if fresh or not isinstance(group[name], Tensor)]
+    if not all(map(_is_rate, rates)):
         raise ValueError(
             f"lr and weight_decay must be >= 0 and finite, got {group['lr']!r} and {group['weight_decay']!r}"
         )
@@ -78,14 +108,6 @@ def check(group: Group, rules: list[UpdateRule]) -> None:
         if not isinstance(group[name], bool):
             raise ValueError(f"{name} must be True or False, got {group[name]!r}")
     _check_knowledge(rule, group)
-    check_patterns(rule, group["patterns"])
-    if isinstance(group["patterns"], Mapping):
-        group["patterns"] = dict(group["patterns"])
-    names = [name for name, _ in named(group)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"two parameters of a group are called '{twice[0]}': give each a name of its own")
-    for name, param in named(group):
-        _check_parameter(name, param, group, rules)
 
 
 def refuse_idle_patterns(groups: Sequence[Group], rules: list[UpdateRule]) -> None:
@@ -139,12 +161,22 @@ def _is_rate(value: Any) -> bool:
     return is_number and not isinstance(value, bool) and bool(0 <= value < math.inf)
 
 
+def _is_flattened(param: Tensor) -> bool:
+    """Whether it is a flat piece of what FullyShardedDataParallel (FSDP1) has made of a model's parameters."""
+    return bool(getattr(param, "_fsdp_flattened", False) or getattr(param, "_is_flat_param", False))
+
+
 def _check_parameter(name: str, param: Tensor, group: Group, rules: list[UpdateRule]) -> None:
     if is_lazy(param):
         raise ValueError(f"'{name}' has no shape yet: run the model once before you make the optimizer")
     if not param.is_floating_point():
         raise ValueError(f"'{name}' is {param.dtype}: an update rule moves real numbers only (torch.view_as_real)")
     own = serving(group, rules, name, param)
+    if _is_flattened(param) and own.scope is not Scope.COORDINATE:
+        raise ValueError(
+            f"'{name}' was flattened by FullyShardedDataParallel, and {type(own).__name__} needs its shape: "
+            "shard the model with torch.distributed.fsdp.fully_shard"
+        )
     if is_sharded(param) and own.scope is Scope.ALL:
         raise ValueError(
             f"'{name}' is sharded, but {type(own).__name__} sees all parameters at once and needs them whole: "

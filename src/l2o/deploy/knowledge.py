@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from l2o.deploy.arrangement import is_sharded
+from l2o.deploy.arrangement import is_sharded, local_part
 from l2o.deploy.groups import Group, adopt
 from l2o.optimizers.base import UpdateRule
 
@@ -35,9 +35,10 @@ def checked_loss(given: Any, returned: Any, groups: Sequence[Group], rules: list
     if not _is_number(loss):
         found = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"the loss must be one number, got {found}")
-    value = torch.as_tensor(loss).detach()
+    value = _as_tensor(loss)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return _mean_over_ranks(value, groups[0]["params"][0].device)
+        devices = [local_part(param).device for group in groups for param in group["params"]]
+        return _mean_over_ranks(value, devices[0] if devices else value.device)
     return value
 
 
@@ -71,10 +72,17 @@ def _is_number(loss: Any) -> bool:
     if loss is None:
         return False
     try:
-        value = torch.as_tensor(loss)
-    except (TypeError, ValueError, RuntimeError):
+        value = _as_tensor(loss)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
     return value.numel() == 1 and value.dtype != torch.bool and not value.is_complex()
+
+
+def _as_tensor(loss: Any) -> Tensor:
+    """Return a loss as a tensor: the whole of a sharded one, and a number as it is, whatever torch's defaults are."""
+    if isinstance(loss, Tensor):
+        return (loss.full_tensor() if is_sharded(loss) else loss).detach()  # type: ignore[reportAttributeAccessIssue]
+    return torch.as_tensor(loss, dtype=torch.float64 if isinstance(loss, float) else None, device="cpu")
 
 
 def _mean_over_ranks(loss: Tensor, device: torch.device) -> Tensor:

@@ -68,9 +68,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
     ):
         self.on_divergence: OnDivergence = divergence.checked(on_divergence)
         self.rules: list[UpdateRule] = []
-        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size}
+        defaults = {"rule": rule, "lr": lr, "weight_decay": weight_decay, "chunk_size": chunk_size, "step": 0}
         defaults |= {"patterns": patterns, "maximize": maximize, "resting": resting, "horizon": horizon, "axes": axes}
-        defaults["step"] = 0
         groups.adopt(defaults, self.rules)
         self._forget()
         super().__init__(params, defaults)
@@ -102,6 +101,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         if joins_late:  # where the other groups are by now
             self.param_groups[-1]["step"] = steps
+        groups.drop_repeated(self.param_groups[-1])
         known = len(self.rules)
         try:
             groups.check(self.param_groups[-1], self.rules)
@@ -119,7 +119,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         Rules that read the loss are given the closure's, or `loss`: a number, or a tensor of one. It is the loss before
         a scaler scales it, and where gradients are accumulated the mean of the batches' losses. Where a process group
         exists, its mean over the ranks is taken, so that all ranks have to give one. Where no rule needs a loss, a
-        closure may return anything.
+        closure may return anything. A rule takes up the losses of those steps at which it moves a parameter.
         Raises ValueError where a rule needs a loss and there is none, for a loss in the closure's place, for a sparse
         gradient, and for a parameter whose shape has changed since the last step.
         """
@@ -165,13 +165,6 @@ class LearnedOptimizer(torch.optim.Optimizer):
             self._watch.loss(loss)
         if any(flat.nonfinite.is_worth_asking(flat.steps + 1) for own in moved for flat in own):
             self._watch.gradients(self.nonfinite_gradients())
-
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
-        """Return the state and the groups' numbers, as torch's optimizers do; rules are left out."""
-        saved = super().state_dict()
-        for group in saved["param_groups"]:
-            del group["rule"]
-        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state. That of another rule or other parameters raises ValueError, and changes nothing."""

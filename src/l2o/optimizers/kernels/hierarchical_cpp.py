@@ -107,7 +107,7 @@ def _checked_sizes(layout: Layout, momenta: int, given: tuple[Shape, ...]) -> tu
 
 @functools.lru_cache(maxsize=256)
 def _ends(layout: Layout) -> Tensor:
-    return torch.tensor([0, *(span.stop for span in layout.slices.values())], dtype=torch.int64)
+    return torch.tensor([0, *(span.stop for span in layout.slices.values())], dtype=torch.int64, device="cpu")
 
 
 @functools.lru_cache(maxsize=256)
