@@ -78,15 +78,14 @@ def same(one: object, other: object) -> bool:
     return one == other
 
 
-def assert_same(folder: Path, expected: Path) -> None:
+def assert_same(folder: Path, expected: Path, stopped: bool = False) -> None:
+    """Where a run was not told to stop but killed, rows of windows after which it had saved may be lacking."""
     ours, theirs = content(folder), content(expected)
     for key, value in theirs.items():
         assert same(ours[key], value), (key, ours[key], value)
     assert len(set(log(folder))) == len(log(folder)), "windows logged twice"
     assert set(log(folder)) <= set(log(expected))
-    assert len(log(folder)) > 0.7 * len(
-        log(expected)
-    )  # the row of a window after which a run is stopped is not written
+    assert len(log(folder)) > (0.999 if stopped else 0.7) * len(log(expected))
 
 
 def stop(programs: Server, cwd: Path, ranks: tuple[str, ...], number: int = signal.SIGTERM, **options: str) -> Run:
@@ -168,7 +167,7 @@ def test_told_to_stop_a_run_saves_and_says_how_to_go_on(
     windows = read_checkpoint(tmp_path / "run/last.ckpt")["l2o"]["windows"]
     assert f"after window {windows}:" in run.output
     programs.finish(tmp_path, *ranks, f"hydra.run.dir={tmp_path / 'run'}", "ckpt_path=auto")
-    assert_same(tmp_path / "run", undisturbed[ranks])
+    assert_same(tmp_path / "run", undisturbed[ranks], stopped=True)
 
 
 @pytest.mark.slow
@@ -182,7 +181,7 @@ def test_ranks_that_lightning_starts_by_command_stop_and_go_on(
     again = stop(programs, tmp_path, (*ranks, "ckpt_path=auto"))
     assert again.wait() == STOPPED, again.output[-2000:]
     programs.finish(tmp_path, *TWO, f"hydra.run.dir={tmp_path / 'run'}", "ckpt_path=auto")
-    assert_same(tmp_path / "run", undisturbed[TWO])
+    assert_same(tmp_path / "run", undisturbed[TWO], stopped=True)
 
 
 @pytest.mark.slow
@@ -357,7 +356,7 @@ def test_a_job_of_submitit_saves_is_requeued_and_goes_on(
     said = "".join(path.read_text() for path in (folder / ".submitit").rglob("*.err"))
     said += "".join(path.read_text() for path in (folder / ".submitit").rglob("*.out"))
     assert "stopped by SIGUSR2 after window" in said and "Requeued job" in said
-    assert_same(folder / "0", undisturbed[ONE])
+    assert_same(folder / "0", undisturbed[ONE], stopped=True)
 
 
 @pytest.mark.slow

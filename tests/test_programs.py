@@ -537,11 +537,45 @@ def test_help_explains_the_keys(program: Program, capsys: pytest.CaptureFixture[
         (["dataset=npz", "dataset.path=missing.npz"], "no dataset at"),
         (["ckpt_path=missing.ckpt"], "no checkpoint at"),
         (["seed=abc"], "seed"),
+        (["+baselines.LSTM={_target_: l2o.optimizers.Adam}"], "baselines.LSTM has the name of the optimizer that is"),
+        (["+baselines.Mine=3"], "baselines.Mine must be an update rule"),
+        (["meta_gradient=null"], "learner.meta_gradient needs 'meta_gradient', which this command line"),
+        (["preprocessing=null"], "optimizer.preprocessing needs 'preprocessing', which this command line"),
+        (["learner.meta_optimizer=null"], "learner.meta_optimizer must be a class of torch.optim"),
+        (["learner.meta_scheduler=cosine"], "learner.meta_scheduler must be null or a scheduler"),
+        (["-m", "sweep=meta_lr", "+sweep.space.seed=interval(0,1)"], "give what is searched by its own name"),
+        (["-m", "sweep=meta_lr", "sweep.space={}"], "give what is searched by its own name"),
+        (["-m", "sweep=meta_lr", "sweep.seed=-1"], "sweep.seed must be from 0 to 2³² − 1, got -1"),
+        (["-m", "learner.meta_optimizer.lr=interval(0.1,1)"], "an interval is for a search: add sweep=meta_lr"),
+        (["-m", "seed=range(5,1)"], "seed=range(5,1) has no value to run"),
+        (["-m", "optimizer=glob(zzz*)"], "optimizer=glob(zzz*) has no value to run"),
+        (["-m", "learner.final_lr_fraction=range(0,1,0)"], "learner.final_lr_fraction=range(0,1,0): range() arg 3"),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(program: Program, overrides: list[str], says: str, tmp_path: Path) -> None:
     assert says in refused(lambda: program("train.py", *overrides))
     assert not list(tmp_path.glob("run*/best")), "nothing half-written"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["learned.SGD=digits"], "learned.SGD has the name of a baseline: give it another one"),
+        (
+            ["learned.LSTM=digits", "proposals.beside=[FOO]"],
+            "proposals.beside names FOO, which is not compared: LSTM, SGD",
+        ),
+        (["learned.LSTM=digits", "proposals.coordinates=1000000"], "proposals.coordinates must be at most 1510"),
+        (["learned.LSTM=digits", "baselines.SGD=3"], "baselines.SGD must be an update rule"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused(program: Program, overrides: list[str], says: str) -> None:
+    assert says in refused(lambda: program("evaluate.py", *overrides))
+
+
+def test_a_baseline_that_is_null_is_not_compared(program: Program) -> None:
+    folder = program("evaluate.py", "learned.LSTM=digits", "baselines.SGD=null", "proposals.beside=[SGD,ADAM]")
+    assert list(json.loads((folder / "summary.json").read_text())["optimizers"]) == ["LSTM", "NAG", "RMSprop", "ADAM"]
 
 
 def test_a_traceback_is_shown_on_request(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,12 +117,17 @@ def _add_diagnose(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     add("--hidden", [32], "units of each hidden layer", type=int, nargs="*")
     add("--batch", 64, "images of a minibatch", type=int)
     add("--seed", 0, "of tasks and perturbations", type=int)
+    add("--imports", [], "modules of yours to import first, of which the optimizer's class may be one", nargs="+")
     command.set_defaults(run=_diagnose)
 
 
 def _diagnose(given: argparse.Namespace) -> None:
+    from omegaconf import OmegaConf
+
+    from l2o.runs.command_line.own_code import import_own
     from l2o.runs.diagnosing import diagnosed
 
+    import_own(OmegaConf.create({"imports": given.imports}), str(Path.cwd()))
     diagnosed(given)
 
 

@@ -3,6 +3,7 @@
 Shapes: M estimates, D meta-parameters.
 """
 
+import importlib
 import json
 import math
 
@@ -13,6 +14,7 @@ from linear_dynamics import influence_balancing, small
 from torch import Generator
 from torch.testing import assert_close
 
+from l2o import save_pretrained
 from l2o.__main__ import main
 from l2o.evaluation.diagnostics import advice, cosine, diagnose, estimates, moments
 from l2o.figures.diagnosis import plot_diagnosis
@@ -150,8 +152,24 @@ def test_a_mistake_is_said_in_one_line(tmp_path, more, message):
     assert message in str(stopped.value) and "\n" not in str(stopped.value)
 
 
-def test_a_figure_without_any_signal_is_drawn(tmp_path):
+@pytest.mark.parametrize("snr", [0.0, 2.5])
+@pytest.mark.parametrize("known", [math.nan, 0.5])
+def test_a_figure_without_any_signal_or_cosine_is_drawn(tmp_path, snr, known):
     rule, optimizee = small()
     (row,) = diagnose(rule, optimizee, {"pes": PersistentES()}, FullES(), [4], [2], 1, 2, 2)
-    empty = row._replace(snr=0.0, cosine=math.nan, cosine_error=math.nan)
+    empty = row._replace(snr=snr, cosine=known, cosine_error=known)
     assert plot_diagnosis([empty], tmp_path / "empty.png").stat().st_size > 5_000
+
+
+def test_an_optimizer_of_ones_own_can_be_diagnosed(tmp_path, monkeypatch):
+    (tmp_path / "own_rules.py").write_text("from l2o.optimizers import AdafacMLP\nclass Mine(AdafacMLP): pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_rules")
+    save_pretrained(own.Mine(), tmp_path / "mine")
+    sizes = ["--horizons", "2", "--windows", "2", "--tasks", "2", "--estimates", "2", "--hidden", "3", "--batch", "4"]
+    given = ["diagnose", "mine", "out", *sizes, "--estimators", "pes"]
+    main([*given, "--imports", "own_rules"])
+    assert json.loads((tmp_path / "out/diagnosis.json").read_text())["rows"]
+    with pytest.raises(SystemExit, match="imports: there is no module 'nothing'"):
+        main([*given, "--imports", "nothing"])

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from l2o.deploy import export
 from l2o.deploy.description import changed, describe
 from l2o.deploy.hub import from_pretrained
-from l2o.optimizers import Hierarchical
-from l2o.runs.learned import open_learned
+from l2o.optimizers import Adam, Hierarchical
+from l2o.runs.learned import open_baselines, open_learned, refuse_same_names
 
 
 @pytest.fixture
@@ -96,3 +96,25 @@ def test_a_training_goes_on_from_a_trained_rule_with_changed_arguments(folder, t
 def test_changes_that_make_no_sense_are_refused(folder, changes, message):
     with pytest.raises(ValueError, match=message):
         from_pretrained(folder, changes=changes)
+
+
+# --------------------------------------------------------------------------------------------------------- baselines
+
+
+def test_a_baseline_that_is_null_is_left_out():
+    adam = {"_target_": "l2o.optimizers.Adam", "lr": 0.1}
+    assert open_baselines(OmegaConf.create({"baselines": None})) == {} == open_baselines(OmegaConf.create({}))
+    found = open_baselines(OmegaConf.create({"baselines": {"ADAM": adam, "SGD": None}}))
+    assert list(found) == ["ADAM"] and isinstance(found["ADAM"], Adam) and found["ADAM"].lr == 0.1
+
+
+@pytest.mark.parametrize("given", [3, "adam", {"lr": 0.1}, ["a"], {"_target_": "torch.nn.Linear", "_args_": [1, 1]}])
+def test_what_is_no_baseline_is_refused(given):
+    with pytest.raises(ValueError, match=r"^baselines.Mine must be an update rule, as .*, got "):
+        open_baselines(OmegaConf.create({"baselines": {"Mine": given}}))
+
+
+def test_one_name_is_not_for_two_optimizers():
+    refuse_same_names(["LSTM"], ["SGD", "ADAM"])
+    with pytest.raises(ValueError, match=r"learned\.SGD has the name of a baseline: give it another one"):
+        refuse_same_names(["LSTM", "SGD"], ["SGD", "ADAM"])

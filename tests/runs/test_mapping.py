@@ -84,6 +84,7 @@ WRONG = {
     "map.trained={colour: [1, 3]}": "map.trained.colour has no effect",
     "map.optimizee=null": "map.optimizee must be a table of keys",
     "map.name=a/b": "map.name must be a name of letters",
+    "+learned.Adam=digits": r"learned\.Adam has the name of a baseline",
 }
 """Values of a map's keys that could only go wrong."""
 

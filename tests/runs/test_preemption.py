@@ -1,5 +1,6 @@
 """Signals, in whatever moment and thread."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -14,12 +15,16 @@ from typing import Any
 import cloudpickle
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from training_runs import learner, trainer
 
+from l2o.deploy.export import read_checkpoint
 from l2o.optimizees import Quadratic
 from l2o.optimizers import LSTM
 from l2o.runs import preemption
 from l2o.runs.checkpoints import Checkpoints
+from l2o.runs.loggers import continue_csv
 from l2o.runs.preemption import SIGNALS, STATUS, StopRequest, resumable
 from l2o.runs.ranks import as_one
 from l2o.training.learner import MetaLearner
@@ -211,3 +216,41 @@ def test_a_signal_after_the_last_window_is_not_lost(tmp_path: Path, hook: str, c
         resumable(partial(fit, Signal(hook, calls)))()
     assert end.value.code == STATUS
     assert fit(ckpt_path=tmp_path / "last.ckpt").state.windows == 2
+
+
+class SignalAfter(pl.Callback):
+    """A signal in the midst of a window, which is answered at its end."""
+
+    def __init__(self, window: int):
+        self.window = window
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: MetaLearner, *_: Any) -> None:
+        if module.state.windows + 1 == self.window:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_stop_loses_no_row_of_the_log(tmp_path: Path, every: int) -> None:
+    """Lightning writes the row of a window after its callbacks, of which one stops the run."""
+
+    def fit(folder: Path, *callbacks: pl.Callback) -> None:
+        logger = CSVLogger(folder, name="", version="")
+        last = folder / "last.ckpt"
+        done = read_checkpoint(last)["l2o"]["windows"] if last.exists() else 0
+        continue_csv([logger], done)
+        both = [Checkpoints(str(folder)), *callbacks]
+        trainer(2, *both, logger=logger, log_every_n_steps=every).fit(
+            learner(), ckpt_path=last if last.exists() else None, weights_only=True
+        )
+
+    def rows(folder: Path) -> list[dict[str, str]]:
+        with open(folder / "metrics.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    fit(tmp_path / "whole")
+    for window in range(1, 12):
+        with pytest.raises(SystemExit):
+            resumable(partial(fit, tmp_path / "stopped", SignalAfter(window)))()
+    fit(tmp_path / "stopped")
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    assert len(rows(tmp_path / "whole")) >= 12 // every

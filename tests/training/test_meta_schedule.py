@@ -172,6 +172,67 @@ def test_the_schedule_of_the_configuration_counts_when_a_run_goes_on(tmp_path: P
     assert found == [LR] * 10
 
 
+ADAM = partial(torch.optim.Adam, lr=LR)
+
+
+@pytest.mark.parametrize("factory", [lr_scheduler.CosineAnnealingLR, None], ids=["cosine", "constant"])
+@pytest.mark.parametrize("fall", [False, True])
+def test_another_meta_learning_rate_counts_when_a_run_goes_on(tmp_path: Path, fall: bool, factory: Any) -> None:
+    """As if the run had had it from the start; after a fall half of it."""
+    saving = [FallAfter(1)] if fall else []
+    trainer(3, *saving, SaveAlways(tmp_path)).fit(learner(meta_optimizer=ADAM, meta_scheduler=factory))
+    twice = partial(torch.optim.Adam, lr=2 * LR)
+    found = rates(ckpt_path=tmp_path / "window15.ckpt", meta_optimizer=twice, meta_scheduler=factory)
+    usual = [cosine(t) if factory else LR for t in range(16, 19)]
+    assert found == pytest.approx([2 * (0.5 if fall else 1) * rate for rate in usual], rel=1e-9)
+
+
+def test_other_settings_of_the_meta_optimizer_count_when_a_run_goes_on(tmp_path: Path, caplog: Any) -> None:
+    """What has not changed goes on to the bit: the rates too, and what Adam remembers."""
+    whole = learner(meta_optimizer=ADAM)
+    trainer(3, SaveAlways(tmp_path)).fit(whole)
+    path, found = tmp_path / "window8.ckpt", {}
+    for name, make in {
+        "as before": ADAM,
+        "no decay": partial(torch.optim.AdamW, lr=LR, weight_decay=0.0),
+        "decay": partial(torch.optim.AdamW, lr=LR, weight_decay=0.5),
+    }.items():
+        module, watch = learner(meta_optimizer=make), Rates()
+        caplog.clear()
+        with caplog.at_level("INFO", logger="l2o"):
+            trainer(3, watch).fit(module, ckpt_path=path, weights_only=True)
+        assert watch.rates == pytest.approx([cosine(t) for t in range(9, 19)], rel=1e-12)
+        assert ("weight_decay is 0.5 in the place of 0" in caplog.text) == (name == "decay")
+        assert ("the meta-optimizer has changed" in caplog.text) == (name != "as before")
+        found[name] = phi(module)
+    assert torch.equal(found["as before"], phi(whole)) and torch.equal(found["no decay"], phi(whole))
+    assert found["decay"].norm() < 0.999 * phi(whole).norm()
+
+
+def test_another_kind_of_meta_optimizer_is_refused_when_a_run_goes_on(tmp_path: Path) -> None:
+    trainer(1, SaveAlways(tmp_path)).fit(learner(meta_optimizer=ADAM))
+    module = learner(meta_optimizer=partial(torch.optim.SGD, lr=LR))
+    with pytest.raises(ValueError, match="the checkpoint is of another kind of optimizer than SGD: set it as it was"):
+        trainer(2).fit(module, ckpt_path=tmp_path / "window3.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"meta_optimizer": None}, "learner.meta_optimizer must be a class of torch.optim, or one like them, got None"),
+        ({"meta_optimizer": torch.optim.LBFGS}, "LBFGS wants a closure at every step"),
+        ({"meta_optimizer": partial(torch.optim.LBFGS, lr=1.0)}, "LBFGS wants a closure at every step"),
+        ({"meta_scheduler": "cosine"}, "learner.meta_scheduler must be null or a scheduler, as .* got cosine"),
+        ({"meta_scheduler": lr_scheduler.StepLR}, "learner.meta_scheduler.step_size is missing: StepLR needs it"),
+        ({"meta_scheduler": partial(lr_scheduler.OneCycleLR)}, "learner.meta_scheduler.max_lr is missing: OneCycleLR"),
+        ({"meta_scheduler": partial(warm_up)}, "learner.meta_scheduler.steps is missing: warm_up needs it"),
+    ],
+)
+def test_what_makes_no_meta_optimizer_or_schedule_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        learner(**changes)
+
+
 @pytest.mark.parametrize("fraction", [-0.1, 1.5])
 def test_a_final_rate_that_is_no_part_of_the_first_is_refused(fraction: float) -> None:
     with pytest.raises(ValueError, match=f"final_lr_fraction is a part .* got {fraction}"):

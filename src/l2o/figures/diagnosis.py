@@ -36,10 +36,9 @@ def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "")
         bias.errorbar([row.horizon for row in known], [row.cosine for row in known], errors, capsize=2, **style)
     signal.set(xlabel="Horizon (steps)", ylabel="Signal-to-noise ratio of one estimate")
     bias.set(xlabel="Horizon (steps)", ylabel="Cosine to FullES", ylim=(-1.05, 1.05))
-    if any(len(line.get_xdata()) for line in signal.lines):  # type: ignore[arg-type]  # an array
-        signal.set(xscale="log", yscale="log")
-        bias.set(xscale="log")
-    for axes in (signal, bias):
+    for axes, scales in ((signal, {"xscale": "log", "yscale": "log"}), (bias, {"xscale": "log"})):
+        if any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type]  # an array
+            axes.set(**scales)
         axes.grid(**GRID)
     legend(signal)
     figure.suptitle(title)

@@ -31,7 +31,7 @@ def find(name: object, *kinds: type) -> type:
     if not found:
         raise ValueError(
             f"unknown {wanted} '{name}': known are {', '.join(names(*kinds))}; import the module that defines it first "
-            "(train.py and evaluate.py: 'imports=[MODULE]')"
+            "(train.py and evaluate.py: 'imports=[MODULE]'; python -m l2o diagnose: --imports MODULE)"
         )
     if len(found) > 1:
         places = " and ".join(f"{module}.{qualified}" for module, qualified in sorted(found))

@@ -73,7 +73,9 @@ class Checkpoints(Callback):
         last = 0 < trainer.max_steps <= trainer.global_step  # of the run: here its checkpoint can go on exactly
         if last:
             _learner(pl_module).finish()
-        self._answer(trainer, pl_module, self._due(batch_idx) or last)
+        waits = _learner(pl_module).logs_now() and trainer.log_every_n_steps > 1  # type: ignore[attr-defined]
+        due = self._due(batch_idx, waits) or last  # a window's row is written after it: a kill would lose it
+        self._answer(trainer, pl_module, due, in_window=True)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
@@ -110,9 +112,11 @@ class Checkpoints(Callback):
         runs = [logger.version for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         checkpoint["wandb"] = runs[0] if runs else None
 
-    def _answer(self, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool) -> None:
-        """Save and stop where any rank wants it."""
+    def _answer(self, trainer: pl.Trainer, pl_module: pl.LightningModule, due: bool, in_window: bool = False) -> None:
+        """Save and stop where any rank wants it. Lightning logs a window after this, and after a stop not at all."""
         due, stop = self._agreed(trainer, due)
+        if stop and in_window:
+            trainer._logger_connector.update_train_step_metrics()
         if (due or stop) and self.saved_window != _learner(pl_module).state.windows:
             self._save(trainer, pl_module)
         if stop:
@@ -127,9 +131,10 @@ class Checkpoints(Callback):
         due, stop = trainer.strategy.reduce(flags, reduce_op="max").bool().tolist()
         return due, stop
 
-    def _due(self, batch_idx: int) -> bool:
+    def _due(self, batch_idx: int, waits: bool = False) -> bool:
+        """Return whether to save now; a save that is due by the clock may wait for the next window."""
         by_count = self.every_n_windows is not None and (batch_idx + 1) % self.every_n_windows == 0
-        return by_count or time.monotonic() - self.saved_at > self.seconds
+        return by_count or (not waits and time.monotonic() - self.saved_at > self.seconds)
 
     def _save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for logger in trainer.loggers:

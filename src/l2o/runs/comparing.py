@@ -17,13 +17,16 @@ from l2o.figures.proposals import plot_proposals
 from l2o.optimizees import Optimizee
 from l2o.optimizers import UpdateRule
 from l2o.runs.devices import chosen_device, usable
-from l2o.runs.learned import open_learned
+from l2o.runs.learned import open_baselines, open_learned, refuse_same_names
 from l2o.runs.loggers import log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.provenance import provenance
 from l2o.runs.titles import title_of
 from l2o.runs.tunings import remember_tunings
 from l2o.seeds import Stream
+
+USUAL = ("SGD", "NAG", "RMSprop", "ADAM")
+"""The baselines of conf/problem.yaml."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,29 @@ def open_comparison(cfg: DictConfig) -> Opened:
     """Build the rules and the problem. Raises ValueError where there is nothing to compare or something is missing."""
     if not compares(cfg):
         raise ValueError("evaluate.py compares optimizers: evaluation=null leaves it nothing to do")
-    learned = open_learned(cfg)
-    rules = learned | dict(instantiate(cfg.get("baselines")) or {})
+    learned, baselines = open_learned(cfg), open_baselines(cfg)
+    refuse_same_names(learned, baselines)
+    rules = learned | baselines
     if not rules:
         raise ValueError("there is no optimizer to compare: give a trained one as learned.LSTM=PATH, or a baseline")
     optimizee = instantiate(compared_optimizee(cfg))
+    if learned and cfg.get("proposals"):
+        _refuse_proposals(cfg.proposals, rules, optimizee.layout.size)
     device = usable(chosen_device(cfg.device))
     return Opened(cfg, list(learned), rules, optimizee, instantiate(cfg.evaluation), device)
+
+
+def _refuse_proposals(chosen: DictConfig, rules: Mapping[str, UpdateRule], size: int) -> None:
+    """Raise ValueError for an optimizer that is not compared, and for more coordinates than the problem has.
+
+    The usual baselines may be left out of the comparison.
+    """
+    if unknown := [name for name in chosen.beside if name not in (*rules, *USUAL)]:
+        raise ValueError(f"proposals.beside names {unknown[0]}, which is not compared: {', '.join(rules)}")
+    if chosen.coordinates > size:
+        raise ValueError(
+            f"proposals.coordinates must be at most {size}, which the problem has, got {chosen.coordinates}"
+        )
 
 
 def compare(opened: Opened) -> Comparison:

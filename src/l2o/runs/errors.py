@@ -65,6 +65,8 @@ def one_line(error: BaseException) -> str | None:
     message, own = _with_key(error, _joined(str(cause)) or type(cause).__name__), _in_users_code(error)
     if missing := re.search(r"Missing mandatory value: (\S+)$", str(cause).splitlines()[0] if str(cause) else ""):
         return f"{missing[1]} has no value yet: give {missing[1]}=VALUE"
+    if absent := re.match(r"Interpolation key '(.+?)' not found\s+full_key: (\S+)", str(cause)):
+        return f"{absent[2]} needs '{absent[1]}', which this command line or config leaves out or sets to null"
     if _speaks(cause):
         return message
     if own and not (_is_expected(cause) and _arose_in(OURS, cause)):

@@ -15,7 +15,7 @@ from l2o.optimizers import UpdateRule
 from l2o.runs.command_line.suite_settings import PROPERTIES, refuse_suite_settings
 from l2o.runs.contents import hash_of, problem_contents
 from l2o.runs.devices import chosen_device, usable
-from l2o.runs.learned import open_learned
+from l2o.runs.learned import open_learned, refuse_same_names
 from l2o.runs.loggers import log_figure
 from l2o.runs.provenance import provenance
 from l2o.runs.shipped_baselines import record
@@ -30,6 +30,7 @@ def open_map(cfg: DictConfig) -> Suite:
     rules = open_learned(cfg)
     if not rules:
         raise ValueError("a map shows where a learned rule holds: give one as learned.NAME=PATH")
+    refuse_same_names(rules, [REFERENCE])
     refuse_suite_settings(cfg)
     device = usable(chosen_device(cfg.device, "cpu"))
     tasks = {name: _task(cfg, name, point, device) for name, point in _networks(cfg).items()}

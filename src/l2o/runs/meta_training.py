@@ -24,6 +24,7 @@ from l2o.runs import checkpoint_files
 from l2o.runs.card import of_run
 from l2o.runs.checkpoints import Checkpoints
 from l2o.runs.exported import export_best
+from l2o.runs.learned import open_baselines
 from l2o.runs.loggers import continue_csv, log_comparison
 from l2o.runs.problem import compared_optimizee, compares
 from l2o.runs.progress import Progress
@@ -60,7 +61,9 @@ def open_run(cfg: DictConfig) -> Run:
     rule, optimizee = instantiate(cfg.optimizer, _convert_="all").train(), instantiate(cfg.optimizee)
     learner = instantiate(cfg.learner, rule=rule, optimizee=optimizee, _convert_="all")
     compared = instantiate(compared_optimizee(cfg)) if cfg.evaluation_optimizee else optimizee
-    baselines = dict(instantiate(cfg.get("baselines")) or {})
+    baselines = open_baselines(cfg)
+    if compares(cfg) and (label := rule.label) in baselines:
+        raise ValueError(f"baselines.{label} has the name of the optimizer that is trained: give it another one")
     evaluation = instantiate(cfg.evaluation) if compares(cfg) else None
     if learner.warm_start and not resumed:
         warm_start.read(learner.warm_start)  # it is read when training starts; here it is refused if it is no such file

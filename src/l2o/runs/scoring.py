@@ -26,7 +26,7 @@ from l2o.runs.cell_jobs import Answers, Job, job_of, run_jobs
 from l2o.runs.command_line.kinds import fits
 from l2o.runs.command_line.suite_settings import refuse_suite_settings
 from l2o.runs.devices import chosen_device, usable
-from l2o.runs.learned import open_learned
+from l2o.runs.learned import open_learned, refuse_same_names
 from l2o.runs.loggers import log_scoreboard
 from l2o.runs.provenance import provenance
 from l2o.runs.shipped_baselines import record, shipped_outcomes
@@ -41,8 +41,7 @@ def open_suite(cfg: DictConfig) -> Suite:
     device = usable(chosen_device(cfg.device, cfg.suite.get("device", "cpu")))
     given = open_learned(cfg)
     baselines = open_baselines(cfg)
-    if both := given.keys() & baselines.keys():
-        raise ValueError(f"learned.{min(both)} has the name of a baseline: give it another one")
+    refuse_same_names(given, baselines)
     if cfg.workers < 1 or cfg.scoreboard.seeds < 1:
         raise ValueError(f"workers and scoreboard.seeds must be at least 1, got {cfg.workers}, {cfg.scoreboard.seeds}")
     tasks = open_tasks(cfg, device)

@@ -16,11 +16,12 @@ from l2o.meta_gradients.truncated_bptt import TruncatedBPTT
 from l2o.optimizees.base import Optimizee
 from l2o.optimizees.held_out import Combination, refuse_held_out
 from l2o.optimizers.base import UpdateRule
-from l2o.training import meta_optimizer, meta_schedule, resuming, warm_start
+from l2o.training import meta_schedule, resuming, warm_start
 from l2o.training.average import Average
 from l2o.training.families import Family, named, ready
 from l2o.training.horizons import Progress
 from l2o.training.influence import refuse_families
+from l2o.training.meta_optimizer import go_on, made, refuse_meta_optimizer, settings_of
 from l2o.training.meta_step import meta_step
 from l2o.training.safeguards import refuse, set_gradients, skip
 from l2o.training.selection import Selection
@@ -81,6 +82,8 @@ class MetaLearner(Validating):
         at_least_one("learner", episodes_per_epoch=episodes_per_epoch, validation_tasks=validation_tasks)
         self.families = {name: f.filled(num_tasks, horizon) for name, f in named(families, optimizee).items()}
         refuse(rule, self.families, horizon, window, final_lr_fraction, snapshots)
+        refuse_meta_optimizer(meta_optimizer)
+        meta_schedule.refuse(meta_scheduler)
         refuse_families(rule, self.families, seed)
         refuse_held_out({name: f.architectures(name, seed) for name, f in self.families.items()}, held_out)
         self.automatic_optimization = False
@@ -103,15 +106,20 @@ class MetaLearner(Validating):
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.rule.parameters() if p.requires_grad]  # decay moves no other
-        optimizer = meta_optimizer.made(self.meta_optimizer, trained)
-        return [optimizer], [meta_schedule.make(self.meta_scheduler, optimizer, *self._schedule())]
+        optimizer = made(self.meta_optimizer, trained)
+        scheduler = meta_schedule.make(self.meta_scheduler, optimizer, *self._schedule())
+        if self.checkpoint is not None:
+            was, state = self.checkpoint["l2o"].get("meta_optimizer"), self.state
+            if go_on(optimizer, self.checkpoint["optimizer_states"][0], was, state.lr_factor):
+                state.schedule = "of another learning rate"
+        return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:
         ready(self.optimizee, self.device)
         self.selection.prepare(self.device)
         if self.checkpoint is not None:
             place = self.global_rank, self.device
-            resuming.load_slots(self.slots, self.checkpoint, self.rule, self.meta_gradient, *place)
+            resuming.load_slots(self.slots, self.checkpoint["l2o"], self.rule, self.meta_gradient, *place)
         elif self.warm_start is not None:
             warm_start.begin(self, self.warm_start)
         self.checkpoint = None
@@ -171,12 +179,13 @@ class MetaLearner(Validating):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         average = {"average": self.average.state_dict()} if self.average is not None else {}
-        checkpoint["l2o"] = self.state.state_dict(self.rule) | average | resuming.state_of(self.slots)
+        known = {"meta_optimizer": settings_of(self.trainer.optimizers[0])} | average
+        checkpoint["l2o"] = self.state.state_dict(self.rule) | known | resuming.state_of(self.slots)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         resuming.refuse_other_ranks(checkpoint["l2o"], self.trainer.world_size)
         self.take_over(checkpoint)
-        self.checkpoint = checkpoint["l2o"]
+        self.checkpoint = checkpoint
         checkpoint["lr_schedulers"] = []  # Lightning would restore one of a kind that this run may not have
 
     def take_over(self, checkpoint: dict[str, Any]) -> None:

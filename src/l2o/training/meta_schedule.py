@@ -25,6 +25,20 @@ Factory = Callable[..., Any]
 """A scheduler without its optimizer, as Hydra's `_partial_: true` gives it."""
 
 
+def refuse(factory: object) -> None:
+    """Raise ValueError, which names the key, for what makes no scheduler, and for one that lacks an argument."""
+    if factory is None:
+        return
+    if not callable(factory):
+        example = "{_target_: torch.optim.lr_scheduler.LinearLR, _partial_: true}"
+        raise ValueError(f"learner.meta_scheduler must be null or a scheduler, as '{example}', got {factory}")
+    given = {"eta_min", *LENGTHS, *(factory.keywords if isinstance(factory, partial) else ())}
+    for name, one in list(inspect.signature(factory).parameters.items())[1:]:  # the first is the optimizer
+        named = one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+        if named and one.default is one.empty and name not in given:
+            raise ValueError(f"learner.meta_scheduler.{name} is missing: {_function(factory).__name__} needs it")
+
+
 def make(factory: Factory | None, optimizer: Optimizer, total: int, final_lr_fraction: float) -> Any:
     """Return the scheduler of an optimizer for `total` meta-updates; without a factory the rate stays constant.
 
@@ -70,10 +84,14 @@ def in_words(factory: Factory | None, total: int, final_lr_fraction: float) -> s
 
 def _named(factory: Factory) -> str:
     """Return a factory's name and its settings, those of factories inside it included."""
-    inner = factory.func if isinstance(factory, partial) else factory
+    inner = _function(factory)
     keywords = sorted(factory.keywords.items()) if isinstance(factory, partial) else []
     words = [(name, _named(value) if isinstance(value, partial | type) else value) for name, value in keywords]
     return f"{getattr(inner, '__name__', inner)} {words}"
+
+
+def _function(factory: Factory) -> Any:
+    return factory.func if isinstance(factory, partial) else factory
 
 
 def constant(update: int) -> float:

@@ -117,7 +117,7 @@ def _missing_option(failed: Composition, path: str) -> str | None:
 
 
 def _unknown_key(failed: Composition, key: str) -> str:
-    cfg, program = _without(failed, key), "the program"
+    cfg, program = _without(failed, key), f"{failed.config_name or 'train'}.py"
     known: list[str] = []
     if cfg is not None:
         program = f"{program_of(cfg)}.py"

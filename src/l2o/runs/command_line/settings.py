@@ -37,8 +37,9 @@ KINDS: dict[str, Any] = {
 
 AT_LEAST_ONE = Bound(lambda value: value >= 1, "at least 1")
 EPOCHS = Bound(lambda value: value == -1 or value >= 1, "at least 1 (or -1, for a run that only early stopping ends)")
+SEED = Bound(lambda value: 0 <= value < 2**32, "from 0 to 2³² − 1")
 BOUNDS = {
-    "seed": Bound(lambda value: 0 <= value < 2**32, "from 0 to 2³² − 1"),
+    "seed": SEED,
     "output_scale": POSITIVE,
     "checkpoint_minutes": NOT_NEGATIVE,
     "early_stopping": AT_LEAST_ONE,
@@ -47,6 +48,7 @@ BOUNDS = {
     "scoreboard.rates_count": AT_LEAST_ONE,
     "scoreboard.rates_per_decade": AT_LEAST_ONE,
     "scoreboard.seeds": AT_LEAST_ONE,
+    "sweep.seed": SEED,
     "sweep.n_trials": AT_LEAST_ONE,
     "sweep.batch_size": AT_LEAST_ONE,
     "learner.meta_optimizer.lr": NOT_NEGATIVE,

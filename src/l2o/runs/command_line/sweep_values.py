@@ -17,6 +17,8 @@ def configurations(cfg: DictConfig, loader: Any) -> Iterator[DictConfig]:
     as there are runs.
     """
     overrides = list(_last_of_each(_overrides(cfg, loader)))
+    for override in overrides:
+        _refuse(override, cfg)
     values = [_values(override) for override in overrides]
     first = [words[0] for words in values]
     given = list(cfg.hydra.overrides.hydra)
@@ -40,6 +42,18 @@ def _overrides(cfg: DictConfig, loader: Any) -> list[Override]:
     return OverridesParser.create(config_loader=loader).parse_overrides([*words, *cfg.hydra.overrides.task])
 
 
+def _refuse(override: Override, cfg: DictConfig) -> None:
+    """Raise ValueError for a word of which no sweep can be made."""
+    key, line = override.get_key_element().lstrip("+~"), override.input_line
+    if key == "sweep.space" or key.startswith("sweep.space."):
+        raise ValueError(
+            f"{line}: give what is searched by its own name, as learner.meta_optimizer.lr=interval(0.001,0.1); a plain "
+            "value, as learner.meta_optimizer.lr=0.01, takes a key out of the search"
+        )
+    if isinstance(override.value(), IntervalSweep) and not OmegaConf.select(cfg, "sweep"):
+        raise ValueError(f"{line}: an interval is for a search: add sweep=meta_lr, or give values, as {key}=0.1,0.2")
+
+
 def _last_of_each(overrides: list[Override]) -> list[Override]:
     """A later override of a key takes the place of an earlier one."""
     return list({override.get_key_element().lstrip("+~"): override for override in overrides}.values())
@@ -54,7 +68,13 @@ def _values(override: Override) -> list[str]:
         ends = [end for end in (value.start, value.end) if end is not None]
         whole = all(isinstance(end, int) for end in ends)
         return [f"{key}={end if whole else float(end)}" for end in ends]
-    return [f"{key}={word}" for word in override.sweep_string_iterator()]
+    try:
+        words = [f"{key}={word}" for word in override.sweep_string_iterator()]
+    except ValueError as error:
+        raise ValueError(f"{override.input_line}: {error}") from error
+    if not words:
+        raise ValueError(f"{override.input_line} has no value to run")
+    return words
 
 
 def _is_plain(override: Override, cfg: DictConfig) -> bool:
