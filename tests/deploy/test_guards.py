@@ -45,7 +45,6 @@ def said_by(code):
 
 def test_a_rule_that_is_run_past_its_horizon_warns_once_at_the_users_line():
     code = "optimizer = l2o.LearnedOptimizer([weight], l2o.from_pretrained('quadratic'))\n"
-    assert said_by(code + "steps(optimizer, 100)") == []
     (line,) = said_by(code + "steps(optimizer, 103)")
     assert line.startswith("<string>:8: UserWarning: the rule 'quadratic' was trained for 100 steps, and this is step ")
     assert "step 101: nobody knows what it does from here on" in line and "learner.horizon=200" in line

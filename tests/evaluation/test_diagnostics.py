@@ -162,11 +162,13 @@ def test_a_figure_without_any_signal_or_cosine_is_drawn(tmp_path, snr, known):
 
 
 def test_an_optimizer_of_ones_own_can_be_diagnosed(tmp_path, monkeypatch):
-    (tmp_path / "own_rules.py").write_text("from l2o.optimizers import AdafacMLP\nclass Mine(AdafacMLP): pass\n")
+    (tmp_path / "own_rules.py").write_text(
+        "from l2o.optimizers import AdafacMLP\nclass DiagnosedAlone(AdafacMLP): pass\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     own = importlib.import_module("own_rules")
-    save_pretrained(own.Mine(), tmp_path / "mine")
+    save_pretrained(own.DiagnosedAlone(), tmp_path / "mine")
     sizes = ["--horizons", "2", "--windows", "2", "--tasks", "2", "--estimates", "2", "--hidden", "3", "--batch", "4"]
     given = ["diagnose", "mine", "out", *sizes, "--estimators", "pes"]
     main([*given, "--imports", "own_rules"])
