@@ -45,7 +45,10 @@ MNIST, CIFAR = "dataset=npz dataset.path={mnist}", "dataset=npz dataset.path={ci
 LEARNED = "learned.LSTM={out}/RULES/0/best +learned.GAC={out}/RULES/1/best +learned.NTM-BFGS={out}/RULES/2/best"
 ART = "optimizee.content={content} optimizee.style={style} optimizee.weights={features}"
 START = "optimizer=pretrained optimizer.name={out}/cifar_small_training/best seed=1"
-AT_200 = "evaluation.num_tasks=8 evaluation.num_steps=200 evaluation.table_steps=[50,100,200]"
+AT_200 = "evaluation.num_tasks=8 evaluation.tuning_tasks=4 evaluation.num_steps=200 evaluation.table_steps=[50,100,200]"
+AT_1000 = (  # tuned at step 200: to tune them at step 1000 takes five times as long
+    "evaluation.num_tasks=2 evaluation.tuning_steps=200 evaluation.rates_range=[0.00316,0.316] evaluation.rates_count=5"
+)
 GENERAL = "+learned.general=general"  # the package's optimizer for all problems, which is not trained here
 CIFAR_LEARNED = {
     "cifar10": f"learned.LSTM={{out}}/cifar10_training/best {GENERAL}",
@@ -87,8 +90,7 @@ RUNS = {  # what {out}/NAME holds, in an order in which every part finds the tra
     },
     **{name: f"evaluate.py experiment={name} {CIFAR} {AT_200} {learned}" for name, learned in CIFAR_LEARNED.items()},
     **{
-        f"{name}_1000steps": f"evaluate.py experiment={name} name={name}_1000steps {CIFAR} "
-        f"evaluation.num_tasks=2 {learned}"
+        f"{name}_1000steps": f"evaluate.py experiment={name} name={name}_1000steps {CIFAR} {AT_1000} {learned}"
         for name, learned in CIFAR_LEARNED.items()
     },
     "neural_art_training": f"train.py experiment=neural_art {ART} evaluation=null",
