@@ -9,6 +9,7 @@ from l2o.runs.command_line.null_groups import leave_out_null_groups
 from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
 from l2o.runs.leftovers import nothing_left_if_refused
+from l2o.runs.waiting import wait_briefly
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
@@ -34,5 +35,6 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
+    wait_briefly()
     leave_out_null_groups(Path(__file__).with_name("conf"))
     in_one_line(main)()

@@ -13,6 +13,7 @@ from l2o.runs.command_line.null_groups import leave_out_null_groups
 from l2o.runs.command_line.own_code import prepare
 from l2o.runs.errors import in_one_line
 from l2o.runs.leftovers import nothing_left_if_refused
+from l2o.runs.waiting import wait_briefly
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -43,5 +44,6 @@ def meta_train(cfg: DictConfig) -> float:
 
 
 if __name__ == "__main__":
+    wait_briefly()
     leave_out_null_groups(Path(__file__).with_name("conf"))
     in_one_line(main)()
