@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from l2o.runs.command_line.preflight import Preflight
+from l2o.runs.command_line.read_keys import compose_base, keys_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,3 +68,12 @@ def test_both_programs_are_checked(program: str) -> None:
         callbacks = compose(program, ["launcher=joblib"], return_hydra_config=True).hydra.callbacks
     assert callbacks.preflight._target_ == "l2o.runs.command_line.preflight.Preflight"
     assert callbacks.share._target_ == "l2o.runs.jobs.Share"
+
+
+def test_a_program_s_own_configuration_is_composed_once_for_a_search_path() -> None:
+    """Hydra takes some tenths of a second for each, and a sweep looks at it for every value."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        one, other = (compose_base(loader, "train") for _ in range(2))
+        assert one is other and keys_of(one) == keys_of(compose("train"))
+        assert keys_of(compose_base(loader, "evaluate")) == keys_of(compose("evaluate"))

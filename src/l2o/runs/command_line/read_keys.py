@@ -28,6 +28,17 @@ def compose(loader: Any, config_name: str | None, overrides: list[str]) -> DictC
     return loader.load_configuration(config_name, overrides, RunMode.RUN)
 
 
+def compose_base(loader: Any, config_name: str) -> DictConfig:
+    """A program's configuration without overrides: read it only, since a process composes it once for a search path."""
+    place = (config_name, tuple(str(entry) for entry in loader.get_search_path().get_path()))
+    if place not in _BASES:
+        _BASES[place] = compose(loader, config_name, [])
+    return _BASES[place]
+
+
+_BASES: dict[tuple[str, tuple[str, ...]], DictConfig] = {}
+
+
 def program_of(cfg: DictConfig) -> str:
     """The program that a configuration is for: train or evaluate."""
     return OmegaConf.select(cfg, "hydra.callbacks.preflight.program") or "train"
@@ -46,7 +57,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
     for it is not. `unread` names groups that are composed for experiments alone.
     """
     program = program_of(cfg)
-    base = compose(loader, program, [])
+    base = compose_base(loader, program)
     read = {str(key) for key in base} - set(unread)
     missing = next(iter(sorted(read - {str(key) for key in cfg} - OPTIONAL)), None)
     if missing:
@@ -67,7 +78,7 @@ def refuse_unread(cfg: DictConfig, loader: Any, unread: tuple[str, ...] = ()) ->
 def _other(program: str, loader: Any) -> set[str]:
     """The keys that the other program reads."""
     other = "evaluate" if program == "train" else "train"
-    return {str(key) for key in compose(loader, other, [])} | set().union(*NULL_AT_FIRST.values())
+    return {str(key) for key in compose_base(loader, other)} | set().union(*NULL_AT_FIRST.values())
 
 
 def _refuse_override(
