@@ -8,6 +8,7 @@ loss, on seeds of its own. All optimizers see the same minibatches.
 
 import argparse
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -71,8 +72,10 @@ def main() -> None:
     rates = torch.logspace(-3.5, -1, 9).tolist()
     best = min(rates, key=lambda rate: run(adam(rate), [1000, 1001])[:, -last:].mean().item())
     seeds = range(given.seeds)
-    use = lambda rule: lambda parameters: l2o.LearnedOptimizer(parameters, rule, horizon=given.steps)  # noqa: E731
-    lines = [line(name, run(use(rule), seeds), name, horizon_of(rule.card)) for name, rule in rules.items()]
+    lines = []
+    for name, rule in rules.items():
+        learned = partial(l2o.LearnedOptimizer, rule=rule, horizon=given.steps)
+        lines.append(line(name, run(learned, seeds), name, horizon_of(rule.card)))
     lowest = min(lines, key=lambda one: one.losses[-last:].mean())
     lines = [
         one if one is lowest else one._replace(band=None) for one in lines

@@ -16,9 +16,9 @@ from l2o.optimizers import LSTM, AdafacMLP, Adam, Hierarchical, LogAndSign, Upda
 
 
 @pytest.fixture
-def mesh():
+def mesh(tmp_path):
     """A group of this process alone."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[reportPrivateImportUsage]
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
 
@@ -67,7 +67,7 @@ def test_the_state_of_shards_can_be_saved_and_copied(kind: str, way: str, mesh: 
         torch.testing.assert_close(own.full_tensor(), alone)
 
 
-@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning", "ignore:.*FSDP:FutureWarning")
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")  # as there is one process
 def test_flat_pieces_of_tensors_are_refused_by_rules_that_need_their_shapes(mesh: DeviceMesh) -> None:
     for use_orig_params in (True, False):
         model = FullyShardedDataParallel(network(), use_orig_params=use_orig_params, device_id=torch.device("cpu"))

@@ -33,9 +33,11 @@ def named(group: Group) -> Iterable[tuple[str, Tensor]]:
 
 def drop_repeated(group: Group) -> None:
     """Leave a parameter that a group holds several times, as tied weights may be, in its first place alone."""
-    first = {id(param): index for index, param in reversed([*enumerate(group["params"])])}
+    first: dict[int, int] = {}  # the first place of each, by identity
+    for place, param in enumerate(group["params"]):
+        first.setdefault(id(param), place)
     for key in {"params", "param_names"} & group.keys():
-        group[key] = [group[key][index] for index in sorted(first.values())]
+        group[key] = [group[key][place] for place in first.values()]
 
 
 def titles_of(groups: Sequence[Group]) -> dict[tuple[int, str], str]:
@@ -144,7 +146,8 @@ def _plain(value: Any, whole: bool) -> Any:
 
     A whole number may come as a float, as `np.ceil` gives it.
     """
-    if not isinstance(value, Real) or type(value) in (bool, int):
+    kind = type(value)
+    if kind in (bool, int, type(None)) or (kind is float and not whole) or not isinstance(value, Real):
         return value
     number = float(value)
     if whole:
@@ -162,7 +165,7 @@ def _is_rate(value: Any) -> bool:
 
 
 def _is_flattened(param: Tensor) -> bool:
-    """Whether it is a flat piece of what FullyShardedDataParallel (FSDP1) has made of a model's parameters."""
+    """Whether torch has marked it as a flat piece that FullyShardedDataParallel (FSDP1) has made of parameters."""
     return bool(getattr(param, "_fsdp_flattened", False) or getattr(param, "_is_flat_param", False))
 
 

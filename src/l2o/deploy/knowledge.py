@@ -37,8 +37,8 @@ def checked_loss(given: Any, returned: Any, groups: Sequence[Group], rules: list
         raise ValueError(f"the loss must be one number, got {found}")
     value = _as_tensor(loss)
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        devices = [local_part(param).device for group in groups for param in group["params"]]
-        return _mean_over_ranks(value, devices[0] if devices else value.device)
+        first = next((param for group in groups for param in group["params"]), value)
+        return _mean_over_ranks(value, local_part(first).device)
     return value
 
 
@@ -72,7 +72,7 @@ def _is_number(loss: Any) -> bool:
     if loss is None:
         return False
     try:
-        value = _as_tensor(loss)
+        value = loss if isinstance(loss, Tensor) else _as_tensor(loss)  # of a sharded one nothing is gathered here
     except (TypeError, ValueError, RuntimeError, OverflowError):
         return False
     return value.numel() == 1 and value.dtype != torch.bool and not value.is_complex()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from l2o.evaluation.diagnostics import Diagnosis
@@ -37,7 +38,7 @@ def plot_diagnosis(rows: Sequence[Diagnosis], path: str | Path, title: str = "")
     signal.set(xlabel="Horizon (steps)", ylabel="Signal-to-noise ratio of one estimate")
     bias.set(xlabel="Horizon (steps)", ylabel="Cosine to FullES", ylim=(-1.05, 1.05))
     for axes, scales in ((signal, {"xscale": "log", "yscale": "log"}), (bias, {"xscale": "log"})):
-        if any(len(line.get_xdata()) for line in axes.lines):  # type: ignore[arg-type]  # an array
+        if any(np.size(line.get_xdata()) for line in axes.lines):
             axes.set(**scales)
         axes.grid(**GRID)
     legend(signal)

@@ -111,7 +111,7 @@ class MetaLearner(Validating):
         if self.checkpoint is not None:
             was, state = self.checkpoint["l2o"].get("meta_optimizer"), self.state
             if go_on(optimizer, self.checkpoint["optimizer_states"][0], was, state.lr_factor):
-                state.schedule = "of another learning rate"
+                state.schedule = "of another learning rate"  # it is laid out anew when training starts
         return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:

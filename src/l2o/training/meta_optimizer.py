@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-log = logging.getLogger(__name__)
+tell = rank_zero_only(logging.getLogger(__name__).info)
 
 Make = Callable[..., torch.optim.Optimizer]
 """Makes a meta-optimizer of parameters: one of torch's classes, or such a class with arguments of one's own."""
@@ -79,5 +80,5 @@ def go_on(optimizer: torch.optim.Optimizer, saved: dict[str, Any], was: dict[str
             group["initial_lr"] = mine.get("initial_lr", mine["lr"]) * factor
     if changed and was is not None:
         told = ", ".join(f"{name} is {value} in the place of {was[name]}" for name, value in changed.items())
-        log.info("the meta-optimizer has changed: from here on %s", told)
+        tell("the meta-optimizer has changed: from here on %s", told)
     return "lr" in changed

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from l2o.runs.command_line.arguments import taken_beside
 from l2o.runs.command_line.nearest import certain, did_you_mean, nearest
-from l2o.runs.command_line.read_keys import compose, keys_of, program_of
+from l2o.runs.command_line.read_keys import compose, compose_base, keys_of, program_of
 
 
 class Composition(NamedTuple):
@@ -172,11 +172,11 @@ def _read_elsewhere(failed: Composition, cfg: DictConfig, key: str) -> str | Non
     """What to say of a key that only a group that is left out has, or that the other program reads."""
     program = program_of(cfg)
     other = "evaluate" if program == "train" else "train"
-    if key in keys_of(compose(failed.loader, program, [])):
+    if key in keys_of(compose_base(failed.loader, program)):
         if key in keys_of(cfg):
             return None
         return f"{key} has no effect: '{key.split('.')[0]}' or a part of it is left out or replaced"
-    base = compose(failed.loader, other, [])
+    base = compose_base(failed.loader, other)
     if key in keys_of(base) or key in base.hydra.runtime.choices:
         return f"{program}.py does not read {key}: {other}.py does"
     return None

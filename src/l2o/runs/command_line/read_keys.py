@@ -23,20 +23,21 @@ NULL_AT_FIRST = {"train": {"sweep", "objective"}, "evaluate": {"suite", "map"}}
 """Groups of each program of which no option is chosen by default, so that its own configuration lacks their keys."""
 
 
+_BASES: dict[tuple[str, tuple[str, ...]], DictConfig] = {}
+"""The programs' own configurations, by name and search path."""
+
+
 def compose(loader: Any, config_name: str | None, overrides: list[str]) -> DictConfig:
     """A configuration as Hydra composes it for one run."""
     return loader.load_configuration(config_name, overrides, RunMode.RUN)
 
 
 def compose_base(loader: Any, config_name: str) -> DictConfig:
-    """A program's configuration without overrides: read it only, since a process composes it once for a search path."""
+    """A program's configuration without overrides, to read only: a process composes it once for a search path."""
     place = (config_name, tuple(str(entry) for entry in loader.get_search_path().get_path()))
     if place not in _BASES:
         _BASES[place] = compose(loader, config_name, [])
     return _BASES[place]
-
-
-_BASES: dict[tuple[str, tuple[str, ...]], DictConfig] = {}
 
 
 def program_of(cfg: DictConfig) -> str:
