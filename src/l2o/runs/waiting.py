@@ -3,9 +3,8 @@
 import os
 
 SPINS = "20000"
-"""Some tens of microseconds. GNU's OpenMP, which torch uses, would wait fifteen times as long, in which a thread beside
-other work keeps the very core that it waits for: a training beside one busy process then takes two to three times as
-long. On a quiet machine the difference is within two to three percent."""
+"""Turns of a loop. GNU's OpenMP, which torch uses, makes 300 000 by default, in which a thread beside other work keeps
+the very core that it waits for. What that costs is in docs/performance.md."""
 
 
 def wait_briefly() -> None:
