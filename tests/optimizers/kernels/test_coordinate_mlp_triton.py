@@ -3,6 +3,7 @@
 Shapes: B tasks, P coordinates, K steps.
 """
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -22,6 +23,7 @@ from l2o.optimizers import AdafacMLP, UpdateRule
 from l2o.optimizers.adafac_mlp import RECIPE
 from l2o.optimizers.kernels import (
     coordinate_mlp,
+    coordinate_mlp_arguments,
     coordinate_mlp_cpp,
     coordinate_mlp_torch,
     coordinate_mlp_triton,
@@ -225,6 +227,28 @@ def test_offered_on_a_gpu_unless_disabled(monkeypatch) -> None:
     assert not triton_device.offered(torch.device("cuda", 0))
 
 
+@pytest.mark.parametrize(
+    ("version", "tiles"), [("3.6.0", [16, 16, 32]), ("3.8.0+git1", [8, 16, 32]), (None, [8, 16, 32])]
+)
+def test_tiles_are_as_large_as_this_version_of_triton_wants_them(monkeypatch, version: str | None, tiles: list) -> None:
+    def version_of(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", version_of)
+    triton_device._smallest_tile.cache_clear()
+    assert [triton_device.padded(size) for size in (1, 9, 17)] == tiles
+    triton_device._smallest_tile.cache_clear()
+
+
+def test_equals_torch_with_the_tiles_of_an_older_triton(monkeypatch) -> None:
+    monkeypatch.setattr(triton_device, "_smallest_tile", lambda: 16)
+    coordinate_mlp_arguments.rule_of.cache_clear()
+    assert_equals_torch(monkeypatch, made("adafac_mlp"), given(SMALL, torch.float32, 1), SMALL)
+    coordinate_mlp_arguments.rule_of.cache_clear()
+
+
 class TestTrial:
     """What decides whether the kernels work on a device: a tiny step of the rule at hand."""
 
@@ -267,5 +291,6 @@ def test_compiles_for_a_gpu() -> None:
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     stacks = re.findall(r"(.+): (\w+): \d+ registers, (\d+) bytes of stack", output)
     kernels = {"tile_sums", "update_factors", "line_means", "accumulate", "find_scales", "directions", "normalise"}
+    kernels |= {"remember", "of_tensors", "direct", "rescale"}
     assert {kernel for _, kernel, _ in stacks} == kernels
     assert not any(int(stack) for *_, stack in stacks), output

@@ -12,7 +12,6 @@ kernels are in `factors_triton_source` and `coordinate_mlp_triton_source`; this 
 
 import functools
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,13 +37,12 @@ from l2o.optimizers.kernels.coordinate_mlp_arguments import (
 from l2o.optimizers.kernels.coordinate_mlp_memory import checked_sizes
 from l2o.optimizers.kernels.coordinate_mlp_units import BLOCK, TILE_X, TILE_Y, Tables, tables
 from l2o.optimizers.kernels.recipe import Feature, Recipe, served_layout
-from l2o.optimizers.kernels.triton_device import padded
+from l2o.optimizers.kernels.triton_device import launch, padded
 
 MAX_UNITS = 64  # of a layer: beyond, a block's tiles do not fit into the registers
 MAX_SIZE = 2**30  # coordinates: offsets within a tensor have 32 bits
 TILE_NUMBERS = 4096  # of a tile of a block's coordinates and a layer's units
 SUMMED = 64  # units whose sums are added at a time
-OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
 
 
 def serves(recipe: Recipe, weights: list[Tensor], decays: Decays, seen: Observation) -> bool:
@@ -157,12 +155,6 @@ def _scales(table: Tables, sums: Tensor, eps: float, theta_at: int = -1) -> Tens
     found = sums.new_empty(tasks, matrices, n + 1)
     launch(find_scales, table.matrices, tasks, matrices, sums, units, found, n, padded(n), eps, theta_at, SUMMED)
     return found
-
-
-def launch(kernel: Any, table: Tensor, tasks: int, *arguments: Any) -> None:
-    """Run a kernel with a program for every row of a table and every task."""
-    if programs := len(table) * tasks:
-        kernel[(programs,)](table, *arguments, **OPTIONS)
 
 
 @functools.lru_cache(maxsize=64)

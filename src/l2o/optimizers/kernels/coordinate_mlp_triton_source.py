@@ -41,10 +41,11 @@ def _unit(units, tensors, num_units):
 @triton.jit
 def accumulate(units, tensors, num_units, seen, moments, decays, sums, RULE: tl.constexpr, BLOCK: tl.constexpr):
     """Update the moments of a unit, and add up the squares of its features: (B, units, F)."""
+    F: tl.constexpr = RULE.num_features
     unit, task, tensor, start, stop, _ = _unit(units, tensors, num_units)
     first = tl.load(tensor + COORDINATE)
     is_served = tl.load(tensor + SERVED) != 0
-    totals = (tl.zeros((BLOCK,), sums.dtype.element_ty),) * RULE.num_features
+    totals = (tl.zeros((BLOCK,), sums.dtype.element_ty),) * F
     for begin in range(start, stop, BLOCK):
         i = begin + tl.arange(0, BLOCK)
         there, at = i < stop, first + i
@@ -54,11 +55,11 @@ def accumulate(units, tensors, num_units, seen, moments, decays, sums, RULE: tl.
         v = mixed(moments.squares, decays.squares, g * g, at, there, task, RULE.squares, True)
         factors = factors_of(tensor, i, there, g * g, task, moments, decays.factors, RULE, True)
         features, added = features_of(g, p, m, v, factors, RULE), ()
-        for f in tl.static_range(RULE.num_features):
+        for f in tl.static_range(F):
             added = added + (totals[f] + tl.where(there, features[f] * features[f], 0.0),)
         totals = added
-    sums += (task * num_units + unit) * RULE.num_features
-    for f in tl.static_range(RULE.num_features):
+    sums += (task * num_units + unit) * F
+    for f in tl.static_range(F):
         tl.store(sums + f, tl.sum(totals[f], 0))
 
 
@@ -99,9 +100,11 @@ def _layer_rows(layer, task, H: tl.constexpr, HP: tl.constexpr):
 @triton.jit
 def _network(features, scales, times, layers, task, RULE: tl.constexpr):
     """Ask the network about a block of coordinates: features, times (HP,) -> outputs (BLOCK, HP)."""
-    weight, bias, unit, real = _layer_rows(layers[0], task, RULE.sizes[1], RULE.padded[1])
-    x = tl.zeros((features[0].shape[0], RULE.padded[1]), weight.dtype.element_ty)
-    for f in tl.static_range(RULE.num_features):
+    F: tl.constexpr = RULE.num_features
+    HP: tl.constexpr = RULE.padded[1]
+    weight, bias, unit, real = _layer_rows(layers[0], task, RULE.sizes[1], HP)
+    x = tl.zeros((features[0].shape[0], HP), weight.dtype.element_ty)
+    for f in tl.static_range(F):
         w = tl.load(weight + unit * RULE.sizes[0] + f, real, 0.0) * tl.load(scales + f)
         x += features[f][:, None] * w[None, :]
     x = tl.where(real[None, :], x + (times + bias)[None, :], 0.0)  # an infinite feature times a padded weight is nan

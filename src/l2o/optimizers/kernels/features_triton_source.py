@@ -51,6 +51,7 @@ def factors_of(tensor, i, there, square, task, moments, decays, RULE: tl.constex
 
     A tensor with fewer than two axes has one second moment w in their place, which is updated in the first pass.
     """
+    NUM_FACTORS: tl.constexpr = RULE.factors
     factored = tl.broadcast_to(tl.load(tensor + FACTORED), i.shape)  # the interpreter has no masks from single numbers
     has_factors, has_none = factored != 0, factored == 0
     at_r, at_c, line = _places(tensor, i)
@@ -58,14 +59,14 @@ def factors_of(tensor, i, there, square, task, moments, decays, RULE: tl.constex
     at_c += tl.load(tensor + MINOR)
     line += tl.load(tensor + LINES)
     if UPDATES:
-        w = mixed(moments.major, decays, square + 1e-30, at_r, there & has_none, task, RULE.factors, True)
-        r_of = kept(moments.major, at_r, there & has_factors, task, RULE.factors)
+        w = mixed(moments.major, decays, square + 1e-30, at_r, there & has_none, task, NUM_FACTORS, True)
+        r_of = kept(moments.major, at_r, there & has_factors, task, NUM_FACTORS)
     else:
-        r_of = kept(moments.major, at_r, there, task, RULE.factors)
-    c_of = kept(moments.minor, at_c, there & has_factors, task, RULE.factors)
-    mean_of = kept(moments.means, line, there & has_factors, task, RULE.factors)
+        r_of = kept(moments.major, at_r, there, task, NUM_FACTORS)
+    c_of = kept(moments.minor, at_c, there & has_factors, task, NUM_FACTORS)
+    mean_of = kept(moments.means, line, there & has_factors, task, NUM_FACTORS)
     scales, of_momenta, rows, columns, rsqrt_rows, rsqrt_columns = (), (), (), (), (), ()
-    for k in tl.static_range(RULE.factors):
+    for k in tl.static_range(NUM_FACTORS):
         r, c, mean = r_of[k], c_of[k], mean_of[k]
         if UPDATES:
             r = tl.where(has_factors, r, w[k])
@@ -95,6 +96,7 @@ def _times(values, factor):
 def features_of(g, p, m, v, factors, RULE: tl.constexpr):
     """Give the features in the order of the first layer's columns, not normalised; v and the factors may be empty."""
     scales, of_momenta, rows, columns, rsqrt_rows, rsqrt_columns = factors
+    NUM_MOMENTA: tl.constexpr = RULE.momenta
     features, s = (), ()
     if RULE.squares:
         s = (tl.rsqrt(v[0] + RULE.square_eps),)
@@ -126,7 +128,7 @@ def features_of(g, p, m, v, factors, RULE: tl.constexpr):
         elif RULE.features[n] == RSQRT_COLUMNS:
             features = features + rsqrt_columns
         elif RULE.features[n] == FACTORED_MOMENTA:
-            for k in tl.static_range(RULE.momenta):
+            for k in tl.static_range(NUM_MOMENTA):
                 features = features + (m[k] * of_momenta[k],)
     return features
 

@@ -3,12 +3,16 @@
 This module can be imported without Triton.
 """
 
+import functools
+import importlib.metadata
 import importlib.util
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +20,7 @@ logger = logging.getLogger(__name__)
 # but its accuracy and speed have not been measured on a GPU.
 PRECISION = "ieee"
 CAPABILITY = (8, 0)  # of CUDA devices that Triton supports
+OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}  # of kernels that are shared out by tables
 
 
 def offered(device: torch.device) -> bool:
@@ -24,8 +29,18 @@ def offered(device: torch.device) -> bool:
 
 
 def padded(size: int) -> int:
-    """Give the size of a tile that holds so many numbers: a power of two, at least 8 as `tl.dot` demands."""
-    return max(8, 1 << (size - 1).bit_length())
+    """Give the size of a tile that holds so many numbers: a power of two, at least what `tl.dot` demands."""
+    return max(_smallest_tile(), 1 << (size - 1).bit_length())
+
+
+@functools.cache
+def _smallest_tile() -> int:
+    """Give how many numbers `tl.dot` must add up at least."""
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return 8
+    return 16 if tuple(map(int, version.split(".")[:2])) < (3, 8) else 8
 
 
 def on(device: torch.device) -> torch.cuda.device:
@@ -33,7 +48,13 @@ def on(device: torch.device) -> torch.cuda.device:
     return torch.cuda.device(device if device.type == "cuda" else -1)
 
 
-def works(device: torch.device, name: str, attempt: Callable[[], torch.Tensor]) -> bool:
+def launch(kernel: Any, table: Tensor, tasks: int, *arguments: Any) -> None:
+    """Run a kernel with a program for every row of a table and every task."""
+    if programs := len(table) * tasks:
+        kernel[(programs,)](table, *arguments, **OPTIONS)
+
+
+def works(device: torch.device, name: str, attempt: Callable[[], Tensor]) -> bool:
     """Compile and run a tiny attempt, whose result must be finite.
 
     False after a warning that names the kernel where that fails (no Triton, no C compiler, an old GPU).
