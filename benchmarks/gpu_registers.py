@@ -13,9 +13,11 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import gpu_rules
 import torch
@@ -25,8 +27,14 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
 from l2o.optimizees import Layout
-from l2o.optimizers import Observation, UpdateRule
-from l2o.optimizers.kernels import coordinate_mlp, coordinate_mlp_triton, lstm_triton, triton_device
+from l2o.optimizers import Observation, UpdateRule, hierarchical
+from l2o.optimizers.kernels import (
+    coordinate_mlp,
+    coordinate_mlp_triton,
+    hierarchical_triton,
+    lstm_triton,
+    triton_device,
+)
 from l2o.optimizers.kernels.lstm_triton_source import step_kernel, window_kernel
 
 CAPABILITY, WARP = 90, 32
@@ -78,13 +86,12 @@ def launches(rule: UpdateRule, layout: Layout, tasks: int) -> list[tuple[Any, tu
     """Every kernel of a step of a modern rule, with the arguments that it is given."""
     grad, number, found = torch.zeros(tasks, layout.size), torch.zeros(tasks), []
     seen, state = Observation(grad, grad, number, number, number + 1), rule.init_state(grad, layout)
-    before = coordinate_mlp.kernel_for, coordinate_mlp_triton.launch
-    coordinate_mlp.kernel_for = lambda *_: coordinate_mlp_triton
-    coordinate_mlp_triton.launch = lambda kernel, table, _, *rest: found.append((kernel, (table, *rest)))
-    try:
+    note = lambda kernel, table, _, *rest: found.append((kernel, (table, *rest)))  # noqa: E731
+    with ExitStack() as stack:
+        for chooser, kernels in ((coordinate_mlp, coordinate_mlp_triton), (hierarchical, hierarchical_triton)):
+            stack.enter_context(patch.object(chooser, "kernel_for", lambda *_, own=kernels: own))
+            stack.enter_context(patch.object(kernels, "launch", note))
         rule(seen, state, layout)
-    finally:
-        coordinate_mlp.kernel_for, coordinate_mlp_triton.launch = before
     return found
 
 
@@ -114,7 +121,7 @@ def of_modern_rules() -> None:
     cases.append(("AdafacMLP, h = 4, of one number", gpu_rules.RULES["AdafacMLP, h = 4"], Layout({"one": (1, 1)}), 1))
     for name, make, layout, tasks in cases:
         for kernel, arguments in launches(make(), layout, tasks):
-            needed = kernel.warmup(*map(mocked, arguments), grid=(1,), **coordinate_mlp_triton.OPTIONS)
+            needed = kernel.warmup(*map(mocked, arguments), grid=(1,), **triton_device.OPTIONS)
             report(f"{name}: {kernel.__name__}", needed)
 
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from l2o import LearnedOptimizer
+from l2o import LearnedOptimizer, from_pretrained
 from l2o.optimizees import Layout
 from l2o.optimizers import AdafacMLP, Celo, Celo2, MLPLOpt, Observation, UpdateRule
 
@@ -32,6 +32,7 @@ RULES: dict[str, Callable[[], UpdateRule]] = {
     "Celo, phase 1": lambda: Celo(1),
     "Celo2-base": lambda: Celo2(orthogonal=False, adam_vectors=False, adam_pattern=None),
     "Celo2, with Newton-Schulz": Celo2,
+    "general": lambda: from_pretrained("general"),
 }
 
 

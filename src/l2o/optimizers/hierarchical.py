@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from l2o.checks import at_least_one, below_one, expression, true_or_false
-from l2o.native.watching import is_watched
 from l2o.optimizees.layout import Axis, Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, Scope, State, UpdateRule
-from l2o.optimizers.kernels import hierarchical_cpp, hierarchical_torch
+from l2o.optimizers.kernels import hierarchical_torch
+from l2o.optimizers.kernels.hierarchical import kernel_for
 from l2o.optimizers.kernels.hierarchical_memory import Memory, Settings
 from l2o.optimizers.loss_trend import NUM_FEATURES, init_loss_trend, loss_trend, loss_trend_axes
 from l2o.optimizers.mlp import MLP, linear
@@ -121,9 +121,10 @@ class Hierarchical(UpdateRule):
     def forward(self, seen: Observation, state: State, layout: Layout) -> tuple[Tensor, State]:
         phi = [*self.tensor_linear.weights, *self.tensor_mlp.weights, *self.mlp.weights]
         tensors = (*seen, *state.values(), *phi)
-        if not is_watched(tensors) and hierarchical_cpp.serves(tensors, len(self.momentum_decays), self.hidden_size):
-            decays = (*self.momentum_decays, self.square_decay)
-            update, after = hierarchical_cpp.step(self._settings, decays, phi, seen, state, layout)
+        settings, decays = self._settings, (*self.momentum_decays, self.square_decay)
+        sizes = self.hidden_size, self.tensor_hidden_size, 1 + self.told
+        if kernel := kernel_for(settings, len(decays) - 1, sizes, tensors, layout):
+            update, after = kernel.step(settings, decays, phi, seen, state, layout)
         else:
             update, after = self._in_torch(seen, state, layout)
         if self.orthogonal and self.direction == "learned":

@@ -9,26 +9,23 @@ Shapes: B tasks, P coordinates, K tensors, M momenta, H hidden units.
 import ctypes
 import functools
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from l2o.native.libraries import library
-from l2o.optimizees.layout import Layout, Shape
+from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, State
 from l2o.optimizers.kernels.dispatch import is_donated
-from l2o.optimizers.kernels.hierarchical_memory import EPS, Settings
-from l2o.optimizers.loss_trend import FAST, NUM_FEATURES, SLOW, SMALLEST
+from l2o.optimizers.kernels.hierarchical_memory import AXES, EPS, Settings, checked_sizes
+from l2o.optimizers.loss_trend import FAST, SLOW, SMALLEST
 from l2o.optimizers.tensor_features import SMOOTHED, UNKNOWN_HORIZON, of_shapes
 
 SOURCE = Path(__file__).with_name("hierarchical.cpp")
 MAX_MOMENTA, MAX_HIDDEN = 8, 64
 COORDINATES_PER_THREAD = 8192  # what takes longer than to wake a thread
-STATE = ("momenta", "square", "statistics", "step", "losses")
-AXES = (2, 1) * 7  # of the weights and biases of φ, where all tasks have the same
 
 
 def serves(tensors: Sequence[Tensor], momenta: int, hidden_size: int) -> bool:
@@ -48,8 +45,7 @@ def step(
     function and of the network of a tensor, then of the coordinates' network; any of them may have a leading axis of
     tasks. Raises ValueError where shapes do not fit, and MemoryError where the memory runs out.
     """
-    read = (*seen, *(state[key] for key in STATE), *phi)
-    hidden, units, outputs = _checked_sizes(layout, len(decays) - 1, tuple(tensor.shape for tensor in read))
+    hidden, units, outputs = checked_sizes(layout, len(decays) - 1, seen, state, phi)
     old = [_in_planes(state["momenta"].movedim(-1, 0)), state["square"].contiguous()]
     new = old if is_donated() else [part.new_empty(part.shape) for part in old]
     statistics = state["statistics"].movedim(-1, 0).contiguous()
@@ -78,31 +74,6 @@ def step(
 def _in_planes(momenta: Tensor) -> Tensor:
     """Give momenta (M, B, P) of which each is one run of memory: those of a chunk lie among those of other chunks."""
     return momenta if momenta[0].is_contiguous() else momenta.contiguous()
-
-
-@functools.lru_cache(maxsize=256)
-def _checked_sizes(layout: Layout, momenta: int, given: tuple[Shape, ...]) -> tuple[int, int, int]:
-    """Give the numbers of hidden units of the coordinates' network and of a tensor's, and of the outputs of the latter.
-
-    Raises ValueError where a shape of the observation, the state (in the order of `STATE`) or φ does not fit: the
-    kernel reads memory by these sizes.
-    """
-    found = [tuple(shape) for shape in given]
-    phi, tasks, tensors = found[10:], found[0][0], len(layout.shapes)
-    hidden, units, outputs = phi[9][-1], phi[3][-1], phi[7][-1]
-    features = 2 * momenta + 10 + NUM_FEATURES
-    rows, statistics = (tasks, layout.size), (tasks, tensors, 2 * momenta + 1)
-    wanted = [rows, rows, *[(tasks,)] * 3, (*rows, momenta), rows, statistics, (tasks, tensors), (tasks, 1, 4)]
-    sizes = ((features, 1), (features, units, units, outputs), (momenta + 1 + outputs, hidden, hidden, 1))
-    layers = [layer for network in sizes for layer in pairwise(network)]
-    own = [shape for inputs, size in layers for shape in ((size, inputs), (size,))]
-    leading = [(tasks,) if len(shape) > axes else () for shape, axes in zip(phi, AXES, strict=True)]
-    wanted += [(*first, *shape) for first, shape in zip(leading, own, strict=True)]
-    names = (*Observation._fields, *STATE, *(f"weight {number} of φ" for number in range(len(phi))))
-    for name, shape, fitting in zip(names, found, wanted, strict=True):
-        if shape != fitting:
-            raise ValueError(f"Hierarchical: {name} must have the shape {fitting}, got {shape}")
-    return hidden, units, outputs
 
 
 @functools.lru_cache(maxsize=256)
