@@ -1,6 +1,7 @@
 """Parameters that are moved where they lie in memory, beside those that must be copied, all move as the rule says."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from l2o import LearnedOptimizer
-from l2o.deploy.chunks import ALONE, cuts
+from l2o.deploy.chunks import ALONE, CHUNK_SIZE, cuts, default_size
 from l2o.deploy.flat import Flat
 from l2o.optimizees import Layout
 from l2o.optimizers import AdafacMLP, Celo, Celo2, MLPLOpt, Observation, Scope, UpdateRule
@@ -74,16 +75,27 @@ def test_every_parameter_moves_as_by_itself(make: Callable[[], UpdateRule], kind
 def test_large_tensors_are_apart_and_small_ones_together() -> None:
     layout = Layout({"a": (3,), "b": (ALONE,), "c": (4,), "d": (5,), "e": (2, ALONE), "f": (6,)})
     names = lambda *given: [[*cut.layout.shapes] for cut in cuts(layout, *given)]  # noqa: E731
-    assert names(Scope.TENSOR, None, True) == [["a"], ["b"], ["c", "d"], ["e"], ["f"]]
-    assert names(Scope.TENSOR, None) == [["a", "b", "c", "d", "e", "f"]]
-    assert names(Scope.ALL, None, True) == [["a", "b", "c", "d", "e", "f"]]
-    assert [(cut.coordinates.start, cut.coordinates.stop) for cut in cuts(layout, Scope.TENSOR, None, True)] == [
+    assert names(Scope.TENSOR, CHUNK_SIZE, True) == [["a"], ["b"], ["c", "d"], ["e"], ["f"]]
+    assert names(Scope.TENSOR, CHUNK_SIZE) == [["a", "b", "c", "d", "e", "f"]]
+    assert names(Scope.ALL, CHUNK_SIZE, True) == [["a", "b", "c", "d", "e", "f"]]
+    assert [(cut.coordinates.start, cut.coordinates.stop) for cut in cuts(layout, Scope.TENSOR, CHUNK_SIZE, True)] == [
         (0, 3),
         (3, 3 + ALONE),
         (3 + ALONE, 12 + ALONE),
         (12 + ALONE, 12 + 3 * ALONE),
         (12 + 3 * ALONE, 18 + 3 * ALONE),
     ]
+
+
+@pytest.mark.parametrize(("gigabytes", "size"), [(4, CHUNK_SIZE), (24, 3 * CHUNK_SIZE), (80, 10 * CHUNK_SIZE)])
+def test_chunks_are_larger_on_a_gpu_with_more_memory(monkeypatch, gigabytes: int, size: int) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gigabytes * 2**30)
+    )
+    default_size.cache_clear()
+    assert default_size(torch.device("cuda", 0)) == size
+    assert default_size(torch.device("cpu")) == CHUNK_SIZE
+    default_size.cache_clear()
 
 
 def test_a_large_parameter_needs_no_copy() -> None:
@@ -94,7 +106,7 @@ def test_a_large_parameter_needs_no_copy() -> None:
     optimizer.step()
     ((_, (flat,)),) = optimizer._flats._flats.values()
     assert isinstance(flat, Flat) and flat.resting is not None
-    with flat.places.lent(cuts(flat.layout, Scope.TENSOR, None, True)[0], [param]) as theta:
+    with flat.places.lent(cuts(flat.layout, Scope.TENSOR, CHUNK_SIZE, True)[0], [param]) as theta:
         assert theta.data_ptr() == param.data_ptr() and theta.shape == (1, param.numel())
     held = [value for value in vars(flat.places).values() if isinstance(value, Tensor)]
     assert not held and flat.grad.numel() == flat.resting.awake.numel() == param.numel()

@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Iterator
 
+import torch
+
 from l2o.optimizees.layout import Axis, Cut, Layout
 from l2o.optimizers.base import Scope
 
@@ -10,14 +12,28 @@ CHUNK_SIZE = 2**19
 """Coordinates in one call of a rule, by default; of a rule that sees tensors, as many whole tensors as fit in.
 
 For each coordinate the 2×20 LSTM's C++ kernel needs some 40 bytes of temporary memory, its GPU kernel 360 where there
-are several chunks (their states are copied), plain torch 2 KB."""
+are several chunks (their states are copied), plain torch 2 KB. On a GPU every call launches a number of kernels,
+whatever its size: there a chunk is as large as an eighth of the GPU's memory allows in plain torch."""
+
+BYTES = 2048  # of temporary memory for each coordinate, in plain torch
 
 ALONE = 2**16
 """A tensor of so many coordinates is worth a call of its own on a CPU, in which it need not be copied."""
 
 
+@functools.cache
+def default_size(device: torch.device) -> int:
+    """Give how many coordinates go through a rule in one call on a device.
+
+    It depends on the kind of the device alone, not on what is free there: equal ranks cut alike, and move alike.
+    """
+    if device.type != "cuda":
+        return CHUNK_SIZE
+    return max(CHUNK_SIZE, torch.cuda.get_device_properties(device).total_memory // (8 * BYTES))
+
+
 @functools.lru_cache(maxsize=32)
-def cuts(layout: Layout, scope: Scope, chunk_size: int | None, apart: bool = False) -> list[Cut]:
+def cuts(layout: Layout, scope: Scope, chunk_size: int, apart: bool = False) -> list[Cut]:
     """Cut a layout into chunks of about `chunk_size` coordinates, as far as the rule's scope allows it.
 
     A coordinatewise rule takes any coordinates, a rule that sees tensors at least one whole tensor, any other rule all.
@@ -27,8 +43,7 @@ def cuts(layout: Layout, scope: Scope, chunk_size: int | None, apart: bool = Fal
     return list(_cuts(layout, scope, chunk_size, apart))
 
 
-def _cuts(layout: Layout, scope: Scope, chunk_size: int | None, apart: bool) -> Iterator[Cut]:
-    size = chunk_size or CHUNK_SIZE
+def _cuts(layout: Layout, scope: Scope, size: int, apart: bool) -> Iterator[Cut]:
     whole = layout.size <= size and not (apart and scope is Scope.TENSOR)
     if scope is Scope.ALL or whole:
         yield layout.parts(0, len(layout.shapes))._replace(layout=layout)

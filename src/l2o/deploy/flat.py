@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from l2o.deploy.arrangement import Arrangement, Axes, beside, layout_of, local_part
-from l2o.deploy.chunks import CHUNK_SIZE, cuts
+from l2o.deploy.chunks import cuts, default_size
 from l2o.deploy.fit import check_fit, prepared, refuse_shape
 from l2o.deploy.nonfinite import NonFinite
 from l2o.deploy.places import Places
@@ -68,7 +68,7 @@ class Flat:
                     self.state[key] = shared.setdefault(key, self.state[key])
         self.resting = Resting(self.layout.size, self.device) if resting else None
         self.nonfinite, self.steps = NonFinite(self.names, self.grad_parts), 0
-        self.cut_at: tuple[int | None, list[Cut]] | None = None
+        self.cut_at: tuple[int, list[Cut]] | None = None
         self.entries = [dict(self.state), *({} for _ in params[1:])] if self.whole else self._entries()
         self._mark_resting()
         self.known = [dict(entry) for entry in self.entries]
@@ -176,10 +176,11 @@ class Flat:
 
     def _cuts(self, chunk_size: int | None) -> Iterable[Cut]:
         """The chunks, as at the last step while their size is the same: rules keep constants of a layout, too."""
-        if self.rule.scope is Scope.COORDINATE and self.layout.size > MANY * (chunk_size or CHUNK_SIZE):
-            return cuts(self.layout, self.rule.scope, chunk_size)
-        if self.cut_at is None or self.cut_at[0] != chunk_size:
-            self.cut_at = chunk_size, [*cuts(self.layout, self.rule.scope, chunk_size, self.device.type == "cpu")]
+        size = chunk_size or default_size(self.device)
+        if self.rule.scope is Scope.COORDINATE and self.layout.size > MANY * size:
+            return cuts(self.layout, self.rule.scope, size)
+        if self.cut_at is None or self.cut_at[0] != size:
+            self.cut_at = size, [*cuts(self.layout, self.rule.scope, size, self.device.type == "cpu")]
         return self.cut_at[1]
 
     def _state(self, cut: Cut, before: State) -> State:
