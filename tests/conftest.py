@@ -29,10 +29,10 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_composition() -> Iterator[None]:
-    """Programs in this process compose their configuration quickly; those that `programs` starts do as ever."""
+    """Programs in this process compose their configuration quickly; those that `programs` starts, as ever."""
     with pytest.MonkeyPatch.context() as patch:
-        parse_configs_once(patch)
-        compose_once(patch)
+        parse_configs_once(patch.setattr)
+        compose_once(patch.setattr)
         yield
 
 
