@@ -14,6 +14,7 @@ import torch
 if not torch.cuda.is_available():  # before anything imports triton
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from compositions import compose_once, parse_configs_once
 from programs import Server, server
 
 from l2o.data import Dataset
@@ -24,6 +25,15 @@ from l2o.optimizers.kernels import lstm_cpp
 def one_thread() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_composition() -> Iterator[None]:
+    """Programs in this process compose their configuration quickly; those that `programs` starts, as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        parse_configs_once(patch.setattr)
+        compose_once(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,20 +11,26 @@ import resource
 import runpy
 import signal
 import sys
-from typing import Any
+import threading
+from typing import Any, NoReturn
 
-import hydra
+import huggingface_hub.repocard
 import matplotlib.pyplot
 import pytorch_lightning
 import torch
 import wandb
+from compositions import compose_all, parse_configs_once
+from hydra.core.plugins import Plugins
 from wandb.sdk.data_types._private import MEDIA_TMP
 
 import l2o.figures
-import l2o.runs.checkpoints
-import l2o.runs.loggers
+import l2o.runs.command_line.preflight
+import l2o.runs.drawing
+import l2o.runs.mapping
+import l2o.runs.meta_training
+import l2o.runs.scoring
 
-IMPORTED = hydra, matplotlib.pyplot, pytorch_lightning, wandb, l2o.runs.checkpoints, l2o.runs.loggers, l2o.figures
+IMPORTED = huggingface_hub.repocard, matplotlib.pyplot, pytorch_lightning, wandb, l2o.figures, l2o.runs
 
 
 def become(request: dict[str, Any]) -> None:
@@ -43,11 +49,29 @@ def become(request: dict[str, Any]) -> None:
     if request["file_size"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_size"], resource.RLIM_INFINITY))
     sys.argv = request["argv"]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    leave(0)
+
+
+def leave(status: int) -> NoReturn:
+    """End as Python does, but leave it to the kernel to free what was imported, which takes longer than a small run."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def main() -> None:
     torch.set_num_threads(1)
+    Plugins.instance()  # finds them, which imports them
+    parse_configs_once()
+    compose_all()
     print("ready", flush=True)
     while line := sys.stdin.readline():
         request = json.loads(line)

@@ -387,6 +387,11 @@ def test_every_family_runs(program: Program, family: str) -> None:
     assert (saved["windows"], saved["windows_before"]) == (4, 2)
 
 
+def test_only_a_figure_chooses_between_one_run_and_many() -> None:
+    """So that `compositions` need not look for it."""
+    assert {path.parent.name for path in CONF.rglob("*.yaml") if re.search(r"\bmode:", path.read_text())} == {"figure"}
+
+
 @pytest.mark.parametrize("logger", options("logger"))
 def test_every_logger_runs_and_the_csv_is_always_written(program: Program, logger: str) -> None:
     folder = program("train.py", f"logger={logger}")
