@@ -1,175 +1,77 @@
-"""The Triton kernels on a GPU: the LSTM's and those of the modern rules.
+"""Everything that this package does on a GPU, in one script of at most ten minutes: is it right, and how fast is it?
 
-Of the LSTM: exactness, then the speed of meta-training beside plain torch and torch.compile. Of the modern rules: the
-same of one step (`gpu_rules`).
-
-Job M: an MNIST-sized MLP 784-20-10 (15 910 coordinates), minibatches of 128, log-and-sign, LSTM 2 x 20, windows of 20
-steps, one meta-gradient per window; random images, whose values do not matter for the time. All ways run in one
-process, one after another; the median of a window is reported, with torch.cuda.synchronize() around it.
+First the kernels are checked against float64, side by side in processes of their own, which also compiles them.
+Then, one after another: meta-training of the LSTM (`gpu_lstm`), a step of the modern rules (`gpu_rules`), evolution
+strategies (`gpu_estimators`), and `general` in the training of models (`gpu_use`). A part that fails says so, and the
+others go on; what has been measured is in the file after every part.
 
     python benchmarks/gpu.py [results.json]
-
-Shapes: B tasks, P coordinates, K steps.
 """
 
 import json
-import math
-import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gpu_estimators
+import gpu_lstm
 import gpu_rules
+import gpu_use
 import torch
-from torch import Generator, Tensor
 
-from l2o.data import Dataset
-from l2o.meta_gradients.truncated_bptt import TruncatedBPTT, WindowResult
-from l2o.optimizees import Classifier, Optimizee, mlp
-from l2o.optimizers import LSTM, LogAndSign, UpdateRule
-from l2o.optimizers.base import Recording
-from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton, triton_device
-from l2o.replay import gradients, window_gradient
 from l2o.runs.provenance import provenance
-from l2o.unroll import Episode, start_episode
 
-TASKS, STEPS, WINDOWS, WARM_UP = (1, 8, 64), 20, 10, 3
-PRECISIONS = ("ieee", "tf32x3")
-Way = Callable[[UpdateRule, Optimizee, Episode, int, Generator], WindowResult]
-
-
-def job_m(device: torch.device) -> Classifier:
-    """MNIST's sizes with random images."""
-    stream = torch.Generator().manual_seed(0)
-    images = lambda count: torch.randint(0, 256, (count, 28, 28), generator=stream, dtype=torch.uint8)  # noqa: E731
-    labels = lambda count: torch.randint(0, 10, (count,), generator=stream)  # noqa: E731
-    dataset = Dataset(images(60_000), labels(60_000), images(10_000), labels(10_000))
-    return Classifier(mlp(784, [20], 10), dataset).to(device)
+CHECKS: dict[str, Callable[[torch.device], float]] = {
+    **{f"{name}, meta-gradient": lambda device, name=name: gpu_lstm.error_of(name, device) for name in gpu_lstm.SHAPES},
+    **{
+        f"{name}, update": lambda device, make=make: gpu_rules.largest_error(make, device)
+        for name, make in gpu_rules.RULES.items()
+    },
+}
+PARTS = {"lstm": gpu_lstm, "rules": gpu_rules, "estimators": gpu_estimators, "use": gpu_use}
+TIMEOUT = 150  # seconds of a check, most of which is compilation
 
 
-def eager(
-    rule: UpdateRule, optimizee: Optimizee, episode: Episode, num_steps: int, generator: Generator
-) -> WindowResult:
-    """The plain reference: a graph of the rule, loss + Σ ∇·(θ − θ.detach()) in first order, one backward."""
-    theta, state = episode.theta, episode.state
-    surrogate, losses = theta.new_zeros(()), []
-    with torch.enable_grad():
-        for _ in range(num_steps):
-            update, state = rule(episode.seen, state, optimizee.layout)
-            theta = theta + update
-            batch = optimizee.sample_batch(episode.task, len(theta), generator)
-            loss, grad = optimizee.loss_and_grad(theta.detach(), batch)
-            surrogate = surrogate + (grad * theta).sum() / len(theta)
-            episode = episode._replace(theta=theta.detach(), loss=loss, grad=grad, step=episode.step + 1)
-            losses.append(loss)
-        gradient = gradients(surrogate, list(rule.parameters()))
-    after = episode._replace(state={key: value.detach() for key, value in state.items()})
-    return WindowResult(torch.stack(losses), surrogate.detach(), gradient, after, done=False)
-
-
-@contextmanager
-def precision(name: str) -> Iterator[None]:
-    """Products of the Triton kernels in one of its input precisions."""
-    before, triton_device.PRECISION = triton_device.PRECISION, name
+def checked(name: str) -> float | str:
+    """Give the largest relative error of a kernel, found in a process of its own; or why there is none."""
+    command = [sys.executable, __file__, "--check", name]
     try:
-        yield
-    finally:
-        triton_device.PRECISION = before
-
-
-def largest_error(optimizee: Optimizee, device: torch.device) -> float:
-    """Of a window's meta-gradient against autograd in float64, relative to each parameter's largest entry."""
-    torch.manual_seed(0)
-    rule = LSTM(LogAndSign(10), output_scale=0.1).to(device)
-    exact = LSTM(LogAndSign(10), output_scale=0.1).to(device, torch.float64)
-    exact.load_state_dict(rule.state_dict())
-    shape = STEPS, 1, optimizee.layout.size
-    grads, cotangents = torch.randn(2, *shape, device=device)
-    actual = window_gradient(rule, recording(rule, grads, optimizee), cotangents)
-    expected = window_gradient(exact, recording(exact, grads.double(), optimizee), cotangents.double())
-    return max(((a - e).abs().max() / e.abs().max()).item() for a, e in zip(actual, expected, strict=True))
-
-
-def recording(rule: UpdateRule, grads: Tensor, optimizee: Optimizee) -> Recording:
-    """A window of gradients (K, B, P) from the start of an episode at θ_0 = 0."""
-    theta = torch.zeros_like(grads[0])
-    state = rule.init_state(theta, optimizee.layout)
-    return Recording(grads, grads.new_zeros(grads.shape[:2]), theta, state, 0, math.inf, optimizee.layout)
-
-
-def measured(way: Way, rule: UpdateRule, optimizee: Optimizee, num_tasks: int) -> dict[str, float] | str:
-    """Task-steps per second, seconds of the first window (compilation) and peak bytes; or why there is none."""
-    device = next(rule.parameters()).device
-    generator = torch.Generator(device).manual_seed(0)
-    torch.cuda.reset_peak_memory_stats()
-    seconds = []
-    try:
-        episode = start_episode(rule, optimizee, num_tasks, generator)
-        for _ in range(WARM_UP + WINDOWS):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            episode = way(rule, optimizee, episode, STEPS, generator).carry
-            torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
-    except torch.OutOfMemoryError:
-        return "out of memory"
-    speed = num_tasks * STEPS / statistics.median(seconds[WARM_UP:])
-    return {"task_steps_per_s": speed, "first_s": seconds[0], "peak_bytes": torch.cuda.max_memory_allocated()}
-
-
-def ways() -> Iterator[tuple[str, Way, UpdateRule]]:
-    """Name, window and rule of everything that is compared; the rule's start moves θ as a trained one would."""
-    new = lambda: LSTM(LogAndSign(10), output_scale=0.1).cuda()  # noqa: E731
-    yield "plain torch", eager, new()
-    torch_step = lstm_torch.step
-    lstm_torch.step = torch.compile(torch_step)
-    yield "torch.compile", eager, new()
-    lstm_torch.step = torch_step
-    for name in PRECISIONS:
-        with precision(name):
-            yield f"Triton {name}", TruncatedBPTT(max_replay_bytes=2**40), new()
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    except subprocess.TimeoutExpired:
+        return f"not done after {TIMEOUT} seconds"
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    return float(done.stdout.split()[-1])
 
 
 def main(path: str | None = None) -> None:
-    """Print the errors and the table; write them as JSON."""
-    device = torch.device("cuda", 0)
-    optimizee = job_m(device)
-    empty = torch.empty(1, 20, device=device)
-    if dispatch.compiled_kernel(empty[:, :2], [empty]) is not lstm_triton:
-        sys.exit("the Triton kernels do not run on this GPU")
-    report: dict = {
-        "provenance": provenance(),
-        "device": torch.cuda.get_device_name(device),
-        "torch": torch.__version__,
-        "errors": {},
-    }
-    for name in PRECISIONS:
-        with precision(name):
-            report["errors"][name] = largest_error(optimizee, device)
-        print(f"largest relative error of the meta-gradient, {name}: {report['errors'][name]:.1e}", flush=True)
-    print(f"\n{report['device']}: task-steps per second (x plain torch), peak memory")
-    report["speed"] = {}
-    for name, way, rule in ways():
-        row = report["speed"][name] = {count: measured(way, rule, optimizee, count) for count in TASKS}
-        plain = report["speed"]["plain torch"]
-        print(f"{name:14}", *(_cell(row[count], plain[count], count) for count in TASKS), sep="   ", flush=True)
-    print()
-    report["rules"] = gpu_rules.report(device)
-    if path:
-        Path(path).write_text(json.dumps(report, indent=2) + "\n")
-
-
-def _cell(result: dict[str, float] | str, plain: dict[str, float] | str, num_tasks: int) -> str:
-    if isinstance(result, str):
-        return f"B = {num_tasks}: {result}"
-    speed, memory = result["task_steps_per_s"], result["peak_bytes"] / 2**30
-    ratio = "" if isinstance(plain, str) else f" ({speed / plain['task_steps_per_s']:.1f} x)"
-    return f"B = {num_tasks}: {speed:8.0f}{ratio}, {memory:.1f} GiB"
+    """Check, measure, print, and write JSON."""
+    device, start = torch.device("cuda", 0), time.perf_counter()
+    found: dict = {"provenance": provenance(), "device": torch.cuda.get_device_name(device), "torch": torch.__version__}
+    print(found["device"], found["torch"], flush=True)
+    with ThreadPoolExecutor(8) as pool:
+        found["errors"] = dict(zip(CHECKS, pool.map(checked, CHECKS), strict=True))
+    for name, error in found["errors"].items():
+        print(f"largest relative error of {name:42} {error if isinstance(error, str) else f'{error:.1e}'}", flush=True)
+    for name, part in PARTS.items():
+        try:
+            found[name] = part.report(device)
+        except Exception as error:  # of whatever kind: the other parts are still worth having
+            found[name] = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"{name}: {found[name]}", flush=True)
+        torch.cuda.empty_cache()
+        print(f"({name}: done after {time.perf_counter() - start:.0f} s)", flush=True)
+        if path:
+            Path(path).write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py needs a CUDA GPU and a torch that can use it; there is none here")
-    main(*sys.argv[1:2])
+    if sys.argv[1:2] == ["--check"]:
+        print(CHECKS[sys.argv[2]](torch.device("cuda", 0)))
+    else:
+        main(*sys.argv[1:2])
