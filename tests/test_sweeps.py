@@ -236,7 +236,7 @@ def test_trials_that_diverge_are_marked_and_the_sweep_goes_on(sweep) -> None:
     ("fault", "says"),
     [
         (full_disk, "OSError: [Errno 28] No space left on device"),
-        (in_one_line(full_disk), "[Errno 28] No space left on device"),
+        (in_one_line(full_disk), "No space left on device"),
         (in_one_line(lost_rank), "a rank was lost: ckpt_path goes on from the last checkpoint"),
         (out_of_memory, "RuntimeError: in the window"),
         (in_one_line(impossible), "a window must divide the horizon"),

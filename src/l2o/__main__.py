@@ -2,9 +2,13 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+NUMBER = re.compile(r"\[Errno \d+\] ")
+"""What the system's own messages begin with, which tells nobody anything."""
 
 # Each command imports what it needs when it is called, so that a help costs nothing.
 
@@ -33,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("L2O_TRACEBACK") == "1":
             raise
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        sys.exit(f"error: {' '.join(NUMBER.sub('', str(error)).split())}")
 
 
 def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -150,6 +154,9 @@ def _scoreboard(given: argparse.Namespace) -> None:
     from l2o.figures.scoreboard import write_page
 
     path = given.results / "scoreboard.json" if given.results.is_dir() else given.results
+    if not path.is_file():
+        where = "what evaluate.py suite=NAME has left: a scoreboard.json, or the folder that it lies in"
+        raise ValueError(f"there is no file '{path}': give {where}")
     print(*write_page(path, given.page), sep="\n")
     if given.baselines:
         save_baselines(path, given.baselines)

@@ -50,6 +50,20 @@ def test_what_is_no_command_is_refused_with_the_usage(capsys, arguments):
     assert exit_.value.code == 2 and "usage: python -m l2o" in capsys.readouterr().err
 
 
+def test_a_scoreboard_that_is_not_there_is_asked_for(tmp_path):
+    for given, wanted in ((tmp_path / "nope", tmp_path / "nope"), (tmp_path, tmp_path / "scoreboard.json")):
+        with pytest.raises(SystemExit) as exit_:
+            main(["scoreboard", str(given), str(tmp_path / "page.md")])
+        assert str(exit_.value.code).startswith(f"error: there is no file '{wanted}': give what evaluate.py suite=NAME")
+
+
+def test_the_system_s_own_messages_stand_without_their_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("l2o.__main__._list", lambda given: (tmp_path / "absent").read_text())
+    with pytest.raises(SystemExit) as exit_:
+        main(["list"])
+    assert exit_.value.code == f"error: No such file or directory: '{tmp_path / 'absent'}'"
+
+
 def test_the_list_says_what_each_was_trained_on_and_for_how_long(capsys):
     main(["list"])
     head, *lines = capsys.readouterr().out.splitlines()

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -99,7 +100,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(programs: Server, tmp_path: Path) ->
     run.kill(signal.SIGINT)
     assert run.wait() == 130, run.output
     windows = read_checkpoint(folder / "last.ckpt")["l2o"]["windows"]
-    assert f"stopped by Ctrl-C after window {windows}: ckpt_path={folder / 'last.ckpt'} goes on" in run.output
+    (command,) = re.findall(rf"stopped by Ctrl-C after window {windows}; to go on: python \S*train.py (.+)", run.output)
+    own = shlex.split(command)
+    assert own[-1] == f"ckpt_path={folder / 'last.ckpt'}" and {*endless, f"hydra.run.dir={folder}"} <= {*own}
     assert "Traceback" not in run.output
     more = ("trainer.max_epochs=9999", f"+trainer.max_steps={windows + 2}")
     again = programs.finish(tmp_path, *more, f"hydra.run.dir={folder}", "ckpt_path=auto")

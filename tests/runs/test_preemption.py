@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import cloudpickle
 import pytest
 import pytorch_lightning as pl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from training_runs import learner, trainer
@@ -254,3 +256,25 @@ def test_a_stop_loses_no_row_of_the_log(tmp_path: Path, every: int) -> None:
     fit(tmp_path / "stopped")
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
     assert len(rows(tmp_path / "whole")) >= 12 // every
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["train.py"], "to go on: python train.py ckpt_path=a/last.ckpt"),
+        (["./train.py", "seed=1", "ckpt_path=auto"], "to go on: python ./train.py seed=1 ckpt_path=a/last.ckpt"),
+        (["train.py", "name='a b'"], """to go on: python train.py 'name='"'"'a b'"'"'' ckpt_path=a/last.ckpt"""),
+        (["train.py", "-m", "seed=1,2"], "ckpt_path=a/last.ckpt goes on"),
+        (["somebodys.py"], "ckpt_path=a/last.ckpt goes on"),
+    ],
+)
+def test_a_stopped_run_says_by_which_command_it_goes_on(monkeypatch, argv: list[str], said: str) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    assert preemption.way_on(Path("a/last.ckpt")) == said
+
+
+def test_a_folder_with_spaces_is_quoted_for_hydra_and_for_the_shell(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    (*_, word) = shlex.split(preemption.way_on(Path("a b/last.ckpt")))
+    (override,) = OverridesParser.create().parse_overrides([word])
+    assert override.key_or_group == "ckpt_path" and override.value() == "a b/last.ckpt"

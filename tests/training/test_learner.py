@@ -2,9 +2,11 @@
 
 import json
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from l2o.meta_gradients.truncated_bptt import MetaGradient, TruncatedBPTT
 from l2o.optimizees import Quadratic
 from l2o.optimizers import LSTM, NTMBFGS, SGD, Adam, UpdateRule
 from l2o.runs.checkpoints import Checkpoints
-from l2o.runs.progress import Progress
+from l2o.runs.progress import Progress, in_words
 from l2o.seeds import Stream
 from l2o.training.learner import MetaLearner
 from l2o.training.safeguards import Diverged
@@ -378,6 +380,27 @@ def test_each_epoch_has_a_line_where_there_is_no_terminal(capsys: pytest.Capture
     assert [line.split(", ")[:2] for line in lines] == [[f"epoch {n}/3", f"window {6 * n}"] for n in (1, 2, 3)]
     assert ["final validation loss" in line for line in lines] == [False, True, False]
     assert "the best" not in lines[0] and "the best" in lines[1] and "the best" in lines[2]
+
+
+def test_lines_say_how_long_the_rest_takes(capsys, monkeypatch) -> None:
+    """At the pace so far, validations included: after one of four epochs three times as long."""
+    clock = SimpleNamespace(now=0.0)
+
+    class Hour(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            clock.now += 3600
+
+    monkeypatch.setattr("l2o.runs.progress.time.perf_counter", lambda: clock.now + 1e-9 * time.perf_counter_ns())
+    trainer(4, Hour(), Progress()).fit(learner())
+    left = [line.rpartition(", ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert left[:3] == ["3.0 h left", "2.0 h left", "60 min left"] and "left" not in left[3]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (119, "119 s"), (120, "2 min"), (7100, "118 min"), (7200, "2.0 h")]
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
 
 
 def test_inference_mode_is_refused_with_the_remedy() -> None:

@@ -141,7 +141,7 @@ class Comparison(NamedTuple):
         rows = summary["optimizers"]
         steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)
         metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
-        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption())
+        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption(summary["best_baseline"]))
         reached = f"steps to\n{summary['best_baseline']}" if summary["best_baseline"] else "steps"
         shown = *(f"step\n{step}" for step in steps), "final loss", reached, *(m.replace("_", "\n") for m in metrics)
         for heading in ("optimizer", "lr", *shown):
@@ -157,11 +157,13 @@ class Comparison(NamedTuple):
             )
         return table
 
-    def _caption(self) -> str:
+    def _caption(self, best: str | None) -> str:
         num_tasks = next(iter(self.entries.values())).losses.shape[1]
         broken = {name: int((~entry.losses.isfinite()).any(0).sum()) for name, entry in self.entries.items()}
         diverged = ", ".join(f"{name} on {count}" for name, count in broken.items() if count)
         what = "on one fresh problem" if num_tasks == 1 else f"mean over {num_tasks} fresh problems"
+        what += f"; final loss: of the last {LAST_STEPS} steps, ± its standard error" if num_tasks > 1 else ""
+        what += f"; steps to {best}: until a loss is as low as the final one of {best}" if best else ""
         return f"{what}; ∞: diverged, {diverged} of them" if diverged else what
 
     def _curves(self) -> str:

@@ -14,7 +14,7 @@ from pytorch_lightning.loggers import WandbLogger
 
 from l2o.runs.checkpoint_files import LAST, CheckpointFiles, remove_leftovers
 from l2o.runs.exported import export_best, warn_unvalidated
-from l2o.runs.preemption import STATUS, StopRequest, status_of
+from l2o.runs.preemption import STATUS, StopRequest, status_of, way_on
 from l2o.training.learner import MetaLearner
 
 log = logging.getLogger(__name__)
@@ -159,10 +159,8 @@ class Checkpoints(Callback):
     def _stop(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
             sys.exit(0)  # by any other status Lightning's launcher would kill rank zero before it has ended
-        name, last = self.request.received or "another rank", self.folder / LAST
-        log.warning(
-            "stopped by %s after window %d: ckpt_path=%s goes on", name, _learner(pl_module).state.windows, last
-        )
+        name, windows = self.request.received or "another rank", _learner(pl_module).state.windows
+        log.warning("stopped by %s after window %d; %s", name, windows, way_on(self.folder / LAST))
         sys.exit(STATUS if self.request.number is None else status_of(self.request.number))
 
 

@@ -149,7 +149,8 @@ def _with_key(error: BaseException, message: str) -> str:
 
 
 def _joined(text: str) -> str:
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    """Return a text in one line, without the number that the system's own messages begin with."""
+    return "; ".join(line.strip() for line in re.sub(r"\[Errno \d+\] ", "", text).splitlines() if line.strip())
 
 
 def _frames(tb: TracebackType | None) -> Iterator[TracebackType]:

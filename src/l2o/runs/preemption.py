@@ -5,6 +5,8 @@ This module imports nothing heavy, so that a program can listen before it import
 
 import functools
 import os
+import re
+import shlex
 import signal
 import sys
 import threading
@@ -149,10 +151,22 @@ def say(line: str) -> None:
     os.write(2, f"{line}\n".encode())
 
 
+def way_on(last: Path) -> str:
+    """Return how a run goes on from a checkpoint: as a command for the shell, or, for one of several runs of a command,
+    as what is to be added to its own."""
+    path = str(last)
+    word = f"ckpt_path={path}" if re.fullmatch(r"[\w./:@~+-]+", path) else f"ckpt_path='{path}'"  # Hydra's own quotes
+    program, given = Path(sys.argv[0]).name, sys.argv[1:]
+    if program != "train.py" or not {"-m", "--multirun"}.isdisjoint(given):
+        return f"{word} goes on"
+    others = [one for one in given if not one.lstrip("+").startswith("ckpt_path=")]
+    return f"to go on: {shlex.join(['python', sys.argv[0], *others, word])}"
+
+
 def _remedy(folder: str | None) -> str:
     """Return how a run goes on that was stopped where there was nothing to save."""
     last = Path(folder or ".") / "last.ckpt"
-    return f"ckpt_path={last} goes on" if folder and last.exists() else "there is no checkpoint yet, start it anew"
+    return way_on(last) if folder and last.exists() else "there is no checkpoint yet, start it anew"
 
 
 def _requeues() -> dict[int, Handler]:

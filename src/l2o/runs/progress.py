@@ -33,6 +33,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
+        self.began_at, self.began_with = time.perf_counter(), _fraction(trainer)
         self._restart_clock(pl_module)  # a run resumed mid-epoch starts no epoch
         self.validated_before = pl_module.state.validated_at
         self.may_warn = _fraction(trainer) < 0.25  # a resumed run has had this word, if it was due
@@ -63,7 +64,8 @@ class Progress(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
         if self.lines:
-            print(_line(trainer, pl_module, pl_module.state.validated_at > self.validated_before), flush=True)
+            line = _line(trainer, pl_module, pl_module.state.validated_at > self.validated_before)
+            print(line + self._left(trainer), flush=True)
         self.validated_before = pl_module.state.validated_at
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -85,9 +87,23 @@ class Progress(Callback):
     def _restart_clock(self, learner: MetaLearner) -> None:
         self.started, self.steps = time.perf_counter(), learner.state.inner_steps
 
+    def _left(self, trainer: pl.Trainer) -> str:
+        """Return how long the training takes from now on, if the rest of it is as fast; nothing where nobody knows."""
+        done, now = _fraction(trainer), time.perf_counter()
+        if not self.began_with < done < 1 or trainer.should_stop:
+            return ""
+        return f", {in_words((now - self.began_at) * (1 - done) / (done - self.began_with))} left"
+
     def _speed(self, learner: MetaLearner) -> float:
         """Return the inner steps of all slots per second since the clock was started."""
         return (learner.state.inner_steps - self.steps) / (self.trained - self.started)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as one says it: in seconds up to two minutes, in minutes up to two hours, else in hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 STALLED = 10
