@@ -24,10 +24,11 @@ from torch import Generator, Tensor
 
 from l2o.data import Dataset
 from l2o.meta_gradients.truncated_bptt import TruncatedBPTT, WindowResult
+from l2o.native import triton_device
 from l2o.optimizees import Classifier, Optimizee, mlp
 from l2o.optimizers import LSTM, LogAndSign, UpdateRule
 from l2o.optimizers.base import Recording
-from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton, triton_device
+from l2o.optimizers.kernels import dispatch, lstm_torch, lstm_triton
 from l2o.replay import gradients, window_gradient
 from l2o.unroll import Episode, start_episode
 

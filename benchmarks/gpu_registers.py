@@ -26,6 +26,7 @@ from torch import float32
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
+from l2o.native import triton_device
 from l2o.optimizees import Layout
 from l2o.optimizers import Observation, UpdateRule, hierarchical
 from l2o.optimizers.kernels import (
@@ -33,7 +34,6 @@ from l2o.optimizers.kernels import (
     coordinate_mlp_triton,
     hierarchical_triton,
     lstm_triton,
-    triton_device,
 )
 from l2o.optimizers.kernels.lstm_triton_source import step_kernel, window_kernel
 

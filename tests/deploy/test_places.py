@@ -87,13 +87,13 @@ def test_large_tensors_are_apart_and_small_ones_together() -> None:
     ]
 
 
-@pytest.mark.parametrize(("gigabytes", "size"), [(4, CHUNK_SIZE), (24, 3 * CHUNK_SIZE), (80, 10 * CHUNK_SIZE)])
-def test_chunks_are_larger_on_a_gpu_with_more_memory(monkeypatch, gigabytes: int, size: int) -> None:
+@pytest.mark.parametrize(("gigabytes", "chunks"), [(4, 1), (23.6, 2), (79.2, 8), (140, 16)])
+def test_chunks_are_larger_on_a_gpu_with_more_memory(monkeypatch, gigabytes: float, chunks: int) -> None:
     monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=gigabytes * 2**30)
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=int(gigabytes * 2**30))
     )
     default_size.cache_clear()
-    assert default_size(torch.device("cuda", 0)) == size
+    assert default_size(torch.device("cuda", 0)) == chunks * CHUNK_SIZE
     assert default_size(torch.device("cpu")) == CHUNK_SIZE
     default_size.cache_clear()
 

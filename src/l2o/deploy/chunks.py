@@ -15,7 +15,7 @@ For each coordinate the 2×20 LSTM's C++ kernel needs some 40 bytes of temporary
 are several chunks (their states are copied), plain torch 2 KB. On a GPU every call launches a number of kernels,
 whatever its size: there a chunk is as large as an eighth of the GPU's memory allows in plain torch."""
 
-BYTES = 2048  # of temporary memory for each coordinate, in plain torch
+BYTES = 2048  # of temporary memory for each coordinate, in plain torch: the LSTM's, which needs most
 
 ALONE = 2**16
 """A tensor of so many coordinates is worth a call of its own on a CPU, in which it need not be copied."""
@@ -25,11 +25,12 @@ ALONE = 2**16
 def default_size(device: torch.device) -> int:
     """Give how many coordinates go through a rule in one call on a device.
 
-    It depends on the kind of the device alone, not on what is free there: equal ranks cut alike, and move alike.
+    It is a power of two, and does not depend on what is free: ranks on GPUs of one kind cut alike, and move alike.
     """
     if device.type != "cuda":
         return CHUNK_SIZE
-    return max(CHUNK_SIZE, torch.cuda.get_device_properties(device).total_memory // (8 * BYTES))
+    fitting = torch.cuda.get_device_properties(device).total_memory // (8 * BYTES)
+    return max(CHUNK_SIZE, 1 << (fitting.bit_length() - 1))
 
 
 @functools.lru_cache(maxsize=32)

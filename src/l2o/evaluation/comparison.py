@@ -125,24 +125,20 @@ class Comparison(NamedTuple):
     def save(self, folder: str | Path, also: Mapping[str, Any] | None = None) -> None:
         """Write `curves.csv` and `summary.json`, to which `also` is added, each of them whole or not at all."""
         (folder := Path(folder)).mkdir(parents=True, exist_ok=True)
-        said = {**self.summary(), **(also or {})}
-        write_text(folder / "summary.json", json.dumps(said, indent=2, allow_nan=False) + "\n")
+        said = json.dumps({**self.summary(), **(also or {})}, indent=2, allow_nan=False)
+        write_text(folder / "summary.json", f"{said}\n")
         write_text(folder / "curves.csv", self._curves())
 
     def table(self) -> "Table":
-        """Return a table: loss at chosen steps, final loss ± standard error, steps to the best baseline's final loss.
-
-        A loss that is not finite is shown as ∞, and the caption says on how many problems which optimizer diverged.
-        """
+        """Return a table, whose caption says what its columns are and which optimizers diverged."""
         from rich.box import SIMPLE_HEAD  # only the programs need rich: see the dependencies of l2o[train]
         from rich.table import Table
 
-        summary = self.summary()
-        rows = summary["optimizers"]
+        rows = (summary := self.summary())["optimizers"]
         steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)
-        metrics = list(dict.fromkeys(name for row in rows.values() for name in row["metrics"]))
-        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption(summary["best_baseline"]))
-        reached = f"steps to\n{summary['best_baseline']}" if summary["best_baseline"] else "steps"
+        metrics = [*dict.fromkeys(name for row in rows.values() for name in row["metrics"])]
+        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption(best := summary["best_baseline"]))
+        reached = f"steps to\n{best}" if best else "steps"
         shown = *(f"step\n{step}" for step in steps), "final loss", reached, *(m.replace("_", "\n") for m in metrics)
         for heading in ("optimizer", "lr", *shown):
             table.add_column(heading, justify="left" if heading == "optimizer" else "right", no_wrap=True)
@@ -159,11 +155,11 @@ class Comparison(NamedTuple):
 
     def _caption(self, best: str | None) -> str:
         num_tasks = next(iter(self.entries.values())).losses.shape[1]
-        broken = {name: int((~entry.losses.isfinite()).any(0).sum()) for name, entry in self.entries.items()}
-        diverged = ", ".join(f"{name} on {count}" for name, count in broken.items() if count)
+        broken = ((name, int((~one.losses.isfinite()).any(0).sum())) for name, one in self.entries.items())
+        diverged = ", ".join(f"{name} on {count}" for name, count in broken if count)
         what = "on one fresh problem" if num_tasks == 1 else f"mean over {num_tasks} fresh problems"
-        what += f"; final loss: of the last {LAST_STEPS} steps, ± its standard error" if num_tasks > 1 else ""
-        what += f"; steps to {best}: until a loss is as low as the final one of {best}" if best else ""
+        what += f"; final loss: of the last {LAST_STEPS} steps{', ± its standard error' * (num_tasks > 1)}"
+        what += f"; steps to {best}: until a loss is as low as its final one" if best else ""
         return f"{what}; ∞: diverged, {diverged} of them" if diverged else what
 
     def _curves(self) -> str:

@@ -3,13 +3,13 @@
 Shapes: B tasks, P coordinates, K steps.
 """
 
-import importlib.metadata
 import importlib.util
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import modern_rules
 import pytest
@@ -18,6 +18,7 @@ from interpreted import quick_interpreter  # noqa: F401  (a fixture)
 from modern_rules import LAYOUT, TOLERANCE, assert_alike, data, made, random_layout, with_phi_of_each_task
 from torch import Tensor
 
+from l2o.native import triton_device
 from l2o.optimizees import Layout
 from l2o.optimizers import AdafacMLP, UpdateRule
 from l2o.optimizers.adafac_mlp import RECIPE
@@ -28,7 +29,6 @@ from l2o.optimizers.kernels import (
     coordinate_mlp_torch,
     coordinate_mlp_triton,
     coordinate_mlp_units,
-    triton_device,
 )
 from l2o.optimizers.kernels.dispatch import donated_state
 
@@ -231,12 +231,9 @@ def test_offered_on_a_gpu_unless_disabled(monkeypatch) -> None:
     ("version", "tiles"), [("3.6.0", [16, 16, 32]), ("3.8.0+git1", [8, 16, 32]), (None, [8, 16, 32])]
 )
 def test_tiles_are_as_large_as_this_version_of_triton_wants_them(monkeypatch, version: str | None, tiles: list) -> None:
-    def version_of(name: str) -> str:
-        if version is None:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version
-
-    monkeypatch.setattr(importlib.metadata, "version", version_of)
+    monkeypatch.setitem(sys.modules, "triton", version and SimpleNamespace(__version__=version, __spec__=object()))
+    if version is None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     triton_device._smallest_tile.cache_clear()
     assert [triton_device.padded(size) for size in (1, 9, 17)] == tiles
     triton_device._smallest_tile.cache_clear()

@@ -15,9 +15,10 @@ from modern_rules import TOLERANCE
 from torch import Tensor
 from torch.testing import assert_close
 
+from l2o.native import triton_device
 from l2o.optimizees import Layout
 from l2o.optimizers import Hierarchical, hierarchical
-from l2o.optimizers.kernels import coordinate_mlp_units, hierarchical_cpp, hierarchical_triton, triton_device
+from l2o.optimizers.kernels import coordinate_mlp_units, hierarchical_cpp, hierarchical_triton
 from l2o.optimizers.kernels.dispatch import donated_state
 from l2o.optimizers.kernels.hierarchical import kernel_for
 from l2o.optimizers.kernels.hierarchical_memory import Settings
@@ -98,7 +99,7 @@ def test_equals_torch_with_every_option(monkeypatch, options: dict) -> None:
 def test_tensors_of_several_units_and_units_of_several_blocks(monkeypatch, units: int) -> None:
     monkeypatch.setattr(hierarchical_triton, "UNITS", units)
     hierarchical_triton._tables.cache_clear()
-    table = hierarchical_triton._tables(LONG, DEVICE)
+    table = hierarchical_triton._tables(tuple(map(math.prod, LONG.shapes.values())), DEVICE)
     assert table.tensors[0, 1] > 1 and (table.units[:, 2].max() > coordinate_mlp_units.BLOCK) == (units == 2)
     assert_equals_torch(monkeypatch, noisy(torch.float64), data(LONG, torch.float64, 1), LONG)
     hierarchical_triton._tables.cache_clear()
@@ -178,6 +179,39 @@ def test_any_strides_will_do(monkeypatch) -> None:
             at = at + update
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="takes far more memory than there is, of which little is touched")
+def test_momenta_that_lie_further_apart_than_32_bits_reach(monkeypatch) -> None:
+    """As those of a chunk do in a group of 2³⁰ parameters and more."""
+    layout, apart = Layout({"weight": (2, 3)}), 2**30
+    try:
+        far = torch.empty(3, 1, apart, device=DEVICE)
+    except (RuntimeError, MemoryError):
+        pytest.skip("this machine gives nobody so much memory, even unused")
+    grads, theta, losses = data(layout, steps=1)
+    rule, told = noisy(), modern_rules.seen(grads[0, :1], theta[:1], 0, 20.0, losses[0, :1])
+    state = rule.init_state(theta[:1], layout)
+    wide = {key: value.clone() for key, value in state.items()}
+    wide["momenta"] = far[..., : layout.size].zero_().movedim(0, -1)
+    updates = []
+    for kernel, own in ((hierarchical_triton, wide), (None, state)):
+        monkeypatch.setattr(hierarchical, "kernel_for", lambda *_, kernel=kernel: kernel)
+        with donated_state():
+            updates.append(rule(told, own, layout)[0])
+    assert_close(*updates, rtol=0, atol=1e-4 * updates[1].abs().max().item())
+
+
+def test_an_infinite_mean_stays_infinite(monkeypatch) -> None:
+    """As in torch.lerp, where the mean before it was finite."""
+    given = data(LAYOUT, torch.float32, 2)
+    given[0][0] *= 1e15
+    given[0][1] = 0
+    rule = noisy(square_decay=0.0)
+    kernels = (hierarchical_triton, None)
+    found, wanted = (results(monkeypatch, kernel, rule, given, LAYOUT) for kernel in kernels)
+    for key, right in wanted.items():
+        assert torch.equal(found[key].isnan(), right.isnan()), key
+
+
 def test_nothing_to_do(monkeypatch) -> None:
     layout = Layout({"none": (0,), "empty": (0, 3)})
     found, wanted = (
@@ -210,7 +244,7 @@ class TestChoice:
 
     @pytest.mark.parametrize(
         ("momenta", "sizes", "shapes"),
-        [(9, SIZES, (3,)), (3, (65, 8, 5), (3,)), (3, (8, 65, 5), (3,)), (3, SIZES, None)],
+        [(9, SIZES, (3,)), (3, (65, 8, 5), (3,)), (4, (33, 8, 5), (3,)), (3, (8, 65, 5), (3,)), (3, SIZES, None)],
     )
     def test_what_is_too_large_or_nothing_is_left_to_torch(self, momenta: int, sizes: tuple, shapes) -> None:
         layout = Layout({"weight": shapes} if shapes else {})

@@ -8,51 +8,15 @@ Shapes: B tasks, P coordinates, N examples of a minibatch, I numbers of an examp
 """
 
 from collections.abc import Iterator
-from enum import IntEnum
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from l2o.native.watching import is_transformed
-from l2o.optimizees.kernels import chain_cpp
+from l2o.optimizees.kernels import chain_cpp, chain_triton
+from l2o.optimizees.kernels.chain_links import Activation, Chain, Link, Loss
 from l2o.optimizees.layout import Layout
-
-
-class Activation(IntEnum):
-    """Name what is applied to every output of a layer. The C++ source knows the numbers."""
-
-    NONE = 0
-    RELU = 1
-    SIGMOID = 2
-    TANH = 3
-    GELU = 4
-    SILU = 5
-    LEAKY_RELU = 6
-    ELU = 7
-
-
-class Loss(IntEnum):
-    """Name what a chain's outputs are turned into. The C++ source knows the numbers."""
-
-    CROSS_ENTROPY = 0  # with labels, as the mean over the minibatch
-    SIGMOID_SQUARES = 1  # the mean of (x − sigmoid(output))², where x is the network's own input
-
-
-class Link(NamedTuple):
-    """Hold a linear layer and the activation after it."""
-
-    inputs: int
-    outputs: int
-    weight: int  # where in θ the weight (outputs, inputs) begins
-    bias: int  # where the bias begins; −1 where there is none
-    activation: Activation = Activation.NONE
-    slope: float = 0.0  # of the activation below 0, where it has one
-    scale: float = 1.0  # of the whole activation, where it has one
-
-
-Chain = tuple[Link, ...]
 
 LARGE = 20_000_000
 """Multiply-adds of an evaluation that are worth several threads: about half a millisecond of one."""
@@ -144,12 +108,16 @@ def loss_and_grad(
 
     None stands for: no chain, no compiler, another device or dtype, autograd or `torch.func` that watches, autocast,
     shapes that do not fit each other, labels that are no classes, of which torch says what is wrong, and a few tasks of
-    a large network with many more threads than tasks.
+    a large network with many more threads than tasks. On an NVIDIA GPU only small layers and minibatches are served
+    (`chain_triton`).
     """
     given = [theta, x] if labels is None else [theta, x, labels]
-    if chain is None or not _is_plain(given) or not _fits(chain, kind, theta, x, labels) or _leaves_idle(chain, x):
+    if chain is None or not _is_plain(given) or not _fits(chain, kind, theta, x, labels):
         return None
-    return chain_cpp.loss_and_grad(chain, kind, theta, x.flatten(2), labels, decay)
+    if theta.device.type == "cuda":
+        served = chain_triton.serves(chain, kind, theta, x)
+        return chain_triton.loss_and_grad(chain, kind, theta, x.flatten(2), labels, decay) if served else None
+    return None if _leaves_idle(chain, x) else chain_cpp.loss_and_grad(chain, kind, theta, x.flatten(2), labels, decay)
 
 
 def _leaves_idle(chain: Chain, x: Tensor) -> bool:
@@ -159,12 +127,13 @@ def _leaves_idle(chain: Chain, x: Tensor) -> bool:
 
 
 def _is_plain(tensors: list[Tensor]) -> bool:
-    """Say whether the tensors lie in the processor's memory, in numbers that the kernel knows, and nobody watches."""
-    if torch.is_autocast_enabled("cpu"):
+    """Say whether the tensors lie on one device that has a kernel, in numbers that it knows, and nobody watches."""
+    device = tensors[0].device
+    if device.type not in ("cpu", "cuda") or torch.is_autocast_enabled(device.type):
         return False
-    on_processor = all(type(tensor) in (Tensor, nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
+    together = all(type(tensor) in (Tensor, nn.Parameter) and tensor.device == device for tensor in tensors)
     known = tensors[0].dtype in (torch.float32, torch.float64) and tensors[1].dtype == tensors[0].dtype
-    return known and on_processor and not tensors[0].requires_grad and not any(map(is_transformed, tensors))
+    return known and together and not tensors[0].requires_grad and not any(map(is_transformed, tensors))
 
 
 def _fits(chain: Chain, kind: Loss, theta: Tensor, x: Tensor, labels: Tensor | None) -> bool:

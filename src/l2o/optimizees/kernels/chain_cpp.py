@@ -9,15 +9,12 @@ Shapes: B tasks, P coordinates, N examples of a minibatch, I numbers of an examp
 import ctypes
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from l2o.native.libraries import library
-
-if TYPE_CHECKING:
-    from l2o.optimizees.kernels.chain import Chain, Loss
+from l2o.optimizees.kernels.chain_links import Chain, Loss
 
 SOURCE = Path(__file__).with_name("chain.cpp")
 MULTIPLY_ADDS_PER_THREAD = 2_000_000  # about 50 us, some times what it takes to start or wake a thread
@@ -52,7 +49,7 @@ def available() -> bool:
 
 
 def loss_and_grad(
-    chain: "Chain", kind: "Loss", theta: Tensor, x: Tensor, labels: Tensor | None, decay: float
+    chain: Chain, kind: Loss, theta: Tensor, x: Tensor, labels: Tensor | None, decay: float
 ) -> tuple[Tensor, Tensor] | None:
     """Give the losses (B,) and the gradient (B, P) for θ (B, P), x (B, N, I) and labels (B, N).
 
@@ -80,13 +77,13 @@ def loss_and_grad(
     return None if status == NO_CLASS else (losses, grad)
 
 
-def multiply_adds(chain: "Chain", x: Tensor) -> int:
+def multiply_adds(chain: Chain, x: Tensor) -> int:
     """Count the multiplications of one evaluation of all tasks, for x (B, N, …)."""
     return 3 * x.shape[0] * x.shape[1] * sum(link.inputs * link.outputs for link in chain)
 
 
 @functools.lru_cache(maxsize=256)
-def _layers(chain: "Chain") -> ctypes.Array[Layer]:
+def _layers(chain: Chain) -> ctypes.Array[Layer]:
     """Give the layers as the kernel reads them."""
     return (Layer * len(chain))(*(Layer(*link) for link in chain))
 

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l2o.native.triton_device import padded
 from l2o.optimizers.accumulators import AXES, Decays
 from l2o.optimizers.base import Observation, State
 from l2o.optimizers.kernels.coordinate_mlp_memory import before_and_after, in_rows, task_rows
 from l2o.optimizers.kernels.recipe import FACTORS, Feature, Recipe
-from l2o.optimizers.kernels.triton_device import padded
 
 
 class Rule(NamedTuple):

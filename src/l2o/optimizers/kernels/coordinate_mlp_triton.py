@@ -16,10 +16,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from l2o.native import triton_device
+from l2o.native.triton_device import launch, padded
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import Decays, constant, init_moments
 from l2o.optimizers.base import Observation, State
-from l2o.optimizers.kernels import triton_device
 from l2o.optimizers.kernels.coordinate_mlp_arguments import (
     Layer,
     Moments,
@@ -37,7 +38,6 @@ from l2o.optimizers.kernels.coordinate_mlp_arguments import (
 from l2o.optimizers.kernels.coordinate_mlp_memory import checked_sizes
 from l2o.optimizers.kernels.coordinate_mlp_units import BLOCK, TILE_X, TILE_Y, Tables, tables
 from l2o.optimizers.kernels.recipe import Feature, Recipe, served_layout
-from l2o.optimizers.kernels.triton_device import launch, padded
 
 MAX_UNITS = 64  # of a layer: beyond, a block's tiles do not fit into the registers
 MAX_SIZE = 2**30  # coordinates: offsets within a tensor have 32 bits

@@ -13,6 +13,7 @@ time into its bias. Legend: F features of a coordinate, H units of a layer, HP â
 import triton
 import triton.language as tl
 
+from l2o.native.triton_source import read, tanh
 from l2o.optimizers.kernels.factors_triton_source import (
     COORDINATE,
     NUM_COLUMNS,
@@ -25,7 +26,6 @@ from l2o.optimizers.kernels.factors_triton_source import (
     small,
 )
 from l2o.optimizers.kernels.features_triton_source import factors_of, features_of, kept
-from l2o.optimizers.kernels.triton_source import read, tanh
 
 
 @triton.jit

@@ -8,10 +8,10 @@ units of the coordinates' network, T of a tensor's. Sizes of tiles are powers of
 import triton
 import triton.language as tl
 
+from l2o.native.triton_source import read, tanh
 from l2o.optimizers import loss_trend, tensor_features
 from l2o.optimizers.kernels.factors_triton_source import share, small
 from l2o.optimizers.kernels.hierarchical_triton_source import relu, started
-from l2o.optimizers.kernels.triton_source import read, tanh
 
 SMOOTHED, NO_HORIZON = tl.constexpr(tensor_features.SMOOTHED), tl.constexpr(tensor_features.UNKNOWN_HORIZON)
 FAST, SLOW, SMALLEST = tl.constexpr(loss_trend.FAST), tl.constexpr(loss_trend.SLOW), tl.constexpr(loss_trend.SMALLEST)
@@ -39,8 +39,8 @@ def _of_losses(seen, of_all, task, tensor, RULE: tl.constexpr):
         known = _is_finite(told)
         loss = tl.where(told < SMALLEST, SMALLEST, told)
         first = tl.where(known & (number == 0), loss, first)
-        fast = tl.where(known, loss + FAST * (fast - loss), fast)
-        slow = tl.where(known, loss + SLOW * (slow - loss), slow)
+        fast = tl.where(known, fast - (fast - loss) * (1 - FAST), fast)
+        slow = tl.where(known, slow - (slow - loss) * (1 - SLOW), slow)
         number = tl.where(known, number + 1, number)
     if tensor == 0:
         to = of_all.new_losses + 4 * task
@@ -52,16 +52,16 @@ def _of_losses(seen, of_all, task, tensor, RULE: tl.constexpr):
         none = number * 0
         return none, none, none
     count = tl.maximum(number, 1.0)
-    now = tl.log(tl.maximum((fast / started(_double(FAST, fast), count)).to(fast.dtype), SMALLEST))
-    mean = tl.log(tl.maximum((slow / started(_double(SLOW, slow), count)).to(fast.dtype), SMALLEST))
+    now = tl.log(tl.maximum((fast / started(_double(FAST), count)).to(fast.dtype), SMALLEST))
+    mean = tl.log(tl.maximum((slow / started(_double(SLOW), count)).to(fast.dtype), SMALLEST))
     some = number > 0
     since_start = _within(now - tl.log(tl.maximum(first, SMALLEST)), -9.0, 3.0) / 3
     return some.to(fast.dtype), tl.where(some, since_start, 0.0), tl.where(some, _within(now - mean, -1.0, 1.0), 0.0)
 
 
 @triton.jit
-def _double(number: tl.constexpr, like):
-    return like.to(tl.float64) * 0 + number
+def _double(number: tl.constexpr):
+    return tl.full((), number, tl.float64)
 
 
 @triton.jit
@@ -119,11 +119,12 @@ def of_tensors(
     means = tl.sum(total, 0) / tl.maximum(size, 1)
     step = tl.load(of_all.step + place) + 1
     tl.store(of_all.new_step + place, step)
-    correction = 1 / started(_double(SMOOTHED, step), step).to(step.dtype)
+    correction = 1 / started(_double(SMOOTHED), step).to(step.dtype)
     squares, cosines = (), ()
     for s in tl.static_range(2 * M + 1):
         mean = tl.sum(tl.where(column == s, means, 0.0), 0)
-        kept = mean + SMOOTHED * (tl.load(of_all.statistics + s * plane + place) - mean)
+        old = tl.load(of_all.statistics + s * plane + place)
+        kept = old - (old - mean) * (1 - SMOOTHED)  # as torch.lerp has it, where a mean is infinite, too
         tl.store(of_all.new_statistics + s * plane + place, kept)
         if s <= M:
             squares = squares + (kept * correction,)

@@ -18,19 +18,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from l2o.native import triton_device
+from l2o.native.triton_device import launch, padded
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, State
-from l2o.optimizers.kernels import triton_device
 from l2o.optimizers.kernels.coordinate_mlp_arguments import layers_of
 from l2o.optimizers.kernels.coordinate_mlp_memory import before_and_after, in_rows
 from l2o.optimizers.kernels.coordinate_mlp_units import BLOCK, UNITS
 from l2o.optimizers.kernels.dispatch import is_donated
 from l2o.optimizers.kernels.hierarchical_memory import Settings, checked_sizes, shapes_of_phi, shapes_of_state
-from l2o.optimizers.kernels.triton_device import launch, padded
 from l2o.optimizers.tensor_features import of_shapes
 
-MAX_MOMENTA, MAX_UNITS = 8, 64
+MAX_MOMENTA, MAX_UNITS, FEW_MOMENTA = 8, 64, 3  # with more than a few momenta, registers spill beyond half the units
 TILE_NUMBERS = 4096  # of a tile of a block's coordinates and a layer's units
 SUMMED = 64  # units whose sums are added at a time
 
@@ -106,7 +106,7 @@ def serves(
         and all(tensor.dtype == torch.float32 and tensor.device == device for tensor in tensors)
         and len(layout.shapes) > 0
         and momenta <= MAX_MOMENTA
-        and max(sizes) <= MAX_UNITS
+        and max(sizes) <= (MAX_UNITS if momenta <= FEW_MOMENTA else MAX_UNITS // 2)
         and _works(device, settings, momenta, sizes)
     )
 
@@ -120,7 +120,11 @@ def step(
 
     sizes = checked_sizes(layout, len(decays) - 1, seen, state, phi)
     rule = _rule(settings, len(decays) - 1, sizes, triton_device.PRECISION)
-    grad, tensors, table = seen.grad, len(layout.shapes), _tables(layout, seen.grad.device)
+    grad, tensors, table = (
+        seen.grad,
+        len(layout.shapes),
+        _tables(tuple(span.stop - span.start for span in layout.slices.values()), seen.grad.device),
+    )
     (tasks, size), units = grad.shape, len(table.units)
     momenta, new_momenta = before_and_after(state["momenta"], is_donated())
     square, new_square = before_and_after(state["square"][..., None], is_donated())
@@ -163,15 +167,20 @@ def _kept(momenta: Tensor, square: Tensor) -> Kept:
     return Kept(momenta, momenta.stride(0), momenta.stride(1), square, square.stride(1))
 
 
-@functools.lru_cache(maxsize=64)
-def _tables(layout: Layout, device: torch.device) -> Tables:
-    """Share a layout's coordinates out, by shapes alone: so does the order in which numbers are added."""
-    unit_size = BLOCK * max(1, -(-layout.size // (BLOCK * UNITS)))
-    units, tensors = [], []
-    for number, span in enumerate(layout.slices.values()):
-        own = [(number, at, min(unit_size, span.stop - at)) for at in range(span.start, span.stop, unit_size)]
-        tensors.append((len(units), len(own), span.stop - span.start))
+@functools.lru_cache(maxsize=1024)
+def _tables(sizes: tuple[int, ...], device: torch.device) -> Tables:
+    """Share the coordinates of tensors of these sizes out.
+
+    How a tensor is cut depends on its own size alone, and so do the order in which its numbers are added and its bits,
+    whichever other tensors there are.
+    """
+    units, tensors, start = [], [], 0
+    for number, size in enumerate(sizes):
+        length = BLOCK * max(1, -(-size // (BLOCK * UNITS)))
+        own = [(number, start + at, min(length, size - at)) for at in range(0, size, length)]
+        tensors.append((len(units), len(own), size))
         units += own
+        start += size
     made = lambda rows: torch.tensor(rows, dtype=torch.int64, device=device).view(len(rows), 3)  # noqa: E731
     return Tables(made(units), made(tensors))
 

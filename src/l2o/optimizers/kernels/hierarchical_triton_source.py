@@ -12,9 +12,9 @@ statistics, H hidden units of the coordinates' network.
 import triton
 import triton.language as tl
 
+from l2o.native.triton_source import read
 from l2o.optimizers.kernels import hierarchical_memory
 from l2o.optimizers.kernels.factors_triton_source import clipped, share, small
-from l2o.optimizers.kernels.triton_source import read
 
 EPS, LARGEST_INPUT = tl.constexpr(hierarchical_memory.EPS), tl.constexpr(hierarchical_memory.LARGEST_INPUT)
 
@@ -43,8 +43,8 @@ def _corrections(decays, count, M: tl.constexpr):
 
 @triton.jit
 def _unit(units, num_units, num_tensors):
-    """This program's unit and task, its tensor, that tensor's place among those of all tasks, where the unit begins,
-    and how many coordinates it has."""
+    """This program's unit and task; the unit's tensor, and its place task · K + tensor in what is (B, K); the unit's
+    first coordinate, and its number of coordinates."""
     unit, task = share(num_units)
     tensor = tl.load(units + 3 * unit)
     return unit, task, tensor, task * num_tensors + tensor, tl.load(units + 3 * unit + 1), small(units + 3 * unit + 2)
@@ -68,20 +68,22 @@ def remember(
         g = tl.load(seen.grad + task * seen.grad_row + at, there, 0.0)
         theta = tl.load(seen.theta + task * seen.theta_row + at, there, 0.0)
         v = tl.load(before.square + task * before.square_row + at, there, 0.0)
-        m = ()
-        for k in tl.static_range(M):
-            m = m + (tl.load(before.momenta + k * before.plane + task * before.row + at, there, 0.0),)
+        m, old = (), before.momenta + task * before.row
+        for k in tl.static_range(M):  # noqa: B007
+            m = m + (tl.load(old + at, there, 0.0),)
+            old += before.plane  # k · plane would overflow 32 bits
         tl.debug_barrier()  # the new numbers may lie where the old ones do
         beta = tl.load(decays + M)
         v = beta * v + (1 - beta) * g * g
         tl.store(after.square + task * after.square_row + at, v, there)
         inverse = 1 / (tl.sqrt(v * correct[M]) + EPS)
         last = g * inverse
-        squares, products = (totals[0] + last * last,), ()
+        squares, products, now_at = (totals[0] + last * last,), (), after.momenta + task * after.row
         for k in tl.static_range(M):
             beta = tl.load(decays + k)
             new = beta * m[k] + (1 - beta) * g
-            tl.store(after.momenta + k * after.plane + task * after.row + at, new, there)
+            tl.store(now_at + at, new, there)
+            now_at += after.plane
             now = new * correct[k] * inverse
             squares = squares + (totals[1 + k] + now * now,)
             products = products + (totals[1 + M + k] + now * last,)
@@ -121,17 +123,20 @@ def direct(
         v = tl.load(after.square + task * after.square_row + at, there, 0.0)
         inverse = 1 / (tl.sqrt(v * correct[M]) + EPS)
         inputs = (tl.load(seen.grad + task * seen.grad_row + at, there, 0.0) * inverse,)
+        momentum = after.momenta + task * after.row
         for k in tl.static_range(M):
-            m = tl.load(after.momenta + k * after.plane + task * after.row + at, there, 0.0)
-            inputs = inputs + (m * correct[k] * inverse,)
+            inputs = inputs + (tl.load(momentum + at, there, 0.0) * correct[k] * inverse,)
+            momentum += after.plane
         u = inputs[1]
         if not RULE.settings.adam:
             inputs = inputs + (tl.load(seen.theta + task * seen.theta_row + at, there, 0.0) * of_theta,)
             x = tl.zeros((BLOCK, HP), u.dtype) + bias[None, :]
             for f in tl.static_range(F):
                 x += clipped(inputs[f], LARGEST_INPUT)[:, None] * tl.load(w0 + f, h < H, 0.0)[None, :]
-            x = tl.dot(relu(x), tl.trans(w1), input_precision=RULE.precision) + b1[None, :]
-            u += tl.sum(relu(x) * w2[None, :], 1) + b2
+            x = tl.where((h < H)[None, :], relu(x), 0.0)  # an infinite input times a padded weight is nan
+            x = tl.dot(x, tl.trans(w1), input_precision=RULE.precision) + b1[None, :]
+            x = tl.where((h < H)[None, :], relu(x), 0.0)
+            u += tl.sum(x * w2[None, :], 1) + b2
         total += tl.where(there, u * u, 0.0)
         tl.store(update + task * update_row + at, u, there)
     tl.store(sums + task * num_units + unit, tl.sum(total, 0))

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from l2o.optimizers.kernels import triton_device
-from l2o.optimizers.kernels.triton_device import on, padded
+from l2o.native import triton_device
+from l2o.native.triton_device import on, padded
 
 MAX_SIZE = 32  # features or hidden units: beyond, a block's tiles do not fit into the registers
 BLOCK = 32  # coordinates

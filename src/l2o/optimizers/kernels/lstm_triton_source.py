@@ -13,7 +13,7 @@ written by some threads and read by others: hence the barrier after each layer's
 import triton
 import triton.language as tl
 
-from l2o.optimizers.kernels.triton_source import read, tanh, tile, write
+from l2o.native.triton_source import read, tanh, tile, write
 
 
 @triton.jit

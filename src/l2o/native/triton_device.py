@@ -4,7 +4,6 @@ This module can be imported without Triton.
 """
 
 import functools
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -36,11 +35,11 @@ def padded(size: int) -> int:
 @functools.cache
 def _smallest_tile() -> int:
     """Give how many numbers `tl.dot` must add up at least."""
-    try:
-        version = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
+    if importlib.util.find_spec("triton") is None:
         return 8
-    return 16 if tuple(map(int, version.split(".")[:2])) < (3, 8) else 8
+    import triton  # whatever the name is under which it was installed
+
+    return 16 if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8) else 8
 
 
 def on(device: torch.device) -> torch.cuda.device:
