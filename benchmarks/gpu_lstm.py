@@ -179,7 +179,8 @@ def report(device: torch.device) -> dict:
             print(f"{name:26}   {found[name]}", flush=True)
             continue
         plain = found.setdefault(name, row) and found["plain torch"]
-        print(f"{name:26}", *(_cell(row[count], plain[count], count) for count in TASKS), sep="   ", flush=True)
+        cells = (_cell(row[count], plain[count] if isinstance(plain, dict) else "", count) for count in TASKS)
+        print(f"{name:26}", *cells, sep="   ", flush=True)
     return found
 
 

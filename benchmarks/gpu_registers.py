@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for an H100 and show what they need of it: the LSTM's, and those of the modern rules.
+"""Compile the Triton kernels for an H100 and show what they need of it: the LSTM's, the modern rules', and networks'.
 
 No GPU is used.
 
@@ -6,6 +6,7 @@ Triton's wheel brings the compiler (ptxas) and the disassembler. A stack is wher
 
     python benchmarks/gpu_registers.py lstm [H L F]
     python benchmarks/gpu_registers.py modern
+    python benchmarks/gpu_registers.py networks
 """
 
 import collections
@@ -19,15 +20,20 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
+import gpu_networks
 import gpu_rules
 import torch
 import triton
-from torch import float32
+from torch import float32, int64
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import MockTensor
 
 from l2o.native import triton_device
-from l2o.optimizees import Layout
+from l2o.optimizees import Layout, mlp
+from l2o.optimizees.kernels import chain_triton
+from l2o.optimizees.kernels.chain import chain_of
+from l2o.optimizees.kernels.chain_links import Loss
+from l2o.optimizees.kernels.chain_triton_source import evaluate
 from l2o.optimizers import Observation, UpdateRule, hierarchical
 from l2o.optimizers.kernels import (
     coordinate_mlp,
@@ -126,9 +132,23 @@ def of_modern_rules() -> None:
             report(f"{name}: {kernel.__name__}", needed)
 
 
+def of_networks() -> None:
+    """Report the kernel of small networks' losses and gradients, of each network that the GPU benchmark measures."""
+    for name, hidden in gpu_networks.NETWORKS.items():
+        network = mlp(64, list(hidden), 10, activation="relu")
+        links = chain_of(network, Layout.of_module(network))
+        assert links
+        layers, number, integer = (
+            chain_triton._layers(links, Loss.CROSS_ENTROPY, 64),
+            *map(MockTensor, (float32, int64)),
+        )
+        given = number, 1001, number, 4096, 64, integer, 64, 64, 0.1, number, number, 1001, layers, False
+        report(f"{name}: evaluate", evaluate.warmup(*given, chain_triton.BLOCK, grid=(1,), **chain_triton.OPTIONS))
+
+
 if __name__ == "__main__":
     pretend()
-    kinds = {"lstm": of_lstm, "modern": of_modern_rules}
+    kinds = {"lstm": of_lstm, "modern": of_modern_rules, "networks": of_networks}
     kind, *numbers = sys.argv[1:] or ["lstm"]
     if kind not in kinds:
         sys.exit(f"say for which kernels, {' or '.join(kinds)}, got {kind!r}")

@@ -172,7 +172,13 @@ def report(device: torch.device) -> dict[str, object]:
     """Print and give what is measured, and what works."""
     torch.manual_seed(0)
     print("\n`general` in a training")
-    found: dict[str, object] = {name: compared(name, model, shape, device) for name, model, shape in models()}
+    found: dict[str, object] = {}
+    for name, model, shape in models():
+        try:
+            found[name] = compared(name, model, shape, device)
+        except Exception as error:  # whatever it is, the other models go on
+            found[name] = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"{name}: {found[name]}", flush=True)
     for check in (mixed_precision, compiled_model, saved_state):
         try:
             check(device)
