@@ -1,7 +1,9 @@
 """MetaLearner: what a window does to φ, what is skipped, what is kept, and that resuming changes nothing."""
 
+import io
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from training_runs import SaveAlways, learner, phi, trainer
 
 from l2o import seeds
@@ -401,6 +404,26 @@ def test_lines_say_how_long_the_rest_takes(capsys, monkeypatch) -> None:
 )
 def test_a_duration_in_words(seconds: float, words: str) -> None:
     assert in_words(seconds) == words
+
+
+def test_no_tensor_that_a_spawned_rank_is_given_is_made_for_the_pickle_alone() -> None:
+    """torch shares memory with a rank that is being spawned by file descriptors, which are closed with the memory: what
+    nobody keeps would be gone before the rank looks for it. A generator's state is such a tensor."""
+    module = learner()
+    trainer(1).fit(module)
+    given: list[StorageWeakRef] = []
+
+    class Noting(pickle.Pickler):
+        def reducer_override(self, value: object) -> object:
+            if isinstance(value, Tensor):
+                given.append(StorageWeakRef(value.untyped_storage()))
+            return NotImplemented
+
+    slots, states = module.slots, [slot.generator.get_state() for slot in module.slots]
+    Noting(written := io.BytesIO()).dump([module.rule, slots])
+    assert len(given) > 5 and not any(memory.expired() for memory in given)
+    _, copies = pickle.loads(written.getvalue())
+    assert all(torch.equal(copy.generator.get_state(), state) for copy, state in zip(copies, states, strict=True))
 
 
 def test_inference_mode_is_refused_with_the_remedy() -> None:

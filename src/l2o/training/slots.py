@@ -57,6 +57,18 @@ class Slot:
     generator: Generator = field(default_factory=Generator)
     """The random stream of the episode's tasks and particles, the rank's own."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Give the generator as plain numbers: torch would put its state into shared memory, which is gone before a
+        rank that is being spawned has opened it."""
+        generator = self.generator.device, self.generator.get_state().numpy()
+        return self.__dict__ | {"generator": generator}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        device, numbers = state["generator"]
+        self.__dict__.update(state)
+        self.generator = Generator(device)
+        self.generator.set_state(torch.from_numpy(numbers))
+
     def start(
         self,
         rule: UpdateRule,
