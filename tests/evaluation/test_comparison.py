@@ -290,7 +290,10 @@ def test_table_shows_the_numbers():
     header = text.partition("SGD")[0]
     assert "steps to" in header and "Adam" in header
     said = " ".join(text.split())
-    assert "mean over 2 fresh problems; final loss: of the last 6 steps, ± its standard error; steps to Adam: " in said
+    assert (
+        "mean over 2 fresh problems; final loss: mean of the last 6 steps, ± its standard error; steps to Adam: "
+        in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,4 +323,6 @@ def test_what_diverged_is_shown_with_a_word():
     assert ["LSTM", "–", "∞", "∞", "∞", "–", "–"] in rows
     assert ["Adam", "–", "1", "1", "1", "±", "0", "6", "∞"] in rows
     said = " ".join(text.split())
-    assert said.partition("mean over 5 fresh problems; ")[2].endswith("; ∞: diverged, SGD on 1, LSTM on 5 of them")
+    assert said.partition("mean over 5 fresh problems; ")[2].endswith(
+        "; ∞: diverged, SGD on 1, LSTM on 5 of the problems"
+    )

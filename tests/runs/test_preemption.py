@@ -265,6 +265,8 @@ def test_a_stop_loses_no_row_of_the_log(tmp_path: Path, every: int) -> None:
         (["./train.py", "seed=1", "ckpt_path=auto"], "to go on: python ./train.py seed=1 ckpt_path=a/last.ckpt"),
         (["train.py", "name='a b'"], """to go on: python train.py 'name='"'"'a b'"'"'' ckpt_path=a/last.ckpt"""),
         (["train.py", "-m", "seed=1,2"], "ckpt_path=a/last.ckpt goes on"),
+        (["train.py", "--multi", "seed=1,2"], "ckpt_path=a/last.ckpt goes on"),
+        (["train.py", "hydra.mode=MULTIRUN", "seed=1,2"], "ckpt_path=a/last.ckpt goes on"),
         (["somebodys.py"], "ckpt_path=a/last.ckpt goes on"),
     ],
 )
@@ -273,8 +275,16 @@ def test_a_stopped_run_says_by_which_command_it_goes_on(monkeypatch, argv: list[
     assert preemption.way_on(Path("a/last.ckpt")) == said
 
 
-def test_a_folder_with_spaces_is_quoted_for_hydra_and_for_the_shell(monkeypatch) -> None:
+@pytest.mark.parametrize("folder", ["a b", "é", "日本", "~a~b", "it's", "a\\'b", "x=1,2", "plain-1.2_3"])
+def test_any_folder_is_quoted_for_hydra_and_for_the_shell(monkeypatch, folder: str) -> None:
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    (*_, word) = shlex.split(preemption.way_on(Path("a b/last.ckpt")))
+    (*_, word) = shlex.split(preemption.way_on(Path(folder) / "last.ckpt"))
     (override,) = OverridesParser.create().parse_overrides([word])
-    assert override.key_or_group == "ckpt_path" and override.value() == "a b/last.ckpt"
+    value = override.value()
+    assert override.key_or_group == "ckpt_path" and str(getattr(value, "text", value)) == f"{folder}/last.ckpt"
+
+
+def test_a_run_that_another_command_has_launched_is_not_told_a_command(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    assert preemption.way_on(Path("a/last.ckpt")) == "ckpt_path=a/last.ckpt goes on"

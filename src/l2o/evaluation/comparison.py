@@ -158,9 +158,9 @@ class Comparison(NamedTuple):
         broken = ((name, int((~one.losses.isfinite()).any(0).sum())) for name, one in self.entries.items())
         diverged = ", ".join(f"{name} on {count}" for name, count in broken if count)
         what = "on one fresh problem" if num_tasks == 1 else f"mean over {num_tasks} fresh problems"
-        what += f"; final loss: of the last {LAST_STEPS} steps{', ± its standard error' * (num_tasks > 1)}"
+        what += f"; final loss: mean of the last {LAST_STEPS} steps{', ± its standard error' * (num_tasks > 1)}"
         what += f"; steps to {best}: until a loss is as low as its final one" if best else ""
-        return f"{what}; ∞: diverged, {diverged} of them" if diverged else what
+        return f"{what}; ∞: diverged, {diverged} of the problems" if diverged else what
 
     def _curves(self) -> str:
         """Return the bands of all optimizers as CSV."""

@@ -66,5 +66,10 @@ def works(device: torch.device, name: str, attempt: Callable[[], Tensor]) -> boo
         return bool(attempt().isfinite().all())
     except Exception as error:  # Triton raises many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        logger.warning("%s is not available on %s: %s", name, device, reason)
+        if (name, device, reason) not in _said:  # a kernel is tried for one size after another
+            _said.add((name, device, reason))
+            logger.warning("%s is not available on %s: %s", name, device, reason)
         return False
+
+
+_said: set[tuple[str, torch.device, str]] = set()

@@ -154,10 +154,14 @@ def say(line: str) -> None:
 def way_on(last: Path) -> str:
     """Return how a run goes on from a checkpoint: as a command for the shell, or, for one of several runs of a command,
     as what is to be added to its own."""
-    path = str(last)
-    word = f"ckpt_path={path}" if re.fullmatch(r"[\w./:@~+-]+", path) else f"ckpt_path='{path}'"  # Hydra's own quotes
-    program, given = Path(sys.argv[0]).name, sys.argv[1:]
-    if program != "train.py" or not {"-m", "--multirun"}.isdisjoint(given):
+    path, given = str(last), sys.argv[1:]
+    if not re.fullmatch(r"[A-Za-z0-9_./:@+-]+", path):  # Hydra's own quotes
+        path = "'" + re.sub(r"(\\*)'", lambda found: 2 * found[1] + "\\'", path) + "'"
+    word = f"ckpt_path={path}"
+    several = any(one == "-m" or (one.startswith("--m") and "--multirun".startswith(one)) for one in given)
+    several = several or "hydra.mode=MULTIRUN" in given
+    launched = any(os.environ.get(name, "1") != "1" for name in ("WORLD_SIZE", "SLURM_NTASKS"))  # by another command
+    if Path(sys.argv[0]).name != "train.py" or several or launched:
         return f"{word} goes on"
     others = [one for one in given if not one.lstrip("+").startswith("ckpt_path=")]
     return f"to go on: {shlex.join(['python', sys.argv[0], *others, word])}"

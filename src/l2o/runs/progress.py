@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, Timer
 
 from l2o.evaluation.diagnostics import advice
 from l2o.training.learner import MetaLearner
@@ -33,7 +33,7 @@ class Progress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, MetaLearner)
-        self.began_at, self.began_with = time.perf_counter(), _fraction(trainer)
+        self.began_at, self.began_with = time.perf_counter(), _done(trainer, trainer.current_epoch)
         self._restart_clock(pl_module)  # a run resumed mid-epoch starts no epoch
         self.validated_before = pl_module.state.validated_at
         self.may_warn = _fraction(trainer) < 0.25  # a resumed run has had this word, if it was due
@@ -89,8 +89,9 @@ class Progress(Callback):
 
     def _left(self, trainer: pl.Trainer) -> str:
         """Return how long the training takes from now on, if the rest of it is as fast; nothing where nobody knows."""
-        done, now = _fraction(trainer), time.perf_counter()
-        if not self.began_with < done < 1 or trainer.should_stop:
+        done, now = _done(trainer, trainer.current_epoch + 1), time.perf_counter()
+        ends_by_time = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if not self.began_with < done < 1 or trainer.should_stop or ends_by_time:
             return ""
         return f", {in_words((now - self.began_at) * (1 - done) / (done - self.began_with))} left"
 
@@ -130,6 +131,13 @@ def _tell_where_it_stalls(trainer: pl.Trainer, learner: pl.LightningModule) -> N
 def _fraction(trainer: pl.Trainer) -> float:
     """Return how much of a run lies behind it, by its meta-updates; 0 where its end is open."""
     return trainer.global_step / max(trainer.estimated_stepping_batches, 1)
+
+
+def _done(trainer: pl.Trainer, epochs: int) -> float:
+    """Return how much of a run lies behind it after so many epochs, whichever of its limits it comes to first. A window
+    that was skipped is behind it, too."""
+    limit = trainer.max_epochs or 0
+    return max(_fraction(trainer), epochs / limit if limit > 0 else 0.0)
 
 
 def _line(trainer: pl.Trainer, learner: MetaLearner, validated: bool) -> str:

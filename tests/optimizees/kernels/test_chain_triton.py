@@ -122,8 +122,19 @@ def test_labels_that_do_not_count_and_labels_that_are_no_class() -> None:
     agree(found(optimizee, theta, batch), Optimizee._loss_and_grad(optimizee, theta, batch))
     for wrong in (5, -1):
         batch["y"][0, 2] = wrong
-        losses, _ = found(optimizee, theta, batch)
-        assert losses[0].isnan() and losses[1].isfinite()
+        losses, grad = found(optimizee, theta, batch)
+        assert losses[0].isnan() and losses[1].isfinite() and grad[0].isnan().any() and grad[1].isfinite().all()
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu"])
+def test_an_infinite_logit_has_the_gradient_that_it_has_in_torch(activation: str) -> None:
+    optimizee = classifier(3, [6], activation)
+    theta, task = optimizee.sample(1, torch.Generator().manual_seed(0))
+    batch = optimizee.sample_batch(task, 1, torch.Generator().manual_seed(1))
+    batch["y"][:] = 0
+    last_bias = [span for name, span in optimizee.layout.slices.items() if name.endswith("bias")][-1]
+    theta[0, last_bias.start + 1] = -torch.inf
+    agree(found(optimizee, theta, batch), Optimizee._loss_and_grad(optimizee, theta, batch))
 
 
 def test_a_task_that_is_not_finite_spoils_no_other() -> None:
@@ -207,7 +218,7 @@ class TestTrial:
     @pytest.mark.parametrize("kind", Loss)
     def test_succeeds(self, kind: Loss) -> None:
         links = TestChoice.SMALL if kind is Loss.CROSS_ENTROPY else (Link(4, 4, 0, 16),)
-        assert chain_triton._works.__wrapped__(DEVICE, chain_triton._layers(links, kind, 7))
+        assert chain_triton._works.__wrapped__(DEVICE, chain_triton._layers(links, kind, 7), 7)
 
     def test_where_it_fails_one_line_says_so(self, monkeypatch, caplog) -> None:
         def fail(*arguments):
@@ -215,7 +226,7 @@ class TestTrial:
 
         monkeypatch.setattr(chain_triton, "_evaluate", fail)
         layers = chain_triton._layers(TestChoice.SMALL, Loss.CROSS_ENTROPY, 7)
-        assert not chain_triton._works.__wrapped__(DEVICE, layers)
+        assert not chain_triton._works.__wrapped__(DEVICE, layers, 7)
         start = f"the Triton kernel of linear layers is not available on {DEVICE}"
         assert caplog.messages == [f"{start}: out of resource: shared memory"]
 
@@ -226,4 +237,4 @@ def test_importable_without_triton(monkeypatch) -> None:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert not module._works(torch.device("cuda", 0), module._layers(TestChoice.SMALL, Loss.CROSS_ENTROPY, 7))
+    assert not module._works(torch.device("cuda", 0), module._layers(TestChoice.SMALL, Loss.CROSS_ENTROPY, 7), 7)

@@ -109,7 +109,7 @@ def loss_and_grad(
     None stands for: no chain, no compiler, another device or dtype, autograd or `torch.func` that watches, autocast,
     shapes that do not fit each other, labels that are no classes, of which torch says what is wrong, and a few tasks of
     a large network with many more threads than tasks. On an NVIDIA GPU only small layers and minibatches are served
-    (`chain_triton`).
+    (`chain_triton`), and a label that is no class gives nan, because to look at labels is to wait for the GPU.
     """
     given = [theta, x] if labels is None else [theta, x, labels]
     if chain is None or not _is_plain(given) or not _fits(chain, kind, theta, x, labels):

@@ -61,7 +61,7 @@ def serves(chain: Chain, kind: Loss, theta: Tensor, x: Tensor) -> bool:
         and outputs <= MAX_OUTPUTS
         and examples <= MAX_EXAMPLES
         and padded(examples) * padded(outputs) * len(chain) <= TILE_NUMBERS
-        and _works(theta.device, _layers(chain, kind, examples))
+        and _works(theta.device, _layers(chain, kind, examples), examples)
     )
 
 
@@ -70,8 +70,8 @@ def loss_and_grad(
 ) -> tuple[Tensor, Tensor]:
     """Give the losses (B,) and the gradient (B, P) for θ (B, P), x (B, N, I) and labels (B, N).
 
-    As in torch, an example with the label −100 does not count. The loss of a minibatch with any other label that is no
-    class is nan. Sizes are not checked: see `l2o.optimizees.kernels.chain`, which calls it.
+    As in torch, an example with the label −100 does not count. The loss and the gradient of a minibatch with any other
+    label that is no class are nan. Sizes are not checked: see `l2o.optimizees.kernels.chain`, which calls it.
     """
     layers = _layers(chain, kind, x.shape[1])
     return _evaluate(layers, theta, x, labels, decay)
@@ -82,7 +82,7 @@ def _evaluate(layers: Layers, theta: Tensor, x: Tensor, labels: Tensor | None, d
 
     theta, x = _rows(theta), _rows(x)
     if labels is None:
-        labels = x  # which nobody reads as labels
+        labels = x[:, :, 0]  # which nobody reads as labels
     labels = labels if labels.stride(1) == 1 else labels.contiguous()
     grad, losses = theta.new_empty(theta.shape), theta.new_empty(len(theta))
     kernel: Any = evaluate
@@ -96,7 +96,7 @@ def _evaluate(layers: Layers, theta: Tensor, x: Tensor, labels: Tensor | None, d
     return losses, grad
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _layers(chain: Chain, kind: Loss, examples: int) -> Layers:
     """Give what the kernel is compiled for."""
     tiles = [(padded(link.inputs), padded(link.outputs)) for link in chain]
@@ -109,14 +109,14 @@ def _rows(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
-@functools.lru_cache(maxsize=64)
-def _works(device: torch.device, layers: Layers) -> bool:
-    """Compile the kernel and run it on one task; False after a warning where that fails."""
+@functools.cache
+def _works(device: torch.device, layers: Layers, examples: int) -> bool:
+    """Compile the kernel for minibatches of this size and run it on two tasks; False after a warning if that fails."""
 
     def attempt() -> Tensor:
         size = sum(layer.outputs * (layer.inputs + (layer.bias >= 0)) for layer in layers.layers)
-        theta, x = torch.zeros(1, size, device=device), torch.ones(1, 1, layers.layers[0].inputs, device=device)
-        labels = torch.zeros(1, 1, dtype=torch.int64, device=device) if layers.loss == 0 else None
+        theta, x = torch.zeros(2, size, device=device), torch.ones(2, examples, layers.layers[0].inputs, device=device)
+        labels = torch.zeros(2, examples, dtype=torch.int64, device=device) if layers.loss == 0 else None
         return _evaluate(layers, theta, x, labels, 0.0)[1]
 
     return triton_device.works(device, "the Triton kernel of linear layers", attempt)

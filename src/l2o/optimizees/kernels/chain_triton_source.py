@@ -69,9 +69,11 @@ def _cross_entropy(z, labels, rows, count, CLASSES: tl.constexpr):
     e = tl.exp(inside - top[:, None])
     total = tl.sum(e, 1)
     own = tl.sum(tl.where(column == label[:, None], z, 0.0), 1)
-    own = tl.where((label >= 0) & (label < CLASSES), own, float("nan"))
+    wrong = tl.where(counted & ((label < 0) | (label >= CLASSES)), float("nan"), 0.0)
+    own += wrong
     losses = tl.where(counted, tl.log(total) + top - own, 0.0)
     dz = (e / total[:, None] - tl.where(column == label[:, None], 1.0, 0.0)) / number
+    dz += wrong[:, None]
     return tl.sum(losses, 0) / number, tl.where(counted[:, None] & (column < CLASSES), dz, 0.0)
 
 
@@ -154,7 +156,7 @@ def evaluate(
     theta += task * theta_row
     x += task * x_task
     grad += task * grad_row
-    rows = tl.arange(0, NP)
+    rows = tl.arange(0, NP).to(tl.int64)  # a view may have its rows far apart
     there = rows < count
     z = _first(x, x_row, theta, rows, there, CHAIN, 0, BLOCK, PRECISION)
     before = (_biased(z, theta, count, CHAIN, 0),)  # what every layer gives, before its activation

@@ -167,7 +167,7 @@ def _kept(momenta: Tensor, square: Tensor) -> Kept:
     return Kept(momenta, momenta.stride(0), momenta.stride(1), square, square.stride(1))
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=256)
 def _tables(sizes: tuple[int, ...], device: torch.device) -> Tables:
     """Share the coordinates of tensors of these sizes out.
 
