@@ -165,7 +165,7 @@ def test_told_to_stop_a_run_saves_and_says_how_to_go_on(
     assert run.wait() == STOPPED, run.output[-2000:]
     assert f"stopped by {signal.Signals(number).name}" in run.output
     windows = read_checkpoint(tmp_path / "run/last.ckpt")["l2o"]["windows"]
-    assert f"after window {windows}:" in run.output
+    assert f"after window {windows};" in run.output
     programs.finish(tmp_path, *ranks, f"hydra.run.dir={tmp_path / 'run'}", "ckpt_path=auto")
     assert_same(tmp_path / "run", undisturbed[ranks], stopped=True)
 
