@@ -138,10 +138,8 @@ def of_networks() -> None:
         network = mlp(64, list(hidden), 10, activation="relu")
         links = chain_of(network, Layout.of_module(network))
         assert links
-        layers, number, integer = (
-            chain_triton._layers(links, Loss.CROSS_ENTROPY, 64),
-            *map(MockTensor, (float32, int64)),
-        )
+        layers = chain_triton._layers(links, Loss.CROSS_ENTROPY, 64)
+        number, integer = map(MockTensor, (float32, int64))
         given = number, 1001, number, 4096, 64, integer, 64, 64, 0.1, number, number, 1001, layers, False
         report(f"{name}: evaluate", evaluate.warmup(*given, chain_triton.BLOCK, grid=(1,), **chain_triton.OPTIONS))
 

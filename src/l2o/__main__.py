@@ -2,13 +2,9 @@
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-NUMBER = re.compile(r"\[Errno \d+\] ")
-"""What the system's own messages begin with, which tells nobody anything."""
 
 # Each command imports what it needs when it is called, so that a help costs nothing.
 
@@ -37,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("L2O_TRACEBACK") == "1":
             raise
-        sys.exit(f"error: {' '.join(NUMBER.sub('', str(error)).split())}")
+        from l2o.files import without_number
+
+        sys.exit(f"error: {' '.join(without_number(str(error)).split())}")
 
 
 def _add_import(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

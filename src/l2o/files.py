@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,3 +81,8 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def without_number(text: str) -> str:
+    """Return what the system says of an error without the number that its messages begin with: "[Errno 2] "."""
+    return re.sub(r"\[Errno \d+\] ", "", text)

@@ -20,6 +20,8 @@ import hydra
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
+from l2o.files import without_number
+
 SPEAKING = ("Diverged", "MisconfigurationException", "OutOfMemoryError")
 """Errors of this package, Lightning and torch that speak to the user, by name: their modules are slow to import."""
 
@@ -150,7 +152,7 @@ def _with_key(error: BaseException, message: str) -> str:
 
 def _joined(text: str) -> str:
     """Return a text in one line, without the number that the system's own messages begin with."""
-    return "; ".join(line.strip() for line in re.sub(r"\[Errno \d+\] ", "", text).splitlines() if line.strip())
+    return "; ".join(line.strip() for line in without_number(text).splitlines() if line.strip())
 
 
 def _frames(tb: TracebackType | None) -> Iterator[TracebackType]:

@@ -82,8 +82,9 @@ def _evaluate(layers: Layers, theta: Tensor, x: Tensor, labels: Tensor | None, d
 
     theta, x = _rows(theta), _rows(x)
     if labels is None:
-        labels = x[:, :, 0]  # which nobody reads as labels
-    labels = labels if labels.stride(1) == 1 else labels.contiguous()
+        labels = x  # which nobody reads as labels
+    elif labels.stride(1) != 1:
+        labels = labels.contiguous()
     grad, losses = theta.new_empty(theta.shape), theta.new_empty(len(theta))
     kernel: Any = evaluate
     if len(theta):

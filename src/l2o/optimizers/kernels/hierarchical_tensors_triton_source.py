@@ -30,11 +30,11 @@ def _is_finite(x):
 
 
 @triton.jit
-def _of_losses(seen, of_all, task, tensor, RULE: tl.constexpr):
+def _of_losses(told_loss, of_all, task, tensor, RULE: tl.constexpr):
     """Give the three features of the loss; the first tensor's program takes up the task's loss."""
     number, first = tl.load(of_all.losses + 4 * task), tl.load(of_all.losses + 4 * task + 1)
     fast, slow = tl.load(of_all.losses + 4 * task + 2), tl.load(of_all.losses + 4 * task + 3)
-    told = tl.load(seen.loss + task)
+    told = tl.load(told_loss + task)
     if RULE.settings.reads_loss:
         known = _is_finite(told)
         loss = tl.where(told < SMALLEST, SMALLEST, told)
@@ -65,9 +65,9 @@ def _double(number: tl.constexpr):
 
 
 @triton.jit
-def _of_time(seen, task, RULE: tl.constexpr):
+def _of_time(steps, horizons, task, RULE: tl.constexpr):
     """Give the four features of the time, and how large a step is now, from 0 to 1."""
-    step, horizon = tl.load(seen.step + task), tl.load(seen.horizon + task)
+    step, horizon = tl.load(steps + task), tl.load(horizons + task)
     horizon = tl.where(_is_finite(horizon), horizon, NO_HORIZON)
     share_done = step / horizon
     done = tl.where(share_done > 1, 1.0, share_done)
@@ -100,7 +100,7 @@ def _multiplied(layer, task, x, columns: tl.constexpr, H: tl.constexpr, HP: tl.c
 
 @triton.jit
 def of_tensors(
-    tensors, num_tensors, num_units, seen, of_all, layers, sums, found, RULE: tl.constexpr, BLOCK: tl.constexpr
+    tensors, num_tensors, num_units, seen, told, of_all, layers, sums, found, RULE: tl.constexpr, BLOCK: tl.constexpr
 ):
     """Ask the network of a tensor. Found are the bias of its coordinates' first layer, the root mean square of its
     step, and what multiplies its parameters: (B, K, H + 2)."""
@@ -138,8 +138,8 @@ def of_tensors(
     inputs = inputs + cosines + (tl.log(theta + 1e-12) / 8 + 0.5,)
     for f in tl.static_range(4):
         inputs = inputs + (tl.load(of_all.shapes + f * num_tensors + tensor),)
-    of_time, now = _of_time(seen, task, RULE)
-    inputs = inputs + of_time + _of_losses(seen, of_all, task, tensor, RULE)
+    of_time, now = _of_time(seen.step, told.horizon, task, RULE)
+    inputs = inputs + of_time + _of_losses(told.loss, of_all, task, tensor, RULE)
     x = relu(_added(layers[1], task, inputs, RULE.units, RULE.padded_units))
     x = relu(_multiplied(layers[2], task, x, RULE.units, RULE.units, RULE.padded_units))
     out = _multiplied(layers[3], task, x, RULE.units, RULE.outputs, RULE.padded_outputs)

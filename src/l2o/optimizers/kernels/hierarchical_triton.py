@@ -23,8 +23,8 @@ from l2o.native.triton_device import launch, padded
 from l2o.optimizees.layout import Layout
 from l2o.optimizers.accumulators import constant
 from l2o.optimizers.base import Observation, State
-from l2o.optimizers.kernels.coordinate_mlp_arguments import layers_of
-from l2o.optimizers.kernels.coordinate_mlp_memory import before_and_after, in_rows
+from l2o.optimizers.kernels.coordinate_mlp_arguments import layers_of, seen_of
+from l2o.optimizers.kernels.coordinate_mlp_memory import before_and_after
 from l2o.optimizers.kernels.coordinate_mlp_units import BLOCK, UNITS
 from l2o.optimizers.kernels.dispatch import is_donated
 from l2o.optimizers.kernels.hierarchical_memory import Settings, checked_sizes, shapes_of_phi, shapes_of_state
@@ -51,15 +51,10 @@ class Rule(NamedTuple):
     precision: str
 
 
-class Seen(NamedTuple):
-    """Say where the observation lies: rows of ∇ and θ, and numbers of every task."""
+class Told(NamedTuple):
+    """Hold what every task is told beside its gradient and the time: (B,) each."""
 
-    grad: Tensor
-    grad_row: int
-    theta: Tensor
-    theta_row: int
     loss: Tensor
-    step: Tensor
     horizon: Tensor
 
 
@@ -120,18 +115,16 @@ def step(
 
     sizes = checked_sizes(layout, len(decays) - 1, seen, state, phi)
     rule = _rule(settings, len(decays) - 1, sizes, triton_device.PRECISION)
-    grad, tensors, table = (
-        seen.grad,
-        len(layout.shapes),
-        _tables(tuple(span.stop - span.start for span in layout.slices.values()), seen.grad.device),
-    )
+    grad, lengths = seen.grad, tuple(span.stop - span.start for span in layout.slices.values())
+    tensors, table = len(lengths), _tables(lengths, grad.device)
     (tasks, size), units = grad.shape, len(table.units)
     momenta, new_momenta = before_and_after(state["momenta"], is_donated())
     square, new_square = before_and_after(state["square"][..., None], is_donated())
     before, after = _kept(momenta, square), _kept(new_momenta, new_square)
     old = state["statistics"].movedim(-1, 0).contiguous(), state["step"].contiguous(), state["losses"].contiguous()
     statistics, steps, losses = new = torch.empty_like(old[0]), torch.empty_like(old[1]), torch.empty_like(old[2])
-    of_all, observed = OfTensors(*old, *new, of_shapes(layout, grad)), _seen(seen)
+    of_all, observed = OfTensors(*old, *new, of_shapes(layout, grad)), seen_of(seen)
+    told = Told(seen.loss.contiguous(), seen.horizon.contiguous())
     layers, rate = layers_of(phi), constant(decays, grad)
     sums, squares = grad.new_empty(tasks, units, rule.num_sums), grad.new_empty(tasks, units)
     found = grad.new_empty(tasks, tensors, rule.hidden + 2)
@@ -139,7 +132,8 @@ def step(
     with triton_device.on(grad.device):
         given = units, tensors, observed, before, after, rate, of_all.step, sums, rule, BLOCK
         launch(remember, table.units, tasks, *given)
-        launch(of_tensors, table.tensors, tasks, tensors, units, observed, of_all, layers, sums, found, rule, SUMMED)
+        given = tensors, units, observed, told, of_all, layers, sums, found, rule, SUMMED
+        launch(of_tensors, table.tensors, tasks, *given)
         given = units, tensors, observed, after, rate, of_all.step, layers, found, update, size, squares
         launch(direct, table.units, tasks, *given, rule, min(BLOCK, TILE_NUMBERS // rule.padded_hidden))
         given = units, tensors, table.tensors, found, squares, update, size, rule, SUMMED, BLOCK
@@ -154,13 +148,6 @@ def _rule(settings: Settings, momenta: int, sizes: tuple[int, int, int], precisi
     (hidden, units, outputs), num_sums = sizes, 2 * momenta + 2
     tiles = padded(hidden), padded(units), padded(outputs), padded(num_sums)
     return Rule(settings, momenta, num_sums, hidden, units, outputs, *tiles, precision)
-
-
-def _seen(seen: Observation) -> Seen:
-    """Say where the observation lies."""
-    grad, theta = in_rows(seen.grad), in_rows(seen.theta)
-    told = seen.loss.contiguous(), seen.step.contiguous(), seen.horizon.contiguous()
-    return Seen(grad, grad.stride(0), theta, theta.stride(0), *told)
 
 
 def _kept(momenta: Tensor, square: Tensor) -> Kept:
