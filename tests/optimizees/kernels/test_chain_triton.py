@@ -49,8 +49,7 @@ def classifier(side: int, hidden: list[int], activation: str = "relu", batch_siz
 def assert_equals_autograd(optimizee: Optimizee, tasks: int = 2) -> None:
     generator = torch.Generator().manual_seed(0)
     theta, task = optimizee.sample(tasks, generator)
-    batch = {key: value.to(DEVICE) for key, value in optimizee.sample_batch(task, tasks, generator).items()}
-    theta, optimizee = theta.to(DEVICE), optimizee.to(DEVICE)
+    batch = optimizee.sample_batch(task, tasks, generator)
     agree(found(optimizee, theta, batch), Optimizee._loss_and_grad(optimizee, theta, batch))
 
 
@@ -58,7 +57,10 @@ def found(optimizee, theta: Tensor, batch: dict[str, Tensor], decay: float = 0.0
     links = chain_of(optimizee.network, optimizee.layout)
     assert links is not None
     kind = Loss.CROSS_ENTROPY if "y" in batch else Loss.SIGMOID_SQUARES
-    return chain_triton.loss_and_grad(links, kind, theta, batch["x"].flatten(2), batch.get("y"), decay)
+    on_device = {key: value.to(DEVICE) for key, value in batch.items()}
+    x, labels = on_device["x"].flatten(2), on_device.get("y")
+    losses, grad = chain_triton.loss_and_grad(links, kind, theta.to(DEVICE), x, labels, decay)
+    return losses.to(theta.device), grad.to(theta.device)
 
 
 def agree(got: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> None:
