@@ -38,11 +38,11 @@ int main() {
     Layer<float>& second = layers[1];
     second.to_h = second.transposed(weights[5], H);
 
-    const int64_t steps = std::max<int64_t>(1, REDUCTION / B);
-    Buffer<float> memory((14 + 5 * steps) * unit + 4 * H * (2 * H + 1));
+    const int64_t vectors = gate_vectors<float>(H);
+    Buffer<float> memory(14 * unit + (B + 2 * H + 1) * vectors);
     std::fill_n(memory.data, memory.vectors, V{} + 0.1f);
     V *x = memory.data, *h = x + unit, *c = h + unit, *new_h = c + unit, *new_c = new_h + unit, *gates = new_c + unit;
-    V *tanh_c = gates + 4 * unit, *dh = tanh_c + unit, *window = dh + unit, *total = window + 5 * steps * unit;
+    V *tanh_c = gates + 4 * unit, *dh = tanh_c + unit, *turned = dh + unit, *total = turned + B * vectors;
     const double layer = 4 * H * 2 * H * B;
     const WithoutSubnormals here;
     time("forward, of the window", layer, 2000, [&] {
@@ -52,7 +52,8 @@ int main() {
         layer_forward<float, B, false>(second, x, h, c, new_h, new_c, nullptr, nullptr);
     });
     time("inputs' gradients", layer / 2, 2000, [&] { inputs_backward<float, B>(second.to_h, H, gates, dh, H, false); });
-    time("outer products", layer / 2 * steps, 300, [&] {
-        outer<float, B>(total, 4 * H, H, window, window + 4 * unit * steps, 4 * unit, unit, steps);
+    time("outer products", layer, 2000, [&] {
+        turn<float, B>(gates, H, turned, total);
+        outer<float, B>(total + vectors, 2 * H, x, turned, vectors);
     });
 }

@@ -35,11 +35,13 @@ namespace {
 // A block is a whole number of tiles.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t MAX_TILE = 4;      // of 32 vector registers
+template <int INPUTS> constexpr int MAX_ROWS = 5;  // vectors of gates in a tile of the outer products
 constexpr int64_t BLOCK = 64;        // coordinates in a block,
 constexpr int64_t STEP_BLOCK = 64;   // in one of a step on few coordinates, which stays in the first level's cache,
 constexpr int64_t SMALL_BLOCK = 32;  // and in one of a long window, which keeps its steps: half the memory
 #else
 constexpr int64_t MAX_TILE = 3;      // of 16 registers
+template <int INPUTS> constexpr int MAX_ROWS = INPUTS > 2 ? 2 : 4;
 constexpr int64_t BLOCK = 72;
 constexpr int64_t STEP_BLOCK = 48;
 constexpr int64_t SMALL_BLOCK = 24;
@@ -48,7 +50,7 @@ constexpr int64_t FEW = 4096;        // coordinates whose states stay in the sec
 constexpr int64_t LONG = 40;         // steps
 constexpr int64_t MAX_CHUNKS = 64;   // partial sums of the weight gradient,
 constexpr int64_t CHUNK = 128;       // and about how many coordinates each of them has at least
-constexpr int64_t REDUCTION = 512;   // coordinates x steps in one pass of the outer products
+constexpr int MAX_INPUTS = 5;        // in a tile of the outer products
 constexpr int64_t KEPT = 1 << 22;    // bytes of a workspace that is kept from call to call
 
 template <class T, int64_t B> constexpr int64_t NV = B * sizeof(T) / VECTOR_BYTES;            // vectors in a row
@@ -63,6 +65,12 @@ template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {
     Vec<T> scale, rest;
     power_of_two<T>(y, scale, rest);
     return scale * rest + (scale - T(1));
+}
+// 1 + 2^y in the same way. It asks less of 2^y, which may be wrong by a rounding error.
+template <class T> INLINE Vec<T> one_plus_exp2(Vec<T> y, Vec<T> limit) {
+    y = limit < y ? limit : y;
+    y = -limit > y ? -limit : y;
+    return near_power_of_two<T>(y) + T(1);
 }
 
 // sum_k pack[4k + q] rows[k], added to four rows of TILE vectors.
@@ -143,21 +151,25 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
             multiply<T, B>(sum, pack, x + v0, layer.inputs);
             multiply<T, B>(sum, pack + 4 * layer.inputs, h + v0, layer.units);
             const int64_t at = j * nv + v0;
-            for (int q = 0; q < 4; ++q)  // stage by stage: independent work hides the latencies
-                for (int v = 0; v < tile; ++v) sum[q][v] = exp2m1<T>(sum[q][v], limit);
+            const auto sigmoid = [&](int q) {  // stage by stage: independent work hides the latencies
+                for (int v = 0; v < tile; ++v) sum[q][v] = one_plus_exp2<T>(sum[q][v], limit);
+            };
+            sigmoid(0), sigmoid(1);
+            for (int v = 0; v < tile; ++v) sum[2][v] = exp2m1<T>(sum[2][v], limit);
+            sigmoid(3);
             if constexpr (!KEEP) {  // one division for the cell, one for the output: each costs as much as ten products
                 for (int v = 0; v < tile; ++v) {
-                    const V f = T(2) + sum[1][v], ig = (T(2) + sum[0][v]) * (T(2) + sum[2][v]);
+                    const V f = sum[1][v], ig = sum[0][v] * (T(2) + sum[2][v]);
                     const V next = (c[at + v] * ig + sum[2][v] * f) / (f * ig);
                     const V t = exp2m1<T>(T(2 * LOG2_E) * next, limit);
                     new_c[at + v] = next;
-                    new_h[at + v] = t / ((T(2) + t) * (T(2) + sum[3][v]));
+                    new_h[at + v] = t / ((T(2) + t) * sum[3][v]);
                 }
                 continue;
             }
             V next[tile];
             for (int v = 0; v < tile; ++v) {
-                const V i = T(2) + sum[0][v], f = T(2) + sum[1][v], g = T(2) + sum[2][v], o = T(2) + sum[3][v];
+                const V i = sum[0][v], f = sum[1][v], g = T(2) + sum[2][v], o = sum[3][v];
                 const V if_ = T(1) / (i * f), go = T(1) / (g * o);
                 sum[0][v] = if_ * f, sum[1][v] = if_ * i, sum[2][v] *= go * o, sum[3][v] = go * g;
                 new_c[at + v] = sum[1][v] * c[at + v] + sum[0][v] * sum[2][v];
@@ -172,28 +184,24 @@ void layer_forward(const Layer<T>& layer, const Vec<T>* x, const Vec<T>* h, cons
         }
 }
 
-// Gates become their gradients in place, dc becomes the gradient of the previous cell; bias accumulates.
+// Gates become their gradients in place, dc becomes the gradient of the previous cell.
 //   dc += dh o (1 - t^2),  di = dc g i(1-i),  df = dc c f(1-f),  dg = dc i (1-g^2),  do = dh t o(1-o),  dc <- dc f
 template <class T, int64_t B>
-void gates_backward(int64_t units, const Vec<T>* dh, const Vec<T>* c, const Vec<T>* tanh_c, Vec<T>* gates, Vec<T>* dc,
-                    Vec<T>* bias) {
+void gates_backward(int64_t units, const Vec<T>* dh, const Vec<T>* c, const Vec<T>* tanh_c, Vec<T>* gates, Vec<T>* dc) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>;
-    for (int64_t j = 0; j < units; ++j, gates += 4 * nv, bias += 4) {
-        V total[4] = {bias[0], bias[1], bias[2], bias[3]};
+    for (int64_t j = 0; j < units; ++j, gates += 4 * nv)
         for (int64_t v = 0; v < nv; ++v) {
             V* const to = gates + v;
             const int64_t at = j * nv + v;
             const V i = to[0], f = to[nv], g = to[2 * nv], o = to[3 * nv], t = tanh_c[at], d = dh[at] * o;
             const V e = dc[at] + d * (T(1) - t * t), ei = e * i, ef = e * f;
-            total[0] += to[0] = ei * g * (T(1) - i);
-            total[1] += to[nv] = ef * c[at] * (T(1) - f);
-            total[2] += to[2 * nv] = ei * (T(1) - g * g);
-            total[3] += to[3 * nv] = d * t * (T(1) - o);
+            to[0] = ei * g * (T(1) - i);
+            to[nv] = ef * c[at] * (T(1) - f);
+            to[2 * nv] = ei * (T(1) - g * g);
+            to[3 * nv] = d * t * (T(1) - o);
             dc[at] = ef;
         }
-        for (int q = 0; q < 4; ++q) bias[q] = total[q];
-    }
 }
 
 // dx (or dh) = W^T dgates, written or added.
@@ -212,39 +220,108 @@ void inputs_backward(const std::vector<T>& pack, int64_t units, const Vec<T>* ga
         }
 }
 
-// dW[4 rows][WIDTH columns] += sum over steps and coordinates of dgates x, one accumulator per lane.
-template <class T, int64_t B, int WIDTH>
-INLINE void outer_tile(Vec<T>* dw, int64_t columns, const Vec<T>* gates, const Vec<T>* x, int64_t gates_step,
-                       int64_t x_step, int64_t steps) {
-    constexpr int64_t nv = NV<T, B>;
-    Vec<T> sum[4][WIDTH];
-    for (int q = 0; q < 4; ++q)
-        for (int k = 0; k < WIDTH; ++k) sum[q][k] = dw[q * columns + k];
-    for (int64_t s = 0; s < steps; ++s, gates += gates_step, x += x_step)
-        for (int64_t v = 0; v < nv; ++v) {
-            Vec<T> row[WIDTH];
-            for (int k = 0; k < WIDTH; ++k) row[k] = loaded(x[k * nv + v]);
-            for (int q = 0; q < 4; ++q) {
-                const Vec<T> gate = loaded(gates[q * nv + v]);
-                for (int k = 0; k < WIDTH; ++k) sum[q][k] += gate * row[k];
-            }
-        }
-    for (int q = 0; q < 4; ++q)
-        for (int k = 0; k < WIDTH; ++k) dw[q * columns + k] = sum[q][k];
+// The vectors that hold one coordinate's gates of all units. Where the last one is not full, it repeats the last unit's.
+template <class T> constexpr int64_t UNITS = LANES<T> / 4;  // units in a vector, where it has four lanes or more
+template <class T> int64_t gate_vectors(int64_t units) { return (4 * units + LANES<T> - 1) / LANES<T>; }
+
+#ifdef SHUFFLE
+// Four numbers from each of UNITS places.
+template <class T> INLINE Vec<T> gathered(const T* from, const int64_t* at) {
+    typedef T Q __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
+    const auto quad = [&](int unit) { return *reinterpret_cast<const Q*>(from + at[unit]); };
+#ifdef __AVX512F__  // loads that insert; gcc would shuffle registers, which the multiply-adds' port does
+    if constexpr (UNITS<T> == 4) {
+        const auto inserted = [&](__m512 to, auto unit) { return _mm512_insertf32x4(to, (__m128)quad(unit), unit); };
+        const __m512 two = inserted(_mm512_castps128_ps512((__m128)quad(0)), std::integral_constant<int, 1>{});
+        return (Vec<T>)inserted(inserted(two, std::integral_constant<int, 2>{}), std::integral_constant<int, 3>{});
+    } else
+#endif
+        if constexpr (UNITS<T> == 2)
+            return SHUFFLE(quad(0), quad(1), 0, 1, 2, 3, 4, 5, 6, 7);
+        else
+            return quad(0);
 }
-template <class T, int64_t B>
-void outer(Vec<T>* dw, int64_t rows, int64_t columns, const Vec<T>* gates, const Vec<T>* x, int64_t gates_step,
-           int64_t x_step, int64_t steps) {
-    for (int64_t r = 0; r < rows; r += 4, dw += 4 * columns, gates += 4 * NV<T, B>) {
-        int64_t k = 0;
-        const auto tiles = [&](auto width) {
-            for (; k + width <= columns; k += width)
-                outer_tile<T, B, width>(dw + k, columns, gates, x + k * NV<T, B>, gates_step, x_step, steps);
-        };
-        tiles(std::integral_constant<int, MAX_TILE>{});
-        tiles(std::integral_constant<int, 2>{});
-        tiles(std::integral_constant<int, 1>{});
+// Of each four lanes of a (0 ... 3) and b (4 ... 7) those that are named.
+template <class T, int I, int J, int K, int M, int... LANE>
+INLINE Vec<T> mixed(Vec<T> a, Vec<T> b, std::integer_sequence<int, LANE...>) {
+    constexpr int of[] = {I, J, K, M};
+    return SHUFFLE(a, b, (of[LANE % 4] / 4 * int(LANES<T>) + LANE / 4 * 4 + of[LANE % 4] % 4)...);
+}
+#endif
+
+// turned[n][4 j + q] = gates[4 j + q][n]: the gates of each coordinate become a row, in whole vectors. `total` grows by
+// the sum of these rows.
+template <class T, int64_t B> void turn(const Vec<T>* gates, int64_t units, Vec<T>* turned, Vec<T>* total) {
+    const T* from = reinterpret_cast<const T*>(gates);
+    T* to = reinterpret_cast<T*>(turned);
+    const int64_t row = gate_vectors<T>(units) * LANES<T>;
+#ifdef SHUFFLE
+    if constexpr (LANES<T> >= 4) {
+        constexpr auto lanes = std::make_integer_sequence<int, int(LANES<T>)>{};
+        for (int64_t unit = 0; unit < units; unit += UNITS<T>, to += LANES<T>, ++total) {
+            Vec<T> sum = *total;
+            int64_t at[UNITS<T>];
+            for (int64_t u = 0; u < UNITS<T>; ++u) at[u] = 4 * B * std::min(unit + u, units - 1);
+            for (int64_t n = 0; n < B; n += 4) {
+                Vec<T> gate[4];
+                for (int q = 0; q < 4; ++q) gate[q] = gathered<T>(from + q * B + n, at);
+                const Vec<T> a = mixed<T, 0, 4, 1, 5>(gate[0], gate[1], lanes);
+                const Vec<T> b = mixed<T, 2, 6, 3, 7>(gate[0], gate[1], lanes);
+                const Vec<T> c = mixed<T, 0, 4, 1, 5>(gate[2], gate[3], lanes);
+                const Vec<T> d = mixed<T, 2, 6, 3, 7>(gate[2], gate[3], lanes);
+                const Vec<T> rows[] = {mixed<T, 0, 1, 4, 5>(a, c, lanes), mixed<T, 2, 3, 6, 7>(a, c, lanes),
+                                       mixed<T, 0, 1, 4, 5>(b, d, lanes), mixed<T, 2, 3, 6, 7>(b, d, lanes)};
+                for (int i = 0; i < 4; ++i) store(to + (n + i) * row, rows[i]);
+                sum += (rows[0] + rows[1]) + (rows[2] + rows[3]);
+            }
+            *total = sum;
+        }
+        return;
     }
+#endif
+    for (int64_t n = 0; n < B; ++n)
+        for (int64_t r = 0; r < row; ++r) {
+            const T gate = to[n * row + r] = from[std::min(r, 4 * units - 1) * B + n];
+            reinterpret_cast<T*>(total)[r] += gate;
+        }
+}
+
+// dW^T[k][r] += sum over coordinates n of x[k][n] turned[n][r], for some of the inputs k and of the vectors r.
+template <class T, int64_t B, int INPUTS, int ROWS>
+INLINE void outer_tile(Vec<T>* dw, const T* x, const Vec<T>* turned, int64_t vectors) {
+    Vec<T> sum[INPUTS][ROWS] = {};
+    for (int64_t n = 0; n < B; ++n, ++x, turned += vectors) {
+        Vec<T> row[ROWS];
+        for (int r = 0; r < ROWS; ++r) row[r] = loaded(turned[r]);
+        for (int k = 0; k < INPUTS; ++k) {
+            const Vec<T> input = loaded(splat<T>(x[k * B]));
+            for (int r = 0; r < ROWS; ++r) sum[k][r] += input * row[r];
+        }
+    }
+    for (int k = 0; k < INPUTS; ++k)
+        for (int r = 0; r < ROWS; ++r) dw[k * vectors + r] += sum[k][r];
+}
+// The same for all inputs and vectors. Gives the end of dW^T.
+template <class T, int64_t B>
+Vec<T>* outer(Vec<T>* dw, int64_t inputs, const Vec<T>* x, const Vec<T>* turned, int64_t vectors) {
+    const auto in_tiles = [](int64_t count, int64_t& done, auto width, const auto& tile) {
+        for (; done + width <= count; done += width) tile(width);
+    };
+    int64_t k = 0;
+    const auto of_inputs = [&](auto some) {
+        int64_t r = 0;
+        const auto tile = [&](auto rows) {
+            const T* const from = reinterpret_cast<const T*>(x) + k * B;
+            outer_tile<T, B, some, rows>(dw + k * vectors + r, from, turned + r, vectors);
+        };
+        in_tiles(vectors, r, std::integral_constant<int, MAX_ROWS<some>>{}, tile);
+        in_tiles(vectors, r, std::integral_constant<int, 2>{}, tile);
+        in_tiles(vectors, r, std::integral_constant<int, 1>{}, tile);
+    };
+    in_tiles(inputs, k, std::integral_constant<int, MAX_INPUTS>{}, of_inputs);
+    in_tiles(inputs, k, std::integral_constant<int, 2>{}, of_inputs);
+    in_tiles(inputs, k, std::integral_constant<int, 1>{}, of_inputs);
+    return dw + inputs * vectors;
 }
 
 // n rows of coordinates in memory, one `row` from the next <-> n rows of one block, which repeats the last coordinate
@@ -357,24 +434,28 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
                      const T* const* hidden, const T* const* cell, const T* cotangent, T* const* gradient) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>, lanes = VECTOR_BYTES / sizeof(T);
-    const int64_t steps_per_pass = std::max<int64_t>(1, REDUCTION / B), unit = H * nv, state = (K + 1) * unit;
+    const int64_t unit = H * nv, state = (K + 1) * unit, vectors = gate_vectors<T>(H);
     std::vector<Layer<T>> layers = pack_layers(F, H, L, weights);
-    int64_t size = H + 1;  // a chunk's gradient: per layer dW_ih, dW_hh, db (gate rows unit by unit), then the head's
+    // A chunk's gradient: from the last layer to the first db, dW_hh^T and dW_ih^T, gates unit by unit, and at the end the
+    // head's weight and bias, which are lanes that are still to be added up.
+    int64_t of_layers = 0;
     for (int64_t l = 0; l < L; ++l) {
         layers[l].to_h = layers[l].transposed(weights[4 * l + 1], H);
         if (l) layers[l].to_x = layers[l].transposed(weights[4 * l], H);
-        size += 4 * H * (layers[l].inputs + H + 1);
+        of_layers += vectors * (layers[l].inputs + H + 1);
     }
+    const int64_t size = of_layers + H + 1, numbers = of_layers * lanes + H + 1;
     const T* head = weights[4 * L];
     const int64_t blocks = (N + B - 1) / B;
     const int64_t least = B < BLOCK ? 1 : CHUNK / B;  // a long window takes long enough for its sums not to matter
     const int64_t per_chunk = std::max<int64_t>(least, (blocks + MAX_CHUNKS - 1) / MAX_CHUNKS);
     const int64_t chunks = (blocks + per_chunk - 1) / per_chunk;
-    std::vector<T> partial(chunks * size);
+    std::vector<T> partial(chunks * numbers);
 
     const auto block_gradient = [&](int64_t n0, V* total, V* work) {
         const int64_t count = std::min(B, N - n0);
-        V *x = work, *d = x + K * F * nv, *dh = d + K * nv, *dc = dh + L * unit, *kept = dc + L * unit;
+        V *x = work, *d = x + K * F * nv, *dh = d + K * nv, *dc = dh + L * unit, *turned = dc + L * unit;
+        V* const kept = turned + B * vectors;
         const auto h = [&](int64_t l, int64_t t) { return kept + l * (7 * K + 2) * unit + t * unit; };
         const auto c = [&](int64_t l, int64_t t) { return h(l, 0) + state + t * unit; };
         const auto tanh_c = [&](int64_t l, int64_t t) { return c(l, 0) + state + t * unit; };
@@ -391,8 +472,8 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
                 layer_forward<T, B, true>(layers[l], l ? h(l - 1, t + 1) : x + t * F * nv, h(l, t), c(l, t),
                                           h(l, t + 1), c(l, t + 1), gates(l, t), tanh_c(l, t));
         }
-        std::fill(dh, kept, V{});
-        V* const head_total = total + size - H - 1;
+        std::fill(dh, turned, V{});
+        V* const head_total = total + of_layers;
         for (int64_t t = K - 1; t >= 0; --t) {
             const V *dt = d + t * nv, *top = h(L - 1, t + 1);
             V* dtop = dh + (L - 1) * unit;
@@ -402,48 +483,38 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
                     head_total[j] += dt[v] * *top;
                     *dtop += dt[v] * head[j];
                 }
-            V* to = total + size - H - 1;
+            V* to = total;
             for (int64_t l = L - 1; l >= 0; --l) {
-                gates_backward<T, B>(H, dh + l * unit, c(l, t), tanh_c(l, t), gates(l, t), dc + l * unit, to -= 4 * H);
-                to -= 4 * H * (layers[l].inputs + H);
+                const int64_t in = layers[l].inputs;
+                gates_backward<T, B>(H, dh + l * unit, c(l, t), tanh_c(l, t), gates(l, t), dc + l * unit);
+                turn<T, B>(gates(l, t), H, turned, to);
+                to += vectors;
+                to = outer<T, B>(to, H, h(l, t), turned, vectors);
+                to = outer<T, B>(to, in, l ? h(l - 1, t + 1) : x + t * in * nv, turned, vectors);
                 if (t) inputs_backward<T, B>(layers[l].to_h, H, gates(l, t), dh + l * unit, H, false);
                 if (l) inputs_backward<T, B>(layers[l].to_x, H, gates(l, t), dh + (l - 1) * unit, H, true);
             }
         }
-        for (int64_t l = 0; l < L; ++l) {
-            const int64_t in = layers[l].inputs;
-            for (int64_t t = 0; t < K; t += steps_per_pass) {
-                const int64_t steps = std::min(steps_per_pass, K - t);
-                const V* const inputs = l ? h(l - 1, t + 1) : x + t * F * nv;
-                outer<T, B>(total, 4 * H, in, gates(l, t), inputs, 4 * unit, in * nv, steps);
-                outer<T, B>(total + 4 * H * in, 4 * H, H, gates(l, t), h(l, t), 4 * unit, unit, steps);
-            }
-            total += 4 * H * (in + H + 1);
-        }
     };
-    const int64_t workspace = size + std::max(B, (K * (F + 1) + 2 * L * H + L * (7 * K + 2) * H) * nv);
+    const int64_t workspace = size + B * vectors + (K * (F + 1) + 2 * L * H + L * (7 * K + 2) * H) * nv;
     in_chunks<T>(chunks, threads, workspace, [&](int64_t chunk, V* total) {
         std::fill_n(total, size, V{});
         for (int64_t b = chunk * per_chunk; b < std::min(blocks, (chunk + 1) * per_chunk); ++b)
             block_gradient(b * B, total, total + size);
-        T* const lane_rows = reinterpret_cast<T*>(total + size);
-        for (int64_t w0 = 0; w0 < size; w0 += B) {
-            const int64_t count = std::min(B, size - w0);
-            transpose(reinterpret_cast<const T*>(total + w0), lanes, count, lanes, lane_rows, B);
-            for (int64_t lane = 0; lane < lanes; ++lane)
-                for (int64_t w = 0; w < count; ++w) partial[chunk * size + w0 + w] += lane_rows[lane * B + w];
-        }
+        T* const own = &partial[chunk * numbers];
+        std::memcpy(own, total, of_layers * sizeof(V));
+        for (int64_t j = 0; j <= H; ++j) own[of_layers * lanes + j] = ::total<T>(total[of_layers + j]);
     });
 
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
-        for (int64_t w = 0; w < size; ++w) partial[w] += partial[chunk * size + w];
-    if (!chunks) partial.resize(size);
+        for (int64_t w = 0; w < numbers; ++w) partial[w] += partial[chunk * numbers + w];
+    if (!chunks) partial.resize(numbers);
     const T* from = partial.data();
-    for (int64_t l = 0; l < L; ++l)
-        for (int64_t p = 0; p < 3; ++p) {  // W_ih, W_hh, b_ih: back to gate by gate
+    for (int64_t l = L - 1; l >= 0; --l)
+        for (const int64_t p : {2, 1, 0}) {  // b_ih, W_hh, W_ih: back to gate by gate
             const int64_t columns = p == 0 ? layers[l].inputs : p == 1 ? H : 1;
-            for (int64_t r = 0; r < 4 * H; ++r, from += columns)
-                std::copy_n(from, columns, gradient[4 * l + p] + (r % 4 * H + r / 4) * columns);
+            for (int64_t k = 0; k < columns; ++k, from += vectors * lanes)
+                for (int64_t r = 0; r < 4 * H; ++r) gradient[4 * l + p][(r % 4 * H + r / 4) * columns + k] = from[r];
         }
     for (int64_t l = 0; l < L; ++l) std::copy_n(gradient[4 * l + 2], 4 * H, gradient[4 * l + 3]);
     std::copy_n(from, H, gradient[4 * L]);
