@@ -208,9 +208,9 @@ def test_the_kernel_serves_every_group(monkeypatch):
         pytest.skip("no C++ compiler on this machine")
     calls, original = [], lstm_cpp.window_gradient
 
-    def counted(weights, features, *rest):
+    def counted(weights, features, *rest, scale):
         calls.append(features.shape[1])
-        return original(weights, features, *rest)
+        return original(weights, features, *rest, scale=scale)
 
     monkeypatch.setattr(lstm_cpp, "window_gradient", counted)
     rule, theta = two_lstms(), torch.zeros(B, P)

@@ -65,12 +65,15 @@ template <class Run> void on_threads(int64_t team, int64_t busy, const Run& run)
 template <class Workspace, class Job> void parallel(int64_t count, int64_t threads, std::vector<Workspace>& workspaces, const Job& job) {
     const int64_t busy = std::max<int64_t>(1, std::min(threads, count));
     const auto start = [&](int64_t thread) { return thread * count / busy; };
-    std::vector<std::atomic<int64_t>> next(busy);
-    for (int64_t thread = 0; thread < busy; ++thread) next[thread] = start(thread);
+    struct alignas(128) Next {  // in a line of the cache of its own
+        std::atomic<int64_t> job;
+    };
+    std::vector<Next> next(busy);
+    for (int64_t thread = 0; thread < busy; ++thread) next[thread].job = start(thread);
     on_threads(threads, busy, [&](int64_t own) {
         const WithoutSubnormals here;
         for (int64_t k = own; k < own + busy && own < busy; ++k)
-            for (int64_t i; (i = next[k % busy]++) < start(k % busy + 1);) job(i, workspaces[own]);
+            for (int64_t i; (i = next[k % busy].job++) < start(k % busy + 1);) job(i, workspaces[own]);
     });
 }
 

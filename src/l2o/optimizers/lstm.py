@@ -92,9 +92,9 @@ class LSTM(UpdateRule):
         rows = [_rows(recording.state[key]) for key in self._keys()]
         hidden, cell = rows[: self.num_layers], rows[self.num_layers :]
         features, log_and_sign = self._inputs(recording.grads, hidden)
-        weights, scaled = self._weights(), self.output_scale * cotangents.flatten(1)
-        made = () if log_and_sign is None else (log_and_sign,)
-        gradient = kernel.window_gradient(weights, features, hidden, cell, scaled, *made)
+        weights, made = self._weights(), () if log_and_sign is None else (log_and_sign,)
+        window = features, hidden, cell, cotangents.flatten(1)
+        gradient = kernel.window_gradient(weights, *window, *made, scale=self.output_scale)
         return [g if w.requires_grad else torch.zeros_like(g) for g, w in zip(gradient, weights, strict=True)]
 
     def _zeros(self, theta: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from l2o.native import compilation, libraries
-from l2o.optimizers.kernels import lstm_cpp
+from l2o.optimizers.kernels import lstm_cpp, lstm_torch
+from l2o.optimizers.kernels.dispatch import Kernel
 from l2o.optimizers.preprocessing import LogAndSign
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -31,6 +32,7 @@ CASES = [  # F, H, L, N, K
     (2, 8, 2, 1, 20),
     (2, 20, 2, 100, 41),  # a long window: blocks half as large
     (3, 7, 1, 33, 60),
+    (6, 32, 2, 70, 3),  # several tiles of gates, of inputs
 ]
 numeric = pytest.mark.skipif(
     os.environ.get("L2O_KERNEL") != "0" and not lstm_cpp.available(), reason="no C++ compiler on this machine"
@@ -108,6 +110,14 @@ class TestAgainstTorch:
     def test_window_gradient(self, case: tuple[int, int, int, int, int], dtype: torch.dtype) -> None:
         problem = Problem(*case, dtype)
         assert_close(problem.kernel_gradient(), problem.torch_gradient(), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("kernel", [pytest.param(lstm_cpp, marks=numeric), lstm_torch])
+def test_a_factor_of_the_gradient(kernel: Kernel) -> None:
+    problem = Problem(2, 5, 2, 63, 3)
+    window = problem.weights, problem.features, problem.hidden, problem.cell, problem.cotangent
+    expected = [-0.01 * gradient for gradient in problem.torch_gradient()]
+    assert_close(kernel.window_gradient(*window, scale=-0.01), expected, 1e-12)
 
 
 @numeric
@@ -374,7 +384,8 @@ class TestContract:
 
 FORKED = """
 import os, signal, torch
-from l2o.optimizers.kernels import lstm_cpp
+from l2o.optimizers.kernels import lstm_cpp, lstm_torch
+from l2o.optimizers.kernels.dispatch import Kernel
 torch.set_num_threads(2)
 weights = [torch.zeros(80, 2), torch.zeros(80, 20), *torch.zeros(2, 80), torch.ones(1, 20), torch.ones(1)]
 features, state = torch.zeros(2, 9000).mT, [torch.zeros(20, 9000).mT]  # torch itself hangs in such a child
@@ -391,7 +402,8 @@ assert os.waitpid(child, 0)[1] == 0
 OUT_OF_MEMORY = """
 import resource, torch
 from pathlib import Path
-from l2o.optimizers.kernels import lstm_cpp
+from l2o.optimizers.kernels import lstm_cpp, lstm_torch
+from l2o.optimizers.kernels.dispatch import Kernel
 
 torch.set_num_threads(2)
 K, H, N = 2000, 40, 300

@@ -31,7 +31,14 @@ class Kernel(Protocol):
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]: ...
 
     def window_gradient(
-        self, weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+        self,
+        weights: list[Tensor],
+        features: Tensor,
+        hidden: list[Tensor],
+        cell: list[Tensor],
+        cotangent: Tensor,
+        *,
+        scale: float = 1.0,
     ) -> list[Tensor]: ...
 
 

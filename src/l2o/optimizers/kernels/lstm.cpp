@@ -410,8 +410,9 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
         for (int64_t l = 0; l < L; ++l) {
             load_rows<T, B>(h, hidden[l] + n0, H, from_row, count);
             load_rows<T, B>(c, cell[l] + n0, H, from_row, count);
-            const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic
-            for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch<T, B>(from, H, from_row);
+            const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic,
+            if (N > FEW)  // unless it is near, as is all that another thread may be about to write
+                for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch<T, B>(from, H, from_row);
             layer_forward<T, B, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
             store_rows<T, B>(new_hidden[l] + n0, even, H, to_row, count);
             store_rows<T, B>(new_cell[l] + n0, new_c, H, to_row, count);
@@ -430,8 +431,9 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
 
 template <class T, int64_t B>
 void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step, int64_t from_row, int64_t K,
-                     int64_t threads, const LogAndSign<T>& log_and_sign, const T* const* weights, const T* features,
-                     const T* const* hidden, const T* const* cell, const T* cotangent, T* const* gradient) {
+                     int64_t threads, T scale, const LogAndSign<T>& log_and_sign, const T* const* weights,
+                     const T* features, const T* const* hidden, const T* const* cell, const T* cotangent,
+                     T* const* gradient) {
     using V = Vec<T>;
     constexpr int64_t nv = NV<T, B>, lanes = VECTOR_BYTES / sizeof(T);
     const int64_t unit = H * nv, state = (K + 1) * unit, vectors = gate_vectors<T>(H);
@@ -509,6 +511,7 @@ void window_gradient(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, in
     for (int64_t chunk = 1; chunk < chunks; ++chunk)
         for (int64_t w = 0; w < numbers; ++w) partial[w] += partial[chunk * numbers + w];
     if (!chunks) partial.resize(numbers);
+    for (int64_t w = 0; w < numbers; ++w) partial[w] *= scale;
     const T* from = partial.data();
     for (int64_t l = L - 1; l >= 0; --l)
         for (const int64_t p : {2, 1, 0}) {  // b_ih, W_hh, W_ih: back to gate by gate
@@ -532,7 +535,7 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
 
 }  // namespace
 
-// Sizes, for a step the scale of its output, what makes features of gradients (null where the features are given), then
+// Sizes, a factor of the output or of the gradient, what makes features of gradients (null where they are given), then
 // pointers: to the weights of each task, the features, L hidden states, L cells; then to the output, L new hidden states,
 // L new cells, or to the cotangents and the gradient of each weight. A feature's row is `row` numbers from the next one's,
 // a step's features are `step` numbers from the next one's; a unit's row of the state is `from` numbers from the next
@@ -550,12 +553,12 @@ template <class Call> int guarded(Call call) {  // 0, or 1 where memory ran out
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int l2o_window_gradient_##NAME(int64_t N, int64_t F, int64_t H, int64_t L, int64_t row, int64_t step,  \
-                                              int64_t from, int64_t K, int64_t threads, const double* constants,      \
-                                              T* const* w) {                                                          \
+                                              int64_t from, int64_t K, int64_t threads, double scale,                 \
+                                              const double* constants, T* const* w) {                                 \
         T *const *const x = w + 4 * L + 2, *const *const h = x + 1, *const *const c = h + L, *const *const d = c + L; \
         const auto run = K > LONG ? window_gradient<T, SMALL_BLOCK> : window_gradient<T, BLOCK>;                      \
         return guarded([&] {                                                                                          \
-            run(N, F, H, L, row, step, from, K, threads, LogAndSign<T>(constants), w, *x, h, c, *d, d + 1);           \
+            run(N, F, H, L, row, step, from, K, threads, scale, LogAndSign<T>(constants), w, *x, h, c, *d, d + 1);    \
         });                                                                                                           \
     }
 EXPORT(float, float32)

@@ -13,10 +13,8 @@ then the first N/B coordinates are those of the first task and have its weights,
 
 Features (…, N, F) and states (N, H) may have any strides, but the kernel works on rows of coordinates: where they are
 contiguous along N (transposed views of (…, F, N) and (H, N), or of some of their columns), they are used as they are,
-else copied. It returns such views.
-
-With the constants of log-and-sign, the kernel makes the two features itself (`preprocessing.LogAndSign`): then F = 2,
-and `features` are the gradients, (…, N, 1).
+else copied. It returns such views. With the constants of log-and-sign, the kernel makes the two features itself
+(`preprocessing.LogAndSign`): then F = 2, and `features` are the gradients, (…, N, 1).
 
 CPU, float32 and float64; nothing here is recorded by autograd. The bits of a result do not depend on the number of
 threads, which is `torch.get_num_threads()`, or one where the work is small: GNU's OpenMP ends and starts threads
@@ -120,8 +118,10 @@ def window_gradient(
     cell: list[Tensor],
     cotangent: Tensor,
     log_and_sign: LogAndSign | None = None,
+    *,
+    scale: float = 1.0,
 ) -> list[Tensor]:
-    """Gradient of sum_t <cotangent_t, out_t> with respect to every weight.
+    """Gradient of scale · sum_t <cotangent_t, out_t> with respect to every weight.
 
     out_1 ... out_K are the outputs of K steps from the given initial state, which is a constant; the gradient goes
     back through all of them. Temporary memory grows with threads and K, not with N.
@@ -133,6 +133,7 @@ def window_gradient(
         cell: L tensors (N, H), likewise.
         cotangent: (K, N), dLoss/d out_t.
         log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
+        scale: a factor of the gradient.
 
     Returns:
         One gradient per weight, in the weights' order and shapes.
@@ -143,13 +144,12 @@ def window_gradient(
         MemoryError: the workspaces do not fit into memory.
     """
     sizes = sizes_of(weights, features, features.shape[:2], hidden, cell, log_and_sign, cotangent)
-    steps, rows = features.shape[0], along_coordinates(features)
+    steps, rows = len(features), along_coordinates(features)
     state, distance = along_units([*hidden, *cell])
     gradient = [features.new_empty(weight.shape) for weight in weights]
     tensors = [*contiguous(weights), rows, *state, *contiguous([cotangent]), *gradient]
-    strides = rows.stride(2), rows.stride(0), distance
-    threads = _threads(weights, 3 * steps * sizes[0])
-    Call("window_gradient", rows.dtype, (*sizes, *strides, steps, threads), log_and_sign, tensors)()
+    counts = rows.stride(2), rows.stride(0), distance, steps, _threads(weights, 3 * steps * sizes[0])
+    Call("window_gradient", rows.dtype, (*sizes, *counts, float(scale)), log_and_sign, tensors)()
     return gradient
 
 

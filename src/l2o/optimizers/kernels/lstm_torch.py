@@ -47,15 +47,21 @@ def _step_of_tasks(
 
 
 def window_gradient(
-    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+    weights: list[Tensor],
+    features: Tensor,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    cotangent: Tensor,
+    *,
+    scale: float = 1.0,
 ) -> list[Tensor]:
-    """Give Σ_t ⟨cotangent_t, ∂out_t/∂w⟩ for every weight, as `lstm_cpp.window_gradient` does, by autograd."""
+    """Give scale · Σ_t ⟨cotangent_t, ∂out_t/∂w⟩ for every weight, as `lstm_cpp.window_gradient` does, by autograd."""
     with torch.enable_grad():
         leaves = [weight.detach().requires_grad_() for weight in weights]
         objective = features.new_zeros(())
         for x, w in zip(features, cotangent, strict=True):
             out, hidden, cell = step(leaves, x, hidden, cell)
-            objective = objective + (out * w).sum()
+            objective = objective + (scale * out * w).sum()
         if not objective.requires_grad:  # no step at all
             return [torch.zeros_like(weight) for weight in weights]
         return list(torch.autograd.grad(objective, leaves, materialize_grads=True, allow_unused=True))

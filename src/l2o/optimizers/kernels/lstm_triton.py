@@ -53,7 +53,13 @@ def step(
 
 
 def window_gradient(
-    weights: list[Tensor], features: Tensor, hidden: list[Tensor], cell: list[Tensor], cotangent: Tensor
+    weights: list[Tensor],
+    features: Tensor,
+    hidden: list[Tensor],
+    cell: list[Tensor],
+    cotangent: Tensor,
+    *,
+    scale: float = 1.0,
 ) -> list[Tensor]:
     """As `lstm_cpp.window_gradient`, on the features' device. Temporary memory grows with K, not with N."""
     from l2o.optimizers.kernels.lstm_triton_source import window_kernel
@@ -72,7 +78,7 @@ def window_gradient(
     with on(features.device):
         launch: Any = window_kernel[(programs,)]
         launch(*arguments, **OPTIONS)
-    flat = partial.sum(0)
+    flat = scale * partial.sum(0)
     return [part.view_as(weight) for part, weight in zip(flat.split(counts), weights, strict=True)]
 
 
