@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from speed import BYTES_PER_COORDINATE_AND_STEP, GRAPH_BYTES
 from torch import Generator, Tensor
 
-from l2o.figures.palette import series
+from l2o.figures.lines import label_plainly, legend
+from l2o.figures.palette import GRID, readable, series
 from l2o.optimizees import Batch, Layout, Optimizee
 from l2o.optimizers.kernels import lstm_cpp
 from l2o.runs.provenance import provenance
@@ -77,22 +78,27 @@ def point(x: int, size: int | None, num_tasks: int, num_steps: int) -> dict[str,
     return found
 
 
+@readable
 def draw(scales: dict[str, Points], path: Path) -> None:
     """Time and memory over each of the three sizes."""
-    figure = Figure(figsize=(11, 5.5), layout="constrained")
-    rows = {"ns per coordinate and step": "linear", "peak MB": "log"}
-    axes = figure.subplots(len(rows), len(scales), sharex="col")
+    figure = Figure(figsize=(11, 6), layout="constrained")
+    rows = {
+        "ns per coordinate and step": ("linear", "Time per coordinate\nand step (ns)"),
+        "peak MB": ("log", "Peak memory (MB)"),
+    }
+    axes = figure.subplots(len(rows), len(scales), sharex="col", sharey="row")
     for column, (size, points) in enumerate(scales.items()):
-        for axis, (quantity, scale) in zip(axes[:, column], rows.items(), strict=True):
+        for axis, (quantity, (scale, label)) in zip(axes[:, column], rows.items(), strict=True):
             for name, colour in series(("l2o", "plain eager")).items():
                 pairs = [(p["x"], p[f"{name}: {quantity}"]) for p in points if f"{name}: {quantity}" in p]
                 axis.plot(*zip(*pairs, strict=True), "o-", label=name, color=colour) if pairs else None
-            axis.set(xscale="log", yscale=scale, ylabel=quantity if column == 0 else None)
-            axis.grid(alpha=0.3)
+            axis.set(xscale="log", yscale=scale, ylabel=label if column == 0 else None)
+            axis.grid(**GRID)
             if scale == "linear":
                 axis.set_ylim(bottom=0)
+            label_plainly(axis)
         axes[-1, column].set_xlabel(size)
-    axes[0, 0].legend()
+    legend(axes[0, 0])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
@@ -112,9 +118,9 @@ def main() -> None:
         return
     few = slice(2 if options.quick else None)
     scales = {
-        "tasks B (MNIST MLP, K = 20)": [point(b, None, b, 20) for b in (1, 8, 64)[few]],
-        "coordinates P (separable, K = 20)": [point(p, p, 1, 20) for p in (10**3, 10**4, 10**5, 10**6)[few]],
-        "steps of a window K (MNIST MLP, B = 1)": [point(k, None, 1, k) for k in (1, 20, 100)[few]],
+        "Tasks B (MNIST MLP, K = 20)": [point(b, None, b, 20) for b in (1, 8, 64)[few]],
+        "Coordinates P (separable, K = 20)": [point(p, p, 1, 20) for p in (10**3, 10**4, 10**5, 10**6)[few]],
+        "Steps of a window K (MNIST MLP, B = 1)": [point(k, None, 1, k) for k in (1, 20, 100)[few]],
     }
     for size, points in scales.items():
         print(size)

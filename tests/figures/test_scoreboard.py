@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from l2o.__main__ import main
 from l2o.evaluation import scoreboard_files
@@ -107,6 +108,15 @@ def test_a_profile_is_drawn_whatever_diverged(board, tmp_path):
     assert plot_profile(board, tmp_path / "p.png").stat().st_size > 0
     board.tasks = [task for task in board.tasks if not task.related]
     assert plot_profile(board, tmp_path / "q.png").stat().st_size > 0
+
+
+def test_both_panels_show_the_same_losses(board, tmp_path, monkeypatch):
+    ends = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: ends.extend(a.get_xlim() for a in figure.axes))
+    plot_profile(board, tmp_path / "p.png")
+    assert len(ends) == 2 and len(set(ends)) == 1
+    low, high = ends[0]
+    assert low <= 0.5 and high >= 4.5, "Adam ends at 2 on both tasks, and the others at 1 and, with a rate of 3, at 9"
 
 
 def test_one_command_writes_the_page_and_the_baselines(board, tmp_path, capsys):

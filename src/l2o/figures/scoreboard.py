@@ -1,5 +1,6 @@
 """The performance profile of a scoreboard: which share of runs ends with what loss, relative to tuned Adam."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from l2o.evaluation.scores import interquartile_mean, profile
 from l2o.evaluation.standings import COLUMNS
 from l2o.figures.lines import legend
 from l2o.figures.palette import GREY, GRID, readable, styles
+from l2o.figures.smoothing import Array
 from l2o.files import write_text
 
 FROM, TO = 0.1, 10.0
@@ -41,8 +43,10 @@ def plot_profile(board: Scoreboard, path: str | Path) -> Path:
     figure = Figure(figsize=(1.0 + 4.8 * len(columns), 4.8), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     look = _styles(board)
+    ratios = {title: _ratios(board, related, look) for title, related in columns.items()}
+    thresholds = _thresholds(ratios.values())
     for axes, (title, related) in zip(panels, columns.items(), strict=True):
-        _panel(axes, board, related, look)
+        _panel(axes, ratios[title], thresholds, look)
         count = len(list(board.cases(related)))
         axes.set(title=f"{title} ({count} tasks × horizons)", xlabel=f"Final loss relative to tuned {REFERENCE}")
     panels[0].set_ylabel("Share of runs")
@@ -97,14 +101,21 @@ def _drawn(board: Scoreboard) -> list[str]:
     return [name for name in board.optimizers if name in board.baselines or name in best]
 
 
-def _panel(axes: Axes, board: Scoreboard, related: bool, styles: dict[Entry, dict[str, object]]) -> None:
-    runs = {
-        entry: np.concatenate([board.ratios(case, entry, REFERENCE) for _, case in board.cases(related)])
-        for entry in styles
-    }
-    finite = np.concatenate([values[np.isfinite(values) & (values > 0)] for values in runs.values()])
+def _ratios(board: Scoreboard, related: bool, entries: Iterable[Entry]) -> dict[Entry, Array]:
+    """Give the final losses of all runs of a column as multiples of the reference's."""
+    cases = [case for _, case in board.cases(related)]
+    return {entry: np.concatenate([board.ratios(case, entry, REFERENCE) for case in cases]) for entry in entries}
+
+
+def _thresholds(columns: Iterable[dict[Entry, Array]]) -> Array:
+    """Choose the multiples that all panels show, so that panels can be compared."""
+    every = np.concatenate([values for ratios in columns for values in ratios.values()])
+    finite = every[np.isfinite(every) & (every > 0)]
     low, high = (FROM, TO) if not len(finite) else (max(FROM, finite.min() / 1.2), min(TO, finite.max() * 1.2))
-    thresholds = np.geomspace(min(low, 0.5), max(high, 2.0), 400)
+    return np.geomspace(min(low, 0.5), max(high, 2.0), 400)
+
+
+def _panel(axes: Axes, runs: dict[Entry, Array], thresholds: Array, styles: dict[Entry, dict[str, object]]) -> None:
     for entry, values in runs.items():
         axes.plot(thresholds, profile(values, thresholds), label=entry.label, **styles[entry])  # type: ignore[arg-type]
     axes.axvline(1.0, color=GREY, linewidth=0.9, zorder=1)
