@@ -42,7 +42,7 @@ public:
 
 // run(i) on every thread i of a team, this one among them; on the `busy` threads that have work, or fewer where the system
 // grants no more, where the team would have to be started. OpenMP ends and starts threads where a team's size changes.
-template <class Run> void on_threads(int64_t team, int64_t busy, const Run& run) {
+template <class Run> void on_threads([[maybe_unused]] int64_t team, int64_t busy, const Run& run) {
     if (busy <= 1) return run(0);
 #if defined(__linux__)
     if (GOMP_parallel && omp_get_thread_num && getpid() == l2o_pool_owner)

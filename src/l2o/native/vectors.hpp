@@ -26,7 +26,7 @@ using std::int64_t;
 constexpr double LOG2_E = 1.44269504088896341;
 
 // 2^r - 1 = r (q_0 + q_1 r + ...) for |r| <= 1/2: a minimax fit for float (relative error 2e-8), the Taylor series for
-// double. In float, 2^r = 1 + r (e_0 + e_1 r + ...) is another fit, to 9e-8 of 2^r. Adding MAGIC to a number leaves the
+// double. In float, 2^r = 1 + r (e_0 + e_1 r + ...) is another fit, to 1.1e-7 of 2^r. Adding MAGIC to a number leaves the
 // nearest integer, plus the exponent's bias, in the mantissa's low bits.
 //
 // log m = f - f^2 / 2 + s (f^2 / 2 + z (g_0 + g_1 z + ...)) for f = m - 1, s = f / (2 + f), z = s^2 and m from root 1/2
@@ -119,7 +119,7 @@ template <class T> INLINE void power_of_two(Vec<T> y, Vec<T>& scale, Vec<T>& res
     const Vec<T> r = fraction<T>(y, scale);
     rest = r * polynomial<T>(r, Real<T>::Q);
 }
-// 2^y to about two roundings, in float with two operations less.
+// 2^y, in float to three rounding errors, and with one operation less.
 template <class T> INLINE Vec<T> near_power_of_two(Vec<T> y) {
     Vec<T> scale;
     const Vec<T> r = fraction<T>(y, scale);

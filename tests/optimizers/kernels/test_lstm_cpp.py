@@ -384,8 +384,7 @@ class TestContract:
 
 FORKED = """
 import os, signal, torch
-from l2o.optimizers.kernels import lstm_cpp, lstm_torch
-from l2o.optimizers.kernels.dispatch import Kernel
+from l2o.optimizers.kernels import lstm_cpp
 torch.set_num_threads(2)
 weights = [torch.zeros(80, 2), torch.zeros(80, 20), *torch.zeros(2, 80), torch.ones(1, 20), torch.ones(1)]
 features, state = torch.zeros(2, 9000).mT, [torch.zeros(20, 9000).mT]  # torch itself hangs in such a child
@@ -402,8 +401,7 @@ assert os.waitpid(child, 0)[1] == 0
 OUT_OF_MEMORY = """
 import resource, torch
 from pathlib import Path
-from l2o.optimizers.kernels import lstm_cpp, lstm_torch
-from l2o.optimizers.kernels.dispatch import Kernel
+from l2o.optimizers.kernels import lstm_cpp
 
 torch.set_num_threads(2)
 K, H, N = 2000, 40, 300

@@ -23,12 +23,6 @@
 #include "threads.hpp"
 #include "vectors.hpp"
 
-#ifdef __has_builtin
-#if __has_builtin(__builtin_shufflevector)  // clang, gcc from 12
-#define SHUFFLE __builtin_shufflevector
-#endif
-#endif
-
 namespace {
 
 // A tile is 4 x MAX_TILE vectors of sums, which fit into the registers with a row of MAX_TILE vectors and a weight.
@@ -66,16 +60,16 @@ template <class T> INLINE Vec<T> exp2m1(Vec<T> y, Vec<T> limit) {
     power_of_two<T>(y, scale, rest);
     return scale * rest + (scale - T(1));
 }
-// 1 + 2^y in the same way. It asks less of 2^y, which may be wrong by a rounding error.
+// 1 + 2^y within the same limits, for 1 / (1 + 2^y): what that is off by is below a rounding error of 1.
 template <class T> INLINE Vec<T> one_plus_exp2(Vec<T> y, Vec<T> limit) {
     y = limit < y ? limit : y;
     y = -limit > y ? -limit : y;
     return near_power_of_two<T>(y) + T(1);
 }
 
-// sum_k pack[4k + q] rows[k], added to four rows of TILE vectors.
+// sum_k pack[4k + q] rows[k], added to four rows of TILE vectors. (Without parentheses clang reads "less than".)
 template <class T, int64_t B>
-INLINE void multiply(Vec<T> (&sum)[4][TILE<T, B>], const T* pack, const Vec<T>* rows, int64_t n) {
+INLINE void multiply(Vec<T> (&sum)[4][(TILE<T, B>)], const T* pack, const Vec<T>* rows, int64_t n) {
     constexpr int64_t tile = TILE<T, B>;
     for (int64_t k = 0; k < n; ++k, pack += 4, rows += NV<T, B>) {
         Vec<T> row[tile];
@@ -85,23 +79,51 @@ INLINE void multiply(Vec<T> (&sum)[4][TILE<T, B>], const T* pack, const Vec<T>* 
     }
 }
 
+// Four numbers, and four numbers anywhere in memory.
+template <class T> struct Four {
+    typedef T V __attribute__((vector_size(4 * sizeof(T)), may_alias));
+    typedef T U __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
+};
+template <class T> using Quad = typename Four<T>::V;
+template <class T> using UnalignedQuad = typename Four<T>::U;
+
+// The lanes of a (0 ... n - 1) and b (n ... 2 n - 1) that are named.
+template <class T, class V, int... LANE> INLINE V shuffled(V a, V b, std::integer_sequence<int, LANE...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, LANE...);
+#else
+    typedef std::conditional_t<sizeof(T) == 4, int32_t, int64_t> Mask __attribute__((vector_size(sizeof(V))));
+    return __builtin_shuffle(a, b, Mask{LANE...});
+#endif
+}
+// Of each four lanes of a (0 ... 3) and of b (4 ... 7) those that are named.
+template <class T, int I, int J, int K, int M, class V, int... LANE>
+INLINE V mixed(V a, V b, std::integer_sequence<int, LANE...>) {
+    constexpr int of[] = {I, J, K, M}, n = sizeof(V) / sizeof(T);
+    return shuffled<T>(a, b, std::integer_sequence<int, of[LANE % 4] / 4 * n + LANE / 4 * 4 + of[LANE % 4] % 4 ...>{});
+}
+// Four rows become four columns, in each four lanes.
+template <class T, class V> INLINE void exchange(V (&row)[4]) {
+    constexpr auto lanes = std::make_integer_sequence<int, int(sizeof(V) / sizeof(T))>{};
+    const V a = mixed<T, 0, 4, 1, 5>(row[0], row[1], lanes), b = mixed<T, 2, 6, 3, 7>(row[0], row[1], lanes);
+    const V c = mixed<T, 0, 4, 1, 5>(row[2], row[3], lanes), d = mixed<T, 2, 6, 3, 7>(row[2], row[3], lanes);
+    row[0] = mixed<T, 0, 1, 4, 5>(a, c, lanes), row[1] = mixed<T, 2, 3, 6, 7>(a, c, lanes);
+    row[2] = mixed<T, 0, 1, 4, 5>(b, d, lanes), row[3] = mixed<T, 2, 3, 6, 7>(b, d, lanes);
+}
+
 // to[c][r] = from[r][c], with the given distances between rows.
 template <class T>
 void transpose(const T* from, int64_t from_row, int64_t rows, int64_t columns, T* to, int64_t to_row) {
-    int64_t whole_rows = 0, whole_columns = 0;
-#ifdef SHUFFLE
-    typedef T Q __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
-    whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+    const int64_t whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
     for (int64_t r = 0; r < whole_rows; r += 4)
         for (int64_t c = 0; c < whole_columns; c += 4) {
-            const auto row = [&](int64_t k) { return *reinterpret_cast<const Q*>(from + (r + k) * from_row + c); };
-            const auto column = [&](int64_t k) -> Q& { return *reinterpret_cast<Q*>(to + (c + k) * to_row + r); };
-            const Q a = SHUFFLE(row(0), row(1), 0, 4, 1, 5), b = SHUFFLE(row(2), row(3), 0, 4, 1, 5);
-            const Q d = SHUFFLE(row(0), row(1), 2, 6, 3, 7), e = SHUFFLE(row(2), row(3), 2, 6, 3, 7);
-            column(0) = SHUFFLE(a, b, 0, 1, 4, 5), column(1) = SHUFFLE(a, b, 2, 3, 6, 7);
-            column(2) = SHUFFLE(d, e, 0, 1, 4, 5), column(3) = SHUFFLE(d, e, 2, 3, 6, 7);
+            Quad<T> column[4];
+            for (int64_t k = 0; k < 4; ++k)
+                column[k] = *reinterpret_cast<const UnalignedQuad<T>*>(from + (r + k) * from_row + c);
+            exchange<T>(column);
+            for (int64_t k = 0; k < 4; ++k)
+                *reinterpret_cast<UnalignedQuad<T>*>(to + (c + k) * to_row + r) = column[k];
         }
-#endif
     for (int64_t r = 0; r < rows; ++r)
         for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
             to[c * to_row + r] = from[r * from_row + c];
@@ -220,34 +242,31 @@ void inputs_backward(const std::vector<T>& pack, int64_t units, const Vec<T>* ga
         }
 }
 
-// The vectors that hold one coordinate's gates of all units. Where the last one is not full, it repeats the last unit's.
+// The vectors that hold one coordinate's gates of all units. What is left of the last one repeats gates of the last unit.
 template <class T> constexpr int64_t UNITS = LANES<T> / 4;  // units in a vector, where it has four lanes or more
 template <class T> int64_t gate_vectors(int64_t units) { return (4 * units + LANES<T> - 1) / LANES<T>; }
 
-#ifdef SHUFFLE
-// Four numbers from each of UNITS places.
+// Four numbers from each of UNITS places, by loads that insert: gcc would shuffle registers, where multiply-adds wait.
 template <class T> INLINE Vec<T> gathered(const T* from, const int64_t* at) {
-    typedef T Q __attribute__((vector_size(4 * sizeof(T)), may_alias, aligned(sizeof(T))));
-    const auto quad = [&](int unit) { return *reinterpret_cast<const Q*>(from + at[unit]); };
-#ifdef __AVX512F__  // loads that insert; gcc would shuffle registers, which the multiply-adds' port does
-    if constexpr (UNITS<T> == 4) {
-        const auto inserted = [&](__m512 to, auto unit) { return _mm512_insertf32x4(to, (__m128)quad(unit), unit); };
-        const __m512 two = inserted(_mm512_castps128_ps512((__m128)quad(0)), std::integral_constant<int, 1>{});
-        return (Vec<T>)inserted(inserted(two, std::integral_constant<int, 2>{}), std::integral_constant<int, 3>{});
-    } else
+    const auto quad = [&](int unit) -> Quad<T> {
+        return *reinterpret_cast<const UnalignedQuad<T>*>(from + at[unit]);
+    };
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+        const __m512 two = _mm512_insertf32x4(_mm512_castps128_ps512((__m128)quad(0)), (__m128)quad(1), 1);
+        return (Vec<T>)_mm512_insertf32x4(_mm512_insertf32x4(two, (__m128)quad(2), 2), (__m128)quad(3), 3);
+    } else {
+        return (Vec<T>)_mm512_insertf64x4(_mm512_castpd256_pd512((__m256d)quad(0)), (__m256d)quad(1), 1);
+    }
+#else
+#if defined(__AVX__)
+    if constexpr (sizeof(T) == 4)
+        return (Vec<T>)_mm256_insertf128_ps(_mm256_castps128_ps256((__m128)quad(0)), (__m128)quad(1), 1);
+    else
 #endif
-        if constexpr (UNITS<T> == 2)
-            return SHUFFLE(quad(0), quad(1), 0, 1, 2, 3, 4, 5, 6, 7);
-        else
-            return quad(0);
-}
-// Of each four lanes of a (0 ... 3) and b (4 ... 7) those that are named.
-template <class T, int I, int J, int K, int M, int... LANE>
-INLINE Vec<T> mixed(Vec<T> a, Vec<T> b, std::integer_sequence<int, LANE...>) {
-    constexpr int of[] = {I, J, K, M};
-    return SHUFFLE(a, b, (of[LANE % 4] / 4 * int(LANES<T>) + LANE / 4 * 4 + of[LANE % 4] % 4)...);
-}
+        return (Vec<T>)quad(0);
 #endif
+}
 
 // turned[n][4 j + q] = gates[4 j + q][n]: the gates of each coordinate become a row, in whole vectors. `total` grows by
 // the sum of these rows.
@@ -255,35 +274,27 @@ template <class T, int64_t B> void turn(const Vec<T>* gates, int64_t units, Vec<
     const T* from = reinterpret_cast<const T*>(gates);
     T* to = reinterpret_cast<T*>(turned);
     const int64_t row = gate_vectors<T>(units) * LANES<T>;
-#ifdef SHUFFLE
     if constexpr (LANES<T> >= 4) {
-        constexpr auto lanes = std::make_integer_sequence<int, int(LANES<T>)>{};
         for (int64_t unit = 0; unit < units; unit += UNITS<T>, to += LANES<T>, ++total) {
             Vec<T> sum = *total;
             int64_t at[UNITS<T>];
             for (int64_t u = 0; u < UNITS<T>; ++u) at[u] = 4 * B * std::min(unit + u, units - 1);
             for (int64_t n = 0; n < B; n += 4) {
-                Vec<T> gate[4];
-                for (int q = 0; q < 4; ++q) gate[q] = gathered<T>(from + q * B + n, at);
-                const Vec<T> a = mixed<T, 0, 4, 1, 5>(gate[0], gate[1], lanes);
-                const Vec<T> b = mixed<T, 2, 6, 3, 7>(gate[0], gate[1], lanes);
-                const Vec<T> c = mixed<T, 0, 4, 1, 5>(gate[2], gate[3], lanes);
-                const Vec<T> d = mixed<T, 2, 6, 3, 7>(gate[2], gate[3], lanes);
-                const Vec<T> rows[] = {mixed<T, 0, 1, 4, 5>(a, c, lanes), mixed<T, 2, 3, 6, 7>(a, c, lanes),
-                                       mixed<T, 0, 1, 4, 5>(b, d, lanes), mixed<T, 2, 3, 6, 7>(b, d, lanes)};
+                Vec<T> rows[4];
+                for (int q = 0; q < 4; ++q) rows[q] = gathered<T>(from + q * B + n, at);
+                exchange<T>(rows);
                 for (int i = 0; i < 4; ++i) store(to + (n + i) * row, rows[i]);
                 sum += (rows[0] + rows[1]) + (rows[2] + rows[3]);
             }
             *total = sum;
         }
-        return;
+    } else {
+        for (int64_t n = 0; n < B; ++n)
+            for (int64_t r = 0; r < row; ++r) {
+                const T gate = to[n * row + r] = from[r * B + n];
+                reinterpret_cast<T*>(total)[r] += gate;
+            }
     }
-#endif
-    for (int64_t n = 0; n < B; ++n)
-        for (int64_t r = 0; r < row; ++r) {
-            const T gate = to[n * row + r] = from[std::min(r, 4 * units - 1) * B + n];
-            reinterpret_cast<T*>(total)[r] += gate;
-        }
 }
 
 // dW^T[k][r] += sum over coordinates n of x[k][n] turned[n][r], for some of the inputs k and of the vectors r.
@@ -411,7 +422,7 @@ void step(int64_t N, int64_t F, int64_t H, int64_t L, int64_t G, int64_t row, in
             load_rows<T, B>(h, hidden[l] + n0, H, from_row, count);
             load_rows<T, B>(c, cell[l] + n0, H, from_row, count);
             const int64_t next = (l + 1) % L, at = next ? n0 : n0 + B;  // what is fetched during the arithmetic,
-            if (N > FEW)  // unless it is near, as is all that another thread may be about to write
+            if (N > FEW)  // unless all states are near: a thread would fetch the first ones of another, which writes to them
                 for (const T* from : {hidden[next] + at, cell[next] + at}) prefetch<T, B>(from, H, from_row);
             layer_forward<T, B, false>(layers[l], x, h, c, even, new_c, nullptr, nullptr);
             store_rows<T, B>(new_hidden[l] + n0, even, H, to_row, count);

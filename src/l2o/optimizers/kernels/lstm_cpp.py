@@ -133,7 +133,7 @@ def window_gradient(
         cell: L tensors (N, H), likewise.
         cotangent: (K, N), dLoss/d out_t.
         log_and_sign: p, e^−p and e^p, where the features are to be made of gradients.
-        scale: a factor of the gradient.
+        scale: a factor of the gradient, by which the finished sums are multiplied.
 
     Returns:
         One gradient per weight, in the weights' order and shapes.
