@@ -94,10 +94,9 @@ def draw(scales: dict[str, Points], path: Path) -> None:
                 axis.plot(*zip(*pairs, strict=True), "o-", label=name, color=colour) if pairs else None
             axis.set(xscale="log", yscale=scale, ylabel=label if column == 0 else None)
             axis.grid(**GRID)
-            if scale == "linear":
-                axis.set_ylim(bottom=0)
             label_plainly(axis)
         axes[-1, column].set_xlabel(size)
+    axes[0, 0].set_ylim(bottom=0)  # of the whole row, whose lines are all there now
     legend(axes[0, 0])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
