@@ -130,14 +130,16 @@ class Comparison(NamedTuple):
         write_text(folder / "curves.csv", self._curves())
 
     def table(self) -> "Table":
-        """Return a table, whose caption says what its columns are and which optimizers diverged."""
+        """Return a table of losses at chosen steps, final losses ± standard errors, and steps to the best baseline's
+        final loss. Its caption explains the columns, and says which optimizers diverged, with ∞ as their losses."""
         from rich.box import SIMPLE_HEAD  # only the programs need rich: see the dependencies of l2o[train]
         from rich.table import Table
 
-        rows = (summary := self.summary())["optimizers"]
+        summary = self.summary()
+        rows, best = summary["optimizers"], summary["best_baseline"]
         steps = sorted({step for row in rows.values() for step in row["loss_at"]}, key=int)
         metrics = [*dict.fromkeys(name for row in rows.values() for name in row["metrics"])]
-        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption(best := summary["best_baseline"]))
+        table = Table(box=SIMPLE_HEAD, padding=0, caption=self._caption(best))
         reached = f"steps to\n{best}" if best else "steps"
         shown = *(f"step\n{step}" for step in steps), "final loss", reached, *(m.replace("_", "\n") for m in metrics)
         for heading in ("optimizer", "lr", *shown):

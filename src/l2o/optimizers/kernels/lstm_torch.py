@@ -61,7 +61,7 @@ def window_gradient(
         objective = features.new_zeros(())
         for x, w in zip(features, cotangent, strict=True):
             out, hidden, cell = step(leaves, x, hidden, cell)
-            objective = objective + (scale * out * w).sum()
+            objective = objective + (out * w).sum()
         if not objective.requires_grad:  # no step at all
             return [torch.zeros_like(weight) for weight in weights]
-        return list(torch.autograd.grad(objective, leaves, materialize_grads=True, allow_unused=True))
+        return list(torch.autograd.grad(scale * objective, leaves, materialize_grads=True, allow_unused=True))
